@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dataplane::table::Table;
 use integration::agent::{Agent, Launch};
-use integration::command::{nft, nft_answer};
+use integration::command::{nft, nft_output};
 use integration::namespace::Namespace;
 use integration::{Cluster, Testbed};
 use ipnet::IpNet;
@@ -254,7 +254,7 @@ struct Other {
 impl Other {
     fn start(testbed: &Testbed, node: &str, against: &Against) -> Result<Self> {
         let namespace = testbed.namespace(node)?;
-        let rules = nft_answer(namespace, &["list", "ruleset"])?;
+        let rules = nft_output(namespace, &["list", "ruleset"])?;
         let mut command = Command::new("sh");
         command
             .args(["-c", &against.command])

@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use integration::agent::{HTTP_PORT, binary};
 use integration::command::ip;
 use integration::http;
-use integration::kubernetes::bulk::{Bulk, Request};
+use integration::kubernetes::api_proxy::{ApiProxy, Request};
 use integration::kubernetes::credentials::kubeconfig_name;
-use integration::kubernetes::crowd::Crowd;
+use integration::kubernetes::fake_pods::FakePods;
 use integration::kubernetes::network::BRIDGE;
-use integration::kubernetes::{Cluster, Parts, Place};
+use integration::kubernetes::{Cluster, Components, Workdir};
 use integration::namespace::Namespace;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -121,8 +121,8 @@ impl Figures for Row {
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let place = Place::at(&arguments.folder)?;
-    let cluster = Cluster::without_nodes(&place, Parts::at(&arguments.parts)?)?;
+    let place = Workdir::at(&arguments.folder)?;
+    let cluster = Cluster::without_nodes(&place, Components::at(&arguments.parts)?)?;
     let measured = grow(arguments, &cluster);
     Cluster::down(&place)?;
     show(arguments.output, &measured?)
@@ -131,17 +131,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures at each size while the cluster grows to the largest.
 fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
     let crowd =
-        Crowd { namespaces: NAMESPACES, policies: arguments.policies, pod_bytes: arguments.pod_bytes };
-    let bulk = Bulk::start(cluster)?;
+        FakePods { namespaces: NAMESPACES, policies: arguments.policies, pod_bytes: arguments.pod_bytes };
+    let bulk = ApiProxy::start(cluster)?;
     let link = ApiLink::connect(cluster)?;
     let progress = progress(arguments.pods.len() * (1 + arguments.rounds as usize));
     progress.set_message("namespaces and policies");
-    crowd.found(cluster, &bulk)?;
+    crowd.create_policies(cluster, &bulk)?;
     let (mut rows, mut settled) = (Vec::new(), 0);
     for &pods in &arguments.pods {
         ensure!(pods > settled, "numbers of pods must grow: {pods} after {settled}");
         progress.set_message(format!("creating {pods} pods"));
-        crowd.settle(&bulk, settled..pods)?;
+        crowd.create_pods(&bulk, settled..pods)?;
         settled = pods;
         progress.inc(1);
         let mut rounds = Vec::new();
@@ -173,8 +173,8 @@ fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
 fn measure_agent(
     cluster: &Cluster,
     link: &ApiLink,
-    bulk: &Bulk<'_>,
-    crowd: &Crowd,
+    bulk: &ApiProxy<'_>,
+    crowd: &FakePods,
     pods: usize,
 ) -> Result<Row> {
     let before = link.received()?;
@@ -216,7 +216,7 @@ fn measure_agent(
 }
 
 /// Changes labels of pods all over the cluster, evenly in time. `round` makes the labels different each time.
-fn events(bulk: &Bulk<'_>, crowd: &Crowd, pods: usize, round: Instant) -> Result<()> {
+fn events(bulk: &ApiProxy<'_>, crowd: &FakePods, pods: usize, round: Instant) -> Result<()> {
     const EVENT_BATCH: usize = 10;
     let label = format!("t{}", round.elapsed().as_nanos());
     let begun = Instant::now();
@@ -242,7 +242,7 @@ struct ApiLink {
 
 impl ApiLink {
     fn connect(cluster: &Cluster) -> Result<Self> {
-        let namespace = Namespace::create(&cluster.place.namespace("agent"))?;
+        let namespace = Namespace::create(&cluster.workdir.namespace("agent"))?;
         ip(
             cluster.control.namespace(),
             &format!(
@@ -275,14 +275,14 @@ struct Agent<'a> {
 
 impl<'a> Agent<'a> {
     fn start(cluster: &Cluster, link: &'a ApiLink) -> Result<Self> {
-        let log = cluster.place.join("agent.log");
+        let log = cluster.workdir.join("agent.log");
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(binary()?);
         command
-            .args(["run", "--node", &Crowd::node(0), "--no-bridge", "--cni-cache", "off"])
+            .args(["run", "--node", &FakePods::node(0), "--no-bridge", "--cni-cache", "off"])
             .args(["--http-port", &HTTP_PORT.to_string()])
             .arg("--kubeconfig")
-            .arg(cluster.place.join(&kubeconfig_name("admin")))
+            .arg(cluster.workdir.join(&kubeconfig_name("admin")))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);

@@ -14,7 +14,7 @@ use std::fmt::{self, Write as _};
 
 use anyhow::{Context, Result, ensure};
 use integration::Testbed;
-use integration::command::{ip_answer, nft, nft_answer};
+use integration::command::{ip_output, nft, nft_output};
 use serde_json::Value;
 
 use crate::modes::{Mode, NODES, Route};
@@ -101,7 +101,7 @@ impl<'a> RuleSwitch<'a> {
             let mut sources = Vec::new();
             for pod in testbed.cluster().pods.iter().filter(|pod| pod.node == node) {
                 let name = pod.full_name();
-                let links = ip_answer(testbed.namespace(&name)?, &["-json", "link", "show", "dev", "eth0"])?;
+                let links = ip_output(testbed.namespace(&name)?, &["-json", "link", "show", "dev", "eth0"])?;
                 let mac = mac(&links).with_context(|| format!("the hardware address of {name}"))?;
                 let [v4, v6] = pod.addresses.map(|address| address.to_string());
                 sources.push(Source { device: testbed.device(&name)?.to_owned(), mac, v4, v6 });
@@ -116,7 +116,7 @@ impl<'a> RuleSwitch<'a> {
     pub fn new(testbed: &'a Testbed) -> Result<Self> {
         let mut agents = <[Vec<String>; 2]>::default();
         for (node, agents) in NODES.iter().zip(&mut agents) {
-            *agents = tables_named(&nft_answer(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
+            *agents = tables_named(&nft_output(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
             // Without one of them the agent would be compared with a baseline that does more.
             let has_both = ["inet ", "bridge "]
                 .iter()

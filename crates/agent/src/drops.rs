@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use audit::{Dropped, Endpoint};
-use dataplane::drops::{DropCounts, DropKey, DropPlace, DropReason, DropSample};
+use dataplane::drops::{DropCounts, DropKey, DropOrigin, DropReason, DropSample};
 use dataplane::ports::{Bindings, InterfaceIndex};
 use jiff::Timestamp;
 use policy::{PodName, Snapshot};
@@ -122,11 +122,11 @@ impl DropRecorder {
     ) -> Dropped {
         let packet = sample.and_then(|sample| sample.packet);
         let (name, pod) = match place {
-            DropPlace::Interface(index) => match self.names.get(&index) {
+            DropOrigin::Interface(index) => match self.names.get(&index) {
                 Some((name, pod)) => (Some(Arc::clone(name)), pod.clone()),
                 None => (Some(format!("interface {index}").into()), None),
             },
-            DropPlace::Source(address) => (None, snapshot.pod_at(address).cloned()),
+            DropOrigin::Source(address) => (None, snapshot.pod_at(address).cloned()),
         };
         Dropped {
             reason: reason.code().into(),
@@ -148,9 +148,9 @@ impl DropRecorder {
 
 /// A sample of packets from outside this node's pod CIDRs, which rules count as one sender: 0.0.0.0 or `::`.
 fn external_sample((place, reason): DropKey, samples: &BTreeMap<DropKey, DropSample>) -> Option<&DropSample> {
-    let DropPlace::Source(all) = place else { return None };
+    let DropOrigin::Source(all) = place else { return None };
     let is_one = |(place, of): &DropKey| {
-        *of == reason && matches!(place, DropPlace::Source(source) if source.is_ipv4() == all.is_ipv4())
+        *of == reason && matches!(place, DropOrigin::Source(source) if source.is_ipv4() == all.is_ipv4())
     };
     samples.iter().find(|(key, _)| all.is_unspecified() && is_one(key)).map(|(_, sample)| sample)
 }

@@ -19,7 +19,7 @@ use dataplane::cache_log::History;
 use dataplane::conntrack::ConntrackError;
 use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
 use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
-use dataplane::workers::Holders;
+use dataplane::workers::HoldWaker;
 use policy::published::Grace;
 use policy::{Affected, Direction, Published, Snapshot};
 
@@ -47,7 +47,7 @@ const LONGEST_SWEEP_PAUSE: Duration = Duration::from_secs(1);
 pub struct Engine {
     published: Arc<Published>,
     /// Workers that hold packets until a snapshot has their pods.
-    holders: Holders,
+    holders: HoldWaker,
     table: Table,
     sweeper: Sweeper,
     /// Whether every connection is evaluated, even if no policy applies, so that it is recorded.
@@ -127,7 +127,7 @@ impl Engine {
     /// adopted connections yet: [`Engine::apply`] does that.
     pub fn new(
         published: Arc<Published>,
-        holders: Holders,
+        holders: HoldWaker,
         table: Table,
         sweeper: Sweeper,
         record_open: bool,
@@ -265,7 +265,7 @@ impl Engine {
             self.table.distrust_replies()?;
         }
         if self.dirty.is_none() {
-            self.table.end_recheck()?;
+            self.table.end_revalidation()?;
         }
         Ok(report)
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use audit::AuditMonitor;
-use cluster::{Connections, ResourceVersion, StateStatus};
+use cluster::{ResourceVersion, StateStatus, WatchStatuses};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::table::CacheCounters;
@@ -89,7 +89,7 @@ pub struct State {
     /// The queues of this agent.
     pub queues: Option<QueueRange>,
     /// The connections to the API server; `None` for a folder.
-    pub connections: Option<Connections>,
+    pub connections: Option<WatchStatuses>,
     /// The status of the state on disk; `None` without one.
     pub saved: Option<StateStatus>,
     /// When the state on disk was written, while it replaces a part of the source.
@@ -261,7 +261,7 @@ impl From<Counters> for status::Packets {
 
 impl From<HoldCounters> for status::Hold {
     fn from(counters: HoldCounters) -> Self {
-        let HoldCounters { now, held, allowed, denied, expired, no_room, repeated } = counters;
+        let HoldCounters { now, held, allowed, denied, expired, over_limit: no_room, repeated } = counters;
         Self { now, held, allowed, denied, expired, no_room, repeated }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use cluster::kubernetes::Patience;
-use cluster::{Access, CniCache, Connections, Folder, Kubernetes, Source, Update};
+use cluster::kubernetes::Timeouts;
+use cluster::{Access, CniCache, Folder, Kubernetes, Source, Update, WatchStatuses};
 use policy::{Budget, Change};
 
 use crate::exit::Usage;
@@ -46,7 +46,7 @@ impl SourceArguments {
                 access: kubeconfig.clone().map_or(Access::Environment, Access::Kubeconfig),
                 node: node.into(),
                 cni_cache,
-                patience: Patience::default(),
+                timeouts: Timeouts::default(),
                 budget,
             })),
         }
@@ -63,7 +63,7 @@ impl SourceArguments {
                 let (send, receive) = mpsc::channel();
                 // Sending fails for later updates, which are not read.
                 let watching = kubernetes.watch(None, move |update| drop(send.send(update)))?;
-                first_update(&receive, watching.connections())?
+                first_update(&receive, watching.watch_statuses())?
             }
         };
         Ok((update.changes, update.problems.iter().map(Problem::from).collect()))
@@ -71,7 +71,7 @@ impl SourceArguments {
 }
 
 /// Waits for the first update. If that takes longer than [`SILENT_WAIT`], prints what it waits for.
-fn first_update(updates: &mpsc::Receiver<Update>, connections: &Connections) -> anyhow::Result<Update> {
+fn first_update(updates: &mpsc::Receiver<Update>, connections: &WatchStatuses) -> anyhow::Result<Update> {
     let end = Instant::now() + READ_TIMEOUT;
     let mut printed = None;
     loop {

@@ -12,7 +12,7 @@ use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
     Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Scope, Sink, SweepReport, SweptConnection, sweep,
-    wait_for_packets_under_way,
+    wait_for_packets_in_flight,
 };
 use policy::Snapshot;
 
@@ -67,7 +67,7 @@ impl Sweeper {
         let work = move || {
             for request in inbox {
                 // After this, conntrack has all connections that the older rules have let through.
-                wait_for_packets_under_way();
+                wait_for_packets_in_flight();
                 if outbox.send(request.sweep(&mut conntrack, &marks, &registry)).is_err() {
                     return;
                 }
@@ -158,7 +158,7 @@ impl Changed<'_> {
         let Self { registry, local, mut revoked, mut unaccepted } = self;
         let (revoked_bit, accepted_bit) = (marks.revoked().0, marks.accepted().0);
         while !(revoked.is_empty() && unaccepted.is_empty()) {
-            wait_for_packets_under_way();
+            wait_for_packets_in_flight();
             let mut lost = |changed: Vec<SweptConnection>, mask, overwritten: u32| {
                 let mut lost = Vec::new();
                 for changed in changed {
@@ -193,9 +193,9 @@ mod tests {
     use policy::{Change, PodName};
 
     use super::*;
-    use crate::testing::entries::{Made, make};
+    use crate::testing::entries::{NewEntry, make};
     use crate::testing::namespace::in_namespace;
-    use crate::testing::shop::{self, DB, NOBODY, WEB};
+    use crate::testing::shop::{self, DB, UNASSIGNED, WEB};
     use crate::testing::{ACCEPTED, REVOKED, marks, overwrite_marks};
 
     /// Sweeps all connections under this snapshot. Then sets all marks to `mark`, as a rule does that writes
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn revoked_is_set_again_if_a_rule_has_overwritten_it() {
         in_namespace(&[], || {
-            make([Made::udp((WEB, 1), (DB, 6000)).marked(ACCEPTED)]);
+            make([NewEntry::udp((WEB, 1), (DB, 6000)).marked(ACCEPTED)]);
             let (_, snapshot) = shop::open(&[5000]);
             let found = sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {});
             assert_eq!(found, [ACCEPTED | REVOKED]);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn accepted_is_cleared_again_if_a_rule_has_overwritten_it() {
         in_namespace(&[], || {
-            make([Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
+            make([NewEntry::udp((UNASSIGNED, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (_, snapshot) = shop::open(&[5000]);
             assert_eq!(sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {}), [0]);
         });
@@ -244,15 +244,15 @@ mod tests {
     #[test]
     fn accepted_stays_if_the_pod_has_become_known() {
         in_namespace(&[], || {
-            make([Made::udp((NOBODY, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
+            make([NewEntry::udp((UNASSIGNED, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (mut compiler, snapshot) = shop::open(&[5000]);
             let registry = registry(&snapshot);
-            let known = compiler.apply([Change::Pod(shop::pod("late", &[NOBODY]))]).snapshot;
+            let known = compiler.apply([Change::Pod(shop::pod("late", &[UNASSIGNED]))]).snapshot;
             let follow = || {
                 lock(&registry).follow(&known, &Arc::default(), &policy::Affected::All);
             };
             assert!(
-                known.pod_at(NOBODY.parse().unwrap()).is_some_and(|pod| *pod == PodName::new("shop", "late"))
+                known.pod_at(UNASSIGNED.parse().unwrap()).is_some_and(|pod| *pod == PodName::new("shop", "late"))
             );
             assert_eq!(sweep_and_lose(&registry, &snapshot, ACCEPTED, follow), [ACCEPTED]);
         });

@@ -114,7 +114,7 @@ ingress of db/db: denied
     let whose = "labels that can't be read, or of a Namespace that is missing: Namespace web\n";
     assert!(ran.out.contains(whose), "{}", ran.out);
     assert!(
-        ran.err.contains("Namespace web: metadata.labels.rev: the value 7 is no text: put it in quotes"),
+        ran.err.contains("Namespace web: metadata.labels.rev: the value 7 is not a string: put it in quotes"),
         "{}",
         ran.err
     );

@@ -3,9 +3,9 @@
 //!
 //! One range begins with an even number, the other with an odd one. An agent takes the range whose parity its
 //! predecessor does not use, regardless of their base numbers. So the rules of one agent never mistake an
-//! answer of the other for their own (see [`Marks::answered_by`]).
+//! answer of the other for their own (see [`Marks::for_queues`]).
 //!
-//! [`Marks::answered_by`]: crate::marks::Marks::answered_by
+//! [`Marks::for_queues`]: crate::marks::Marks::for_queues
 
 use std::fmt;
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
-use crate::marks::{DeniedFlow, Marks, Question as Kind};
+use crate::marks::{DeniedFlow, Marks, QueueReason as Kind};
 use crate::netlink::PortId;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
@@ -103,7 +103,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
-        let is_reply = self.marks.asks(message.get_nfmark()) == Kind::EstablishedReply;
+        let is_reply = self.marks.queue_reason(message.get_nfmark()) == Kind::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let pending = PendingPacket { message, packet, since: None };
         let Evaluated::Provisional(message, packet, generation) =
@@ -174,7 +174,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         let decision = match &packet {
             Some(packet) => {
                 let directions = directions(message.get_hook());
-                match self.marks.asks(message.get_nfmark()) {
+                match self.marks.queue_reason(message.get_nfmark()) {
                     // It is unknown which end opened the connection (semantics 34).
                     Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
                     Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
@@ -300,10 +300,10 @@ struct PendingPacket {
 /// connection is accepted instead.
 #[inline]
 pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
-    let others = mark & !marks.questions().0;
-    match marks.asks(mark) {
+    let others = mark & !marks.queue_reason_mask().0;
+    match marks.queue_reason(mark) {
         Kind::Untracked => (others, KernelVerdict::Accept),
-        _ => ((others ^ marks.answer().0) | marks.turn().0, KernelVerdict::Repeat),
+        _ => ((others ^ marks.verdict_bit().0) | marks.agent_bits().0, KernelVerdict::Repeat),
     }
 }
 
@@ -311,8 +311,8 @@ pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
 /// the rules drop it once they have added its flow key to the set.
 #[inline]
 pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
-    let others = mark & !marks.questions().0;
-    ((others ^ marks.answer().0) | marks.turn().0 | marks.denied(flow).0, KernelVerdict::Repeat)
+    let others = mark & !marks.queue_reason_mask().0;
+    ((others ^ marks.verdict_bit().0) | marks.agent_bits().0 | marks.denied(flow).0, KernelVerdict::Repeat)
 }
 
 /// The flow to cache for a denied packet, if this snapshot denies ALL packets of the flow. `None` if that
@@ -327,7 +327,7 @@ fn denied_flow(
     message: &Message,
 ) -> Option<DeniedFlow> {
     let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_provisional();
-    let is_unproven = match marks.asks(message.get_nfmark()) {
+    let is_unproven = match marks.queue_reason(message.get_nfmark()) {
         Kind::First => packet.is_mid_stream,
         Kind::UnprovenReply => true,
         Kind::UntrackedFlow => false,

@@ -196,7 +196,7 @@ impl Start<'_> {
                     port_id,
                     socket,
                     reader,
-                    marks: config.marks.answered_by(config.queues),
+                    marks: config.marks.for_queues(config.queues),
                     caches_denied: config.caches_denied,
                     hold: Hold::new(config.hold, permits, config.queue_length),
                     counters: shared,

@@ -42,7 +42,7 @@ impl Commits {
         let socket = namespace.run(|| -> Result<Socket> {
             let socket = Socket::open()?;
             socket.join(GROUP, 64 << 20)?;
-            socket.set_patience(Duration::from_millis(50))?;
+            socket.set_receive_timeout(Duration::from_millis(50))?;
             Ok(socket)
         })??;
         let (found, commits) = channel();

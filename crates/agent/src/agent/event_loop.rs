@@ -177,7 +177,7 @@ impl Agent {
         drop(state);
         self.watch = None;
         // The next agent must evaluate new connections at once, not only after cached verdicts expire.
-        match self.phase.engine().map(|engine| engine.table().forget()) {
+        match self.phase.engine().map(|engine| engine.table().invalidate_cache()) {
             Some(Err(error)) if !superseded => {
                 tracing::warn!(error = %chain(&error), "cached verdicts stay until they expire")
             }

@@ -42,7 +42,7 @@ impl Agent {
         let registry =
             Arc::new(Mutex::new(RevokedRegistry::new(open_conntrack()?, marks, Arc::clone(snapshot))));
         let sweeper = Sweeper::start(open_conntrack()?, marks, Arc::clone(&registry))?;
-        let holders = workers.holders();
+        let holders = workers.hold_waker();
         self.health.set_workers(Some(workers));
         self.history.publish(snapshot, Instant::now());
         let (origins, unbound) = self.origins.derive(snapshot, self.compiler.inventory());
@@ -156,7 +156,7 @@ impl Agent {
             holder: format!("{} pid {}", self.config.node, std::process::id()),
             pod_cidrs: snapshot.pod_cidrs().to_vec(),
             open: open_addresses(snapshot, self.config.record_open),
-            verdict_cache: self.config.verdict_cache.map(|time| VerdictCacheConfig { time, log_group }),
+            verdict_cache: self.config.verdict_cache.map(|time| VerdictCacheConfig { ttl: time, log_group }),
             queue_quota: self.config.queue_quota,
             generation: snapshot.generation(),
             origin: Some(origin),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use dataplane::cache_log::{CacheLog, CacheLogError, Heard};
+use dataplane::cache_log::{CacheLog, CacheLogError, LogEvent};
 use dataplane::queues::QueueRange;
 use dataplane::table::TableError;
 
@@ -25,9 +25,9 @@ impl Agent {
         let mut recorder = self.audit.recorder();
         let sample = self.origins.sampler(false);
         let record = move |heard| match heard {
-            Heard::Connection(evaluation) => recorder.record(evaluation),
-            Heard::Dropped(example) => sample(example),
-            Heard::Lost(number) => recorder.lose(number),
+            LogEvent::Connection(evaluation) => recorder.record(evaluation),
+            LogEvent::Dropped(example) => sample(example),
+            LogEvent::Lost(number) => recorder.lose(number),
         };
         match CacheLog::start(group, Arc::clone(&self.history), record) {
             Ok(log) => self.nflog.log = Some(log),

@@ -35,8 +35,8 @@ impl Agent {
         let config = PortQueueConfig {
             queue: self.config.port_queue(queues),
             marks: self.config.marks,
-            timeout: self.config.hold.time,
-            limit: self.config.hold.packets,
+            timeout: self.config.hold.timeout,
+            limit: self.config.hold.limit,
             pass_unknown: self.config.on_unknown_pod == Verdict::Allow,
         };
         self.port_queue = Some(PortQueue::start(config, &monitor, self.origins.sampler(true))?);

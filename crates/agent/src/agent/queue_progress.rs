@@ -60,7 +60,7 @@ mod tests {
             for (second, (waiting, dropped_by_socket, last_packet)) in rows.iter().copied().enumerate() {
                 let queue = QueueStatistics {
                     number: 100,
-                    port_id: 1,
+                    port_id: dataplane::netlink::PortId(1),
                     waiting,
                     copy_mode: 2,
                     copy_range: 128,

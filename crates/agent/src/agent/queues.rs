@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane::drops::{DropPlace, DropReason};
+use dataplane::drops::{DropOrigin, DropReason};
 use dataplane::queue_statistics::QueueStatistics;
 
 use super::state::Agent;
@@ -20,7 +20,7 @@ impl Agent {
             (row.number, u64::from(row.dropped_full) + u64::from(row.dropped_by_socket))
         };
         let packets: u64 = self.queue_counters.dropped.grown(ours.map(dropped).collect()).values().sum();
-        let queued = engine.table().asking().unwrap_or_default();
+        let queued = engine.table().queued_by_sender().unwrap_or_default();
         let most = self.queue_counters.queued.grown(queued).into_iter().max_by_key(|(_, packets)| *packets);
         if packets == 0 {
             return;
@@ -32,7 +32,7 @@ impl Agent {
         });
         let (address, queued) = most.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
         tracing::warn!(packets, sender = sender.as_deref(), queued, "a queue was full");
-        self.origins.drops.add((DropPlace::Source(address), DropReason::QueueFull), packets);
+        self.origins.drops.add((DropOrigin::Source(address), DropReason::QueueFull), packets);
         let mut state = self.health.state();
         let before = state.status.full_queue.take().map_or(0, |full| full.packets);
         state.status.full_queue = Some(FullQueue { packets: before + packets, sender });

@@ -68,7 +68,7 @@ impl Agent {
         let mut bound = QueueStatistics::read().unwrap_or_default();
         bound.retain(|queue| in_use.numbers().any(|number| number == queue.number));
         bound.first()?;
-        let longest = self.config.hold.time + UNANSWERED;
+        let longest = self.config.hold.timeout + UNANSWERED;
         if let Some(number) = self.queue_progress.stuck_queue(&bound, longest, Instant::now()) {
             tracing::warn!(
                 queue = number,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster::Connections;
+use cluster::WatchStatuses;
 use dataplane::preflight::{self, CheckState};
 use dataplane::queues::QueueRange;
 
@@ -19,12 +19,12 @@ impl Agent {
     pub(super) fn start(&mut self) {
         let Some(watch) = &self.watch else { return self.open_source() };
         let Some(snapshot) = self.snapshot.clone() else {
-            if let Some(why) = watch.connections().and_then(Connections::waits_for) {
+            if let Some(why) = watch.watch_statuses().and_then(WatchStatuses::waits_for) {
                 self.health.state().not_ready(Condition::Source, why);
             }
             return;
         };
-        let waits_for = watch.connections().and_then(Connections::waits_for);
+        let waits_for = watch.watch_statuses().and_then(WatchStatuses::waits_for);
         if let Some(why) = self.defers_to_other_agent(waits_for) {
             return self.health.state().not_ready(Condition::Source, why);
         }
@@ -96,7 +96,7 @@ impl Agent {
         let mut state = self.health.state();
         match opened {
             Ok(watch) => {
-                state.connections = watch.connections().cloned();
+                state.connections = watch.watch_statuses().cloned();
                 state.saved = watch.state().cloned();
                 state.met(Condition::Source);
                 drop(state);

@@ -26,7 +26,7 @@ use crate::descriptors::OpenFiles;
 use crate::durations::{Durations, observe};
 use crate::exit::{self, Usage};
 use crate::health::Health;
-use crate::http::Places;
+use crate::http::HttpArguments;
 use crate::logging::{self, LogFilter, LogFormat};
 use crate::origins::{Exemption, OriginSettings};
 use crate::overrides::PodCidrs;
@@ -108,7 +108,7 @@ pub struct Run {
 
     /// How many packets are held at once, about 5 KB each: at most 1048576; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
     /// Senders known only by source address may hold half of them together.
-    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=MOST_HELD, 2048))]
+    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().limit, value_parser = number(0..=MOST_HELD, 2048))]
     hold_limit: u32,
 
     /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
@@ -189,7 +189,7 @@ pub struct Run {
     record_open: bool,
 
     #[command(flatten)]
-    http: Places,
+    http: HttpArguments,
 
     /// How log lines look, on standard error.
     #[arg(long, value_enum, default_value_t)]
@@ -299,7 +299,7 @@ impl Run {
                 OnUnknownPod::Deny => Verdict::Deny,
                 OnUnknownPod::Allow => Verdict::Allow,
             },
-            hold: HoldLimits { time: self.hold_timeout, packets: self.hold_limit },
+            hold: HoldLimits { timeout: self.hold_timeout, limit: self.hold_limit },
             queues,
             queue_length: self.queue_length,
             queue_quota: self
@@ -374,7 +374,7 @@ async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
     audit: Audit,
-    http: Places,
+    http: HttpArguments,
     (files, mut signals): (OpenFiles, Signals),
 ) -> anyhow::Result<u8> {
     let reopener = audit.reopener();

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use cluster::Link;
+use cluster::WatchState;
 use jiff::Timestamp;
 
 use super::{Output, table};
@@ -82,7 +82,7 @@ fn shown(status: &Status, width: u16) -> Text {
     }
     if let Some(source) = &status.source {
         row("source", source_text(source));
-        for connection in source.connections.iter().filter(|one| one.state != Link::Watching.name()) {
+        for connection in source.connections.iter().filter(|one| one.state != WatchState::Watching.name()) {
             row(&format!("  {}", connection.kind), connection_text(connection, SystemTime::now()));
         }
     }
@@ -277,7 +277,7 @@ fn source_text(source: &Source) -> String {
             sum(|one| one.relists)
         );
     }
-    if connections.iter().any(|one| one.state == Link::Listing.name()) {
+    if connections.iter().any(|one| one.state == WatchState::Listing.name()) {
         return format!("{server}, not all is known yet");
     }
     format!("{server}, not connected: what was last known of these stays in force")

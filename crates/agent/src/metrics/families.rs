@@ -195,7 +195,7 @@ impl Encoder<'_, '_> {
             "source_connected",
             "1 if changes of objects of this kind are received.",
             "kind",
-            connections().map(|one| (&*one.kind, u64::from(one.state == Link::Watching.name()))),
+            connections().map(|one| (&*one.kind, u64::from(one.state == WatchState::Watching.name()))),
         )?;
         self.gauges(
             "source_state_change_timestamp_seconds",

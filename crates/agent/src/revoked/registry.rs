@@ -22,7 +22,7 @@ use std::sync::Arc;
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
-    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Standing, SweptConnection, apply_marks, revoke,
+    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, ConnectionVerdict, SweptConnection, apply_marks, revoke,
     unaccept,
 };
 use policy::{Affected, Packet, Snapshot};
@@ -110,7 +110,7 @@ impl RevokedRegistry {
             let Some(due) = self.known.take_due() else { break };
             evaluated += due.len();
             let is_allowed = |(_, connection, known): &(_, Packet, Connection)| {
-                evaluator.standing(connection, known.is_oriented) == Standing::Allowed
+                evaluator.verdict(connection, known.is_oriented) == ConnectionVerdict::Allowed
             };
             let due = due.into_iter().filter(is_allowed);
             allowed.extend(due.map(|(id, connection, known)| (id, (connection, known.entry))));
@@ -141,10 +141,10 @@ impl RevokedRegistry {
             // result counts.
             let known = self.known.find(&found.connection, &found.entry);
             found.is_oriented &= known.is_none_or(|known| known.is_oriented);
-            found.is_allowed = match evaluator.standing(&found.connection, found.is_oriented) {
-                Standing::Allowed => true,
-                Standing::Denied => false,
-                Standing::Unknown => !found.is_revoked,
+            found.is_allowed = match evaluator.verdict(&found.connection, found.is_oriented) {
+                ConnectionVerdict::Allowed => true,
+                ConnectionVerdict::Denied => false,
+                ConnectionVerdict::Provisional => !found.is_revoked,
             };
         }
         let settled = apply_marks(&mut self.conntrack, &self.marks, found)?;
@@ -173,7 +173,7 @@ impl RevokedRegistry {
     ) -> Result<Vec<SweptConnection>, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         // A revoked connection stays revoked until it is allowed, even while one of its pods is not known.
-        lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) != Standing::Allowed);
+        lost.retain(|lost| evaluator.verdict(&lost.connection, lost.is_oriented) != ConnectionVerdict::Allowed);
         let change = revoke(&self.marks, true);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
@@ -191,7 +191,7 @@ impl RevokedRegistry {
         local: &LocalAddresses,
     ) -> Result<Vec<SweptConnection>, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
-        lost.retain(|lost| evaluator.standing(&lost.connection, lost.is_oriented) == Standing::Unknown);
+        lost.retain(|lost| evaluator.verdict(&lost.connection, lost.is_oriented) == ConnectionVerdict::Provisional);
         let change = unaccept(&self.marks);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)

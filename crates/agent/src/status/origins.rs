@@ -46,7 +46,7 @@ pub struct NewPorts {
 
 impl From<PortQueueCounters> for NewPorts {
     fn from(counters: PortQueueCounters) -> Self {
-        let PortQueueCounters { queued, passed, dropped, expired, no_room } = counters;
+        let PortQueueCounters { queued, passed, dropped, expired, over_limit: no_room } = counters;
         Self { queued, passed, dropped, expired, no_room }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cluster::Link;
+use cluster::WatchState;
 use serde::{Deserialize, Serialize};
 
 /// The connections to the API server. While it can't be reached, the last known policy stays in force.
@@ -17,12 +17,12 @@ pub struct Source {
     pub connections: Vec<Connection>,
 }
 
-impl From<&cluster::Connections> for Source {
-    fn from(connections: &cluster::Connections) -> Self {
+impl From<&cluster::WatchStatuses> for Source {
+    fn from(connections: &cluster::WatchStatuses) -> Self {
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let all = connections.all().into_iter().map(|(kind, connection)| Connection {
             kind: kind.to_string(),
-            state: connection.link.name().to_owned(),
+            state: connection.state.name().to_owned(),
             since: seconds(connection.since),
             last_error: connection.last_error,
             resource_version: connection.resource_version.map(|version| version.to_string()),
@@ -65,7 +65,7 @@ pub struct Connection {
 impl Connection {
     /// Whether changes are received, or the kind is not needed.
     pub fn is_fine(&self) -> bool {
-        self.state == Link::Watching.name() || self.state == Link::Absent.name()
+        self.state == WatchState::Watching.name() || self.state == WatchState::Absent.name()
     }
 }
 

@@ -309,7 +309,7 @@ impl<R: FnMut(DropSample)> PortHold<R> {
 
     /// Passes a packet, without the mark by which it was queued.
     fn pass(&mut self, mut message: Message) {
-        message.set_nfmark(message.get_nfmark() & !self.config.marks.questions().0);
+        message.set_nfmark(message.get_nfmark() & !self.config.marks.queue_reason_mask().0);
         self.answer(message, Verdict::Accept);
     }
 

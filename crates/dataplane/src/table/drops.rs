@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::family::{FAMILIES, Family};
 use super::read_back::{address_of, index_of};
 use super::rule::rule;
-use crate::drops::{DROP_PREFIX, DropCounts, DropPlace, DropReason};
+use crate::drops::{DROP_PREFIX, DropCounts, DropOrigin, DropReason};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{Address, Expression, KeyPart, Log, Meta};
@@ -136,8 +136,8 @@ impl Drops {
                 let reason = key.first_chunk().map(|number| u32::from_ne_bytes(*number) as usize);
                 let reason = reason.and_then(|number| DropReason::ALL.get(number));
                 let place = key.get(4..).and_then(|place| match counter {
-                    BY_INTERFACE => Some(DropPlace::Interface(index_of(place)?)),
-                    _ => Some(DropPlace::Source(address_of(place)?)),
+                    BY_INTERFACE => Some(DropOrigin::Interface(index_of(place)?)),
+                    _ => Some(DropOrigin::Source(address_of(place)?)),
                 });
                 counts.extend(place.zip(reason).map(|(place, reason)| ((place, *reason), packets)));
             }

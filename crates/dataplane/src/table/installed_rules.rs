@@ -49,7 +49,7 @@ pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
     let kind = SUBSYSTEM | sys::NFT_MSG_GETGEN as u16;
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |_| {});
     socket
-        .ask(request.as_bytes(), sequence, |answer| be32(attribute(answer.attributes, sys::NFTA_GEN_ID)?))
+        .request(request.as_bytes(), sequence, |answer| be32(attribute(answer.attributes, sys::NFTA_GEN_ID)?))
         .map_err(TableError::from_reading)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableE
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: table.family }, |attributes| {
         attributes.string(sys::NFTA_TABLE_NAME, table.name);
     });
-    match socket.ask(request.as_bytes(), sequence, |_| Some(())) {
+    match socket.request(request.as_bytes(), sequence, |_| Some(())) {
         Ok(()) => Ok(true),
         Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
         Err(error) => Err(TableError::from_reading(error)),
@@ -76,7 +76,7 @@ pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |table| {
         table.string(sys::NFTA_TABLE_NAME, TABLE);
     });
-    let flags = socket.ask(request.as_bytes(), sequence, |answer| {
+    let flags = socket.request(request.as_bytes(), sequence, |answer| {
         be32(attribute(answer.attributes, sys::NFTA_TABLE_FLAGS)?)
     });
     match flags {

@@ -29,7 +29,7 @@ fn install(queues: QueueRange) -> Table {
         holder: "node-a pid 123".to_owned(),
         pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()],
         open: OpenAddresses::default(),
-        verdict_cache: Some(VerdictCacheConfig { time: Duration::from_secs(5), log_group: None }),
+        verdict_cache: Some(VerdictCacheConfig { ttl: Duration::from_secs(5), log_group: None }),
         queue_quota: None,
         generation: Generation(7),
         origin: None,

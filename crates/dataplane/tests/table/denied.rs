@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dataplane::cache_log::Heard;
-use dataplane::drops::{DropPlace, DropReason};
+use dataplane::cache_log::LogEvent;
+use dataplane::drops::{DropOrigin, DropReason};
 use dataplane::table::{CacheCounters, OpenAddresses, QueueQuota, Table, TableConfig, VerdictCacheConfig};
 use dataplane::workers::{Counters, HoldLimits};
 use policy::{Protocol, Verdict};
@@ -54,8 +54,8 @@ fn expect(agent: &Agent, denied: u64, dropped: u64) {
 }
 
 /// The key of the pod's count of packets dropped for this reason.
-fn of_pod(reason: DropReason) -> (DropPlace, DropReason) {
-    (DropPlace::Source(POD.parse::<IpAddr>().expect("an address")), reason)
+fn of_pod(reason: DropReason) -> (DropOrigin, DropReason) {
+    (DropOrigin::Source(POD.parse::<IpAddr>().expect("an address")), reason)
 }
 
 fn config(agent: &Agent, queue_quota: Option<QueueQuota>) -> TableConfig {
@@ -220,7 +220,7 @@ fn a_new_table_has_no_denied_flows_and_an_agent_that_ends_leaves_none() {
 #[test]
 fn what_is_denied_because_a_pod_is_unknown_is_evaluated_every_time() {
     in_namespace(|| {
-        let hold = HoldLimits { time: Duration::ZERO, ..HoldLimits::default() };
+        let hold = HoldLimits { timeout: Duration::ZERO, ..HoldLimits::default() };
         let agent = Agent::holding(Duration::from_secs(3600), hold);
         agent.world.pod.run(|| run("ip", &["addr", "add", "10.244.1.77/24", "dev", "eth0"]));
         for number in 1..=3 {
@@ -261,7 +261,7 @@ fn some_packets_of_a_flood_are_recorded_with_the_deciding_policy_and_all_others_
         let recorded = FLOOD - counted;
         assert!((20..100).contains(&recorded), "{recorded} of {FLOOD} packets are recorded one by one");
         for _ in 0..recorded {
-            let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+            let LogEvent::Connection(evaluation) = agent.heard() else { panic!("lost") };
             assert!(evaluation.cached && evaluation.decision.verdict() == Verdict::Deny);
             let packet = evaluation.packet.expect("a packet");
             assert_eq!((packet.protocol, packet.destination_port), (Protocol::UDP, Some(9)));

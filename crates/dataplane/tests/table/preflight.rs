@@ -178,7 +178,7 @@ fn add_target(chain: &str, name: &str, revision: u32, info: &[u8]) {
     let flags = netlink::REQUEST;
     let first = socket.next_sequences(3);
     messages.push(Header { kind: BEGIN, flags, sequence: first, family: 0 }, |_| {});
-    messages.about(10);
+    messages.set_resource(10);
     let flags = netlink::REQUEST | netlink::ACK | netlink::CREATE | netlink::APPEND;
     let rule = |rule: &mut Attributes<'_>| {
         rule.string(1, "mangle").string(2, chain).nested(4, |list| {
@@ -192,7 +192,7 @@ fn add_target(chain: &str, name: &str, revision: u32, info: &[u8]) {
     let header = Header { kind: NEW_RULE, flags, sequence: first + 1, family: libc::NFPROTO_IPV4 as u8 };
     messages.push(header, rule);
     messages.push(Header { kind: END, flags: netlink::REQUEST, sequence: first + 2, family: 0 }, |_| {});
-    messages.about(10);
+    messages.set_resource(10);
     socket.send_and_wait(messages.as_bytes(), first + 1).expect("the rule can be added");
 }
 

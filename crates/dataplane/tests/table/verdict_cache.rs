@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use dataplane::cache_log::{CacheLog, CacheLogError, Heard, History};
+use dataplane::cache_log::{CacheLog, CacheLogError, History, LogEvent};
 use dataplane::marks::Marks;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
@@ -68,7 +68,7 @@ pub struct Agent {
     pub table: Table,
     history: Arc<History>,
     log: Option<CacheLog>,
-    heard: Receiver<Heard>,
+    heard: Receiver<LogEvent>,
 }
 
 impl Agent {
@@ -184,7 +184,7 @@ impl Agent {
     }
 
     /// The next logged connection.
-    pub fn heard(&self) -> Heard {
+    pub fn heard(&self) -> LogEvent {
         self.heard.recv_timeout(TIMEOUT).expect("a connection is logged")
     }
 }
@@ -409,7 +409,7 @@ fn each_cached_connection_is_logged_with_rule_and_generation() {
         let mut agent = Agent::with_long_ttl();
         let first = agent.snapshot.generation();
         assert!(agent.reaches((REMOTE, 7000)) && agent.reaches((REMOTE, 7000)));
-        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+        let LogEvent::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert!(evaluation.cached && evaluation.decision.verdict() == Verdict::Allow);
         assert_eq!(evaluation.snapshot.generation(), first);
         let packet = evaluation.packet.expect("a packet");
@@ -424,19 +424,19 @@ fn each_cached_connection_is_logged_with_rule_and_generation() {
 
         agent.change(policy(&[7000, 7001]));
         assert!(agent.reaches((REMOTE_6, 7001)) && agent.reaches((REMOTE_6, 7001)));
-        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+        let LogEvent::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         assert_eq!(evaluation.packet.map(|packet| packet.destination().to_string()), Some(REMOTE_6.into()));
         // A change that affects no pod: the flow is still cached, and recorded under the snapshot that is in
         // force now.
         agent.change_affecting(policy(&[7000, 7001, 7002]), &[]);
         assert!(agent.reaches((REMOTE_6, 7001)));
-        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+        let LogEvent::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), agent.snapshot.generation());
         // Dropping the listener delivers the last ones.
         assert!(agent.reaches((REMOTE_6, 7001)));
         agent.log = None;
-        assert!(matches!(agent.heard.try_recv(), Ok(Heard::Connection(_))));
+        assert!(matches!(agent.heard.try_recv(), Ok(LogEvent::Connection(_))));
         assert!(agent.heard.try_recv().is_err(), "nothing twice");
     });
 }
@@ -450,7 +450,7 @@ fn a_flow_cached_after_the_next_snapshot_was_published_names_the_snapshot_that_a
         agent.history.publish(&next, Instant::now());
         drop(agent.published.publish(Arc::clone(&next)));
         assert!(agent.reaches((REMOTE, 7001)) && agent.reaches((REMOTE, 7001)));
-        let Heard::Connection(evaluation) = agent.heard() else { panic!("lost") };
+        let LogEvent::Connection(evaluation) = agent.heard() else { panic!("lost") };
         assert_eq!(evaluation.snapshot.generation(), next.generation());
     });
 }
@@ -470,7 +470,7 @@ fn a_burst_is_logged_completely() {
         });
         expect(&agent, 1, 0, BURST.into());
         for number in 0..BURST {
-            assert!(matches!(agent.heard(), Heard::Connection(_)), "number {number}");
+            assert!(matches!(agent.heard(), LogEvent::Connection(_)), "number {number}");
         }
     });
 }

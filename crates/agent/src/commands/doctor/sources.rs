@@ -1,6 +1,6 @@
 //! What an agent needs of the API server, and how it knows this node's new pods.
 
-use cluster::kubernetes::{Patience, Permission};
+use cluster::kubernetes::{Permission, Timeouts};
 use cluster::{Access, CniCache, Kubernetes};
 use dataplane::preflight::{Check, CheckState};
 use policy::Budget;
@@ -11,7 +11,7 @@ pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Check> {
         access,
         node: "".into(),
         cni_cache: cni_cache.clone(),
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         budget: Budget::default(),
     };
     let mut needs = Vec::new();

@@ -2,7 +2,7 @@ use dataplane::sweep::{Scope, SweepReport, sweep};
 use policy::{Change, PolicyName, Protocol};
 
 use super::*;
-use crate::testing::entries::{Made, delete, make};
+use crate::testing::entries::{NewEntry, delete, make};
 use crate::testing::namespace::in_namespace;
 use crate::testing::shop::{self, DB, WEB};
 use crate::testing::{ACCEPTED, REVOKED, entries, marks, overwrite_marks};
@@ -57,7 +57,7 @@ fn a_connection_that_an_earlier_agent_revoked_is_known_until_it_times_out_in_the
 #[test]
 fn a_lost_mark_is_set_again_even_if_the_registry_is_full() {
     in_namespace(&[], || {
-        make([Made::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
+        make([NewEntry::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
         let mut registry = registry(&shop::open(&[5000]).1);
         let tuple = |number: usize| {
             let mut tuple = connection();
@@ -77,7 +77,7 @@ fn a_lost_mark_is_set_again_even_if_the_registry_is_full() {
 #[test]
 fn a_lost_mark_is_not_set_again_on_a_connection_that_is_allowed_again() {
     in_namespace(&[], || {
-        make([Made::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
+        make([NewEntry::udp((WEB, 1), (DB, 6000)).tcp().marked(ACCEPTED)]);
         let (mut compiler, snapshot) = shop::open(&[5000]);
         let mut registry = registry(&snapshot);
         let (_, found) = sweep_all(&mut registry);
@@ -93,11 +93,11 @@ fn a_lost_mark_is_not_set_again_on_a_connection_that_is_allowed_again() {
 #[test]
 fn all_connections_with_one_tuple_are_revoked_again_and_restored() {
     in_namespace(&[], || {
-        let ping = |identifier| Made { protocol: 1, ..Made::udp((WEB, identifier), (DB, 0)) };
-        let by_service = |service| Made::udp((WEB, 9), (service, 80)).tcp().sent_on_to((DB, 6000));
+        let ping = |identifier| NewEntry { protocol: 1, ..NewEntry::udp((WEB, identifier), (DB, 0)) };
+        let by_service = |service| NewEntry::udp((WEB, 9), (service, 80)).tcp().with_dnat_to((DB, 6000));
         let mut second = by_service("10.96.0.11");
         // The kernel gives its replies another port on the node.
-        second.answered_to = (second.from.0, 10);
+        second.reply_to = (second.from.0, 10);
         make([ping(1), ping(2), by_service("10.96.0.10"), second].map(|made| made.marked(ACCEPTED)));
         let (mut compiler, snapshot) = shop::open(&[5000]);
         let mut registry = registry(&snapshot);
@@ -119,7 +119,7 @@ fn all_connections_with_one_tuple_are_revoked_again_and_restored() {
 #[test]
 fn one_pods_pings_do_not_fill_the_registry() {
     in_namespace(&[], || {
-        make((1..1_000).map(|identifier| Made { protocol: 1, ..Made::udp((WEB, identifier), (DB, 0)) }));
+        make((1..1_000).map(|identifier| NewEntry { protocol: 1, ..NewEntry::udp((WEB, identifier), (DB, 0)) }));
         let mut registry = registry(&shop::open(&[5000]).1);
         let (report, _) = sweep_all(&mut registry);
         assert_eq!((report.revoked, registry.known.len()), (999, MOST_OF_TUPLE));
@@ -130,7 +130,7 @@ fn one_pods_pings_do_not_fill_the_registry() {
 #[test]
 fn a_timed_out_tuple_is_added_again_while_its_entry_is_marked_revoked() {
     in_namespace(&[], || {
-        let made = Made::udp((WEB, 1), (DB, 6000)).tcp();
+        let made = NewEntry::udp((WEB, 1), (DB, 6000)).tcp();
         make([made]);
         let mut registry = registry(&shop::open(&[5000]).1);
         sweep_all(&mut registry);

@@ -73,7 +73,7 @@ impl CacheCounters {
                 .string(sys::NFTA_OBJ_NAME, counter)
                 .be32(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER);
         });
-        let read = self.socket.ask(request.as_bytes(), sequence, |answer| {
+        let read = self.socket.request(request.as_bytes(), sequence, |answer| {
             let attribute = |bytes, kind| Some(AttributeReader::new(bytes).find(|(k, _)| *k == kind)?.1);
             let data = attribute(answer.attributes, sys::NFTA_OBJ_DATA)?;
             Some(u64::from_be_bytes(attribute(data, sys::NFTA_COUNTER_PACKETS)?.try_into().ok()?))
