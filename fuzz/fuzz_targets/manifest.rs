@@ -1,4 +1,5 @@
-//! Any bytes as a manifest, YAML and JSON: must never panic, and must take no more time than their length allows.
+//! Any bytes as a manifest, YAML and JSON: must never panic, and must take no more time than their length
+//! allows.
 #![no_main]
 
 use std::path::Path;

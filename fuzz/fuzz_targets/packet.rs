@@ -1,5 +1,5 @@
-//! Any bytes, read as a packet: a packet or a reason comes out, never a panic, and nothing behind the copied range
-//! matters.
+//! Any bytes, read as a packet: a packet or a reason comes out, never a panic, and nothing behind the copied
+//! range matters.
 #![no_main]
 
 use dataplane::packet::{COPY_RANGE, parse};

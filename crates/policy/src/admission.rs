@@ -1,18 +1,22 @@
-//! Admits the policies of each namespace up to a budget, so that one tenant's policies cost the others neither memory nor time.
+//! Admits the policies of each namespace up to a budget, so that one tenant's policies cost the others
+//! neither memory nor time.
 //!
-//! From: the compiler's policies, and in how many rulesets each is. To: the compiler, which compiles a policy beyond the budget without
-//! its rules: it isolates the pods that it selects, and allows nothing. Invariant: a policy that is refused never allows what it would
-//! deny with its rules; other namespaces' policies are as they would be without it.
+//! From: the compiler's policies, and in how many rulesets each is. To: the compiler, which compiles a policy
+//! beyond the budget without its rules: it isolates the pods that it selects, and allows nothing. Invariant:
+//! a policy that is refused never allows what it would deny with its rules; other namespaces' policies are as
+//! they would be without it.
 //!
-//! Sources (`cluster`) apply the same budget first, to decide which policies' rules they keep in memory, and count each policy once. The
-//! compiler refuses a policy whose rules a source omitted.
+//! Sources (`cluster`) apply the same budget first, to decide which policies' rules they keep in memory, and
+//! count each policy once. The compiler refuses a policy whose rules a source omitted.
 //!
-//! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
-//!   The number of rulesets is rounded up to a power of two, so that a pod that comes or goes seldom changes what is admitted.
-//! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
-//!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
-//! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair share of the total. Namespaces
-//!   below it are unaffected.
+//! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply
+//!   have rulesets of their own. The number of rulesets is rounded up to a power of two, so that a pod that
+//!   comes or goes seldom changes what is admitted.
+//! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on
+//!   pods and policies alone, not on their order of arrival, and a small policy isn't lost because of a large
+//!   one beside it.
+//! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair
+//!   share of the total. Namespaces below it are unaffected.
 //! - Cluster-wide policies are the administrator's own, and are always admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +25,8 @@ use std::sync::Arc;
 use crate::names::{PolicyKind, PolicyName};
 use crate::spec::Cost;
 
-/// How many refused policies of a namespace are named, at most: when one changes, the texts about all others change, too.
+/// How many refused policies of a namespace are named, at most: when one changes, the texts about all others
+/// change, too.
 const NAMED: usize = 20;
 
 /// About how many entries of refused policies one step readmits, so that a step stays short (1 µs an entry).
@@ -57,7 +62,8 @@ pub struct Refusal {
     pub cost: Cost,
     /// In how many rulesets it would be, not rounded.
     pub rulesets: u32,
-    /// The entries of all policies of its namespace, each times its rulesets, whose number is rounded up to a power of two.
+    /// The entries of all policies of its namespace, each times its rulesets, whose number is rounded up to a
+    /// power of two.
     pub namespace: Cost,
     /// How many the namespace may have now.
     pub limit: Cost,
@@ -137,7 +143,8 @@ impl Admission {
         self.changed.insert(Arc::clone(&name.namespace));
     }
 
-    /// Takes note in how many rulesets a policy is. One that is in none costs its entries once, for its words and selectors.
+    /// Takes note in how many rulesets a policy is. One that is in none costs its entries once, for its words
+    /// and selectors.
     pub(crate) fn set_rulesets(&mut self, name: &PolicyName, rulesets: u32) {
         let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
         let Some(before) = namespace.policies.get(name).copied() else { return };
@@ -187,7 +194,8 @@ impl Admission {
         namespace.and_then(|namespace| namespace.policies.get(name)).is_none_or(|entry| entry.is_admitted)
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first: of each namespace up to [`NAMED`].
+    /// The policies that are enforced without their rules, by namespace, the cheapest first: of each
+    /// namespace up to [`NAMED`].
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         let limit = self.limit;
         self.namespaces.values().flat_map(move |of_namespace| {
@@ -227,7 +235,8 @@ impl Admission {
 }
 
 impl Entry {
-    /// Entries in all rulesets, whose number is rounded up to a power of two. A policy without rules to admit is in none.
+    /// Entries in all rulesets, whose number is rounded up to a power of two. A policy without rules to admit
+    /// is in none.
     fn total(&self) -> Cost {
         if !self.has_rules {
             return self.cost;
@@ -257,8 +266,9 @@ impl Namespace {
         }
     }
 
-    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step. Appends policies whose
-    /// admission changed to `differing`. Returns false if a policy that fits must wait for the next step.
+    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step.
+    /// Appends policies whose admission changed to `differing`. Returns false if a policy that fits must wait
+    /// for the next step.
     fn admit(&mut self, limit: Cost, left: &mut Cost, differing: &mut Vec<PolicyName>) -> bool {
         let (mut sum, mut is_done): (Cost, bool) = (0, true);
         for (cost, name) in &self.by_cost {

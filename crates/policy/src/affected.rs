@@ -1,14 +1,16 @@
 //! The connections whose decision a change may alter.
 //!
-//! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the agent, which has the kernel forget
-//! cached verdicts, revalidates packets and sweeps connections of these addresses, and of no others. Invariant: a packet whose decision
-//! differs from the one by the snapshot before lies between addresses for which [`Affected::contains`] is true.
+//! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the
+//! agent, which has the kernel forget cached verdicts, revalidates packets and sweeps connections of these
+//! addresses, and of no others. Invariant: a packet whose decision differs from the one by the snapshot
+//! before lies between addresses for which [`Affected::contains`] is true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// More affected addresses than this count as all: revalidating the packets of this many pods keeps the workers busier than a sweep.
+/// More affected addresses than this count as all: revalidating the packets of this many pods keeps the
+/// workers busier than a sweep.
 pub const MAX_ADDRESSES: usize = 1024;
 
 /// See the module.
@@ -17,7 +19,8 @@ pub enum Affected {
     /// Any connection may be affected.
     #[default]
     All,
-    /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never written as an IPv6 one.
+    /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never
+    /// written as an IPv6 one.
     Addresses(BTreeMap<IpAddr, Peers>),
 }
 
@@ -61,7 +64,8 @@ impl Affected {
         }
     }
 
-    /// Whether connections between these two addresses are affected, whichever end opened them. Addresses are canonical.
+    /// Whether connections between these two addresses are affected, whichever end opened them. Addresses are
+    /// canonical.
     pub fn contains(&self, one: IpAddr, other: IpAddr) -> bool {
         let Self::Addresses(addresses) = self else { return true };
         let is_peer = |of: IpAddr, peer: IpAddr| match addresses.get(&of) {

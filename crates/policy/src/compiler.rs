@@ -4,7 +4,8 @@
 //!
 //! - a pod of a known class: its addresses, in a persistent map;
 //! - a pod of a new class: also the rulesets that choose the class as a peer;
-//! - a policy: the rulesets of the pods that it selects; for each new word (a label, a value, a port's name) also the pods that have it.
+//! - a policy: the rulesets of the pods that it selects; for each new word (a label, a value, a port's name)
+//!   also the pods that have it.
 //!
 //! Now and then everything is compiled again, when most numbers that were given out are no longer used.
 
@@ -71,22 +72,24 @@ impl Compiler {
         }
     }
 
-    /// What becomes of packets about which only a pod, or labels, can decide that are not known (yet): denied unless this says
-    /// otherwise.
+    /// What becomes of packets about which only a pod, or labels, can decide that are not known (yet): denied
+    /// unless this says otherwise.
     #[must_use]
     pub fn on_unknown_pod(mut self, verdict: Verdict) -> Self {
         self.on_unknown_pod = verdict;
         self
     }
 
-    /// How large the policies of a namespace may be: see [`admission`](crate::admission). Any size unless this says otherwise.
+    /// How large the policies of a namespace may be: see [`admission`](crate::admission). Any size unless
+    /// this says otherwise.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.compiled.set_budget(budget);
         self
     }
 
-    /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the last.
+    /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the
+    /// last.
     ///
     /// In scope [`Scope::Cluster`], and in the first compilation, all connections are affected.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Compilation {
@@ -103,7 +106,8 @@ impl Compiler {
         Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.on_unknown_pod)), affected }
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each namespace.
+    /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each
+    /// namespace.
     pub fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.compiled.refusals()
     }
@@ -113,12 +117,14 @@ impl Compiler {
         self.compiled.more_refusals()
     }
 
-    /// Policies whose admission the last [`Compiler::apply`] changed, whether or not they were among its changes.
+    /// Policies whose admission the last [`Compiler::apply`] changed, whether or not they were among its
+    /// changes.
     pub fn readmitted(&self) -> &BTreeSet<PolicyName> {
         self.compiled.readmitted()
     }
 
-    /// Whether policies that were refused fit into their budget now and wait for another [`Compiler::apply`], with or without changes.
+    /// Whether policies that were refused fit into their budget now and wait for another [`Compiler::apply`],
+    /// with or without changes.
     pub fn is_behind(&self) -> bool {
         self.compiled.is_behind()
     }

@@ -1,7 +1,8 @@
 //! What a policy costs, and the forms of it that cost less.
 //!
-//! From: a spec. To: [`admission`](crate::admission), and the sources, which omit the rules of policies that are not admitted. Invariant: a
-//! form that costs less isolates at least the pods that the policy isolates, and allows nothing.
+//! From: a spec. To: [`admission`](crate::admission), and the sources, which omit the rules of policies that
+//! are not admitted. Invariant: a form that costs less isolates at least the pods that the policy isolates,
+//! and allows nothing.
 
 use crate::selector::{Requirement, Selector};
 use crate::spec::{Cost, NamespaceMatch, Peer, PolicySpec, RuleSpec};
@@ -48,8 +49,8 @@ impl PolicySpec {
         }
     }
 
-    /// The policy without its rules, and with their cost: up to 2 kB of memory, whatever its size. With a podSelector of more
-    /// than 16 entries it isolates every pod of its namespace.
+    /// The policy without its rules, and with their cost: up to 2 kB of memory, whatever its size. With a
+    /// podSelector of more than 16 entries it isolates every pod of its namespace.
     #[must_use]
     pub fn omit_rules(&self) -> Self {
         let mut policy = Self { omitted: Some(self.cost()), ..self.without_rules() };

@@ -1,6 +1,7 @@
 //! What came out for a packet. Small and `Copy`, so that the packet's path can hand it on without allocating.
 //!
-//! From: [`Snapshot::evaluate`](crate::Snapshot::evaluate). To: the kernel as a verdict, and the audit log as a record.
+//! From: [`Snapshot::evaluate`](crate::Snapshot::evaluate). To: the kernel as a verdict, and the audit log as
+//! a record.
 
 use serde::Serialize;
 
@@ -57,14 +58,14 @@ pub enum Reason {
     DefaultDeny,
     /// The address is one of its node's pods', and no such pod is known (yet).
     UnknownPod,
-    /// The other end's address is one of the cluster's pods', no such pod is known (yet), and a rule might allow it once it is, or deny
-    /// it, where the rules that are sure to match do otherwise.
+    /// The other end's address is one of the cluster's pods', no such pod is known (yet), and a rule might
+    /// allow it once it is, or deny it, where the rules that are sure to match do otherwise.
     UnknownPeer,
-    /// What is known denies it, but labels of a pod at either end, or of its namespace, are unknown, and policy might allow it once they
-    /// are known (semantics 37).
+    /// What is known denies it, but labels of a pod at either end, or of its namespace, are unknown, and
+    /// policy might allow it once they are known (semantics 37).
     UnknownLabels,
-    /// The packet does not show which end opened its connection, and policy denies the connection opened by the other end
-    /// (semantics 34).
+    /// The packet does not show which end opened its connection, and policy denies the connection opened by
+    /// the other end (semantics 34).
     Unproven,
     /// The packet could not be parsed (semantics 28).
     Unparsable,
@@ -113,7 +114,8 @@ impl Reason {
         }
     }
 
-    /// Whether knowing a pod or its labels might change the outcome: its verdict is only what stands in for knowledge.
+    /// Whether knowing a pod or its labels might change the outcome: its verdict is only what stands in for
+    /// knowledge.
     pub fn is_provisional(self) -> bool {
         matches!(self, Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels)
     }
@@ -188,7 +190,8 @@ impl Decision {
         }
     }
 
-    /// Whether knowing a pod or its labels might change the verdict: ANY direction is unsure, and NONE denies for sure.
+    /// Whether knowing a pod or its labels might change the verdict: ANY direction is unsure, and NONE denies
+    /// for sure.
     pub fn is_provisional(&self) -> bool {
         let outcomes = [self.egress, self.ingress];
         outcomes.iter().any(|outcome| outcome.reason.is_provisional())

@@ -18,13 +18,14 @@ pub struct Evaluation {
     pub packet: Option<Packet>,
     /// What came out.
     pub decision: Decision,
-    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone; zero where it was cached.
+    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone; zero where
+    /// it was cached.
     pub elapsed: Duration,
     /// How long it was held until a pod would be known; `None` if the verdict was given at once.
     pub held: Option<Duration>,
     /// The snapshot under which it was evaluated: names its rules and pods.
     pub snapshot: Arc<Snapshot>,
-    /// Whether the kernel let the connection pass by itself, because it cached an earlier verdict on the same addresses, protocol
-    /// and destination port that no change has touched since.
+    /// Whether the kernel let the connection pass by itself, because it cached an earlier verdict on the same
+    /// addresses, protocol and destination port that no change has touched since.
     pub cached: bool,
 }

@@ -19,7 +19,8 @@ pub struct Explanation {
     pub direction: Direction,
     /// The rule that decided, or that denies until what is unknown is known.
     pub rule: Option<RuleName>,
-    /// For a default deny, also a provisional one: the policies that isolate the pod in this direction, sorted by name.
+    /// For a default deny, also a provisional one: the policies that isolate the pod in this direction,
+    /// sorted by name.
     pub isolated_by: Vec<Arc<PolicyName>>,
     /// For a default deny: the rule that came nearest.
     pub nearest_miss: Option<NearestMiss>,

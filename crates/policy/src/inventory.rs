@@ -1,6 +1,7 @@
 //! The few facts about a cluster that a verdict or a record needs, and the changes that keep them current.
 //!
-//! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under its name.
+//! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under
+//! its name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
@@ -20,7 +21,8 @@ use crate::spec::PolicySpec;
 pub struct Namespace {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11); that one is known even if the others are not (semantics 37).
+    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11); that one is known even if the
+    /// others are not (semantics 37).
     pub labels: Labels,
 }
 
@@ -31,8 +33,8 @@ pub struct Pod {
     pub name: PodName,
     /// Its labels.
     pub labels: Labels,
-    /// Every address of `status.podIPs`, canonical. Empty for a hostNetwork pod (semantics 20) and for one that is
-    /// finished and so has released its addresses (semantics 22).
+    /// Every address of `status.podIPs`, canonical. Empty for a hostNetwork pod (semantics 20) and for one
+    /// that is finished and so has released its addresses (semantics 22).
     pub addresses: Vec<IpAddr>,
     /// Named ports of its containers and sidecars (semantics 17 to 19). Sorted, each once.
     pub ports: Vec<NamedPort>,
@@ -40,13 +42,14 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// Whether the pod uses its node's network: then it is the node (semantics 20).
     pub host_network: bool,
-    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 where unknown: of two pods that claim one
-    /// address it belongs to the one reported last (semantics 22).
+    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 where unknown: of
+    /// two pods that claim one address it belongs to the one reported last (semantics 22).
     pub reported: u64,
-    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods reported at the same time the newer has the
-    /// address; of two equally old ones, the one whose name sorts last.
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods reported at the same
+    /// time the newer has the address; of two equally old ones, the one whose name sorts last.
     pub created: i64,
-    /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one (semantics 36).
+    /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one
+    /// (semantics 36).
     pub uid: PodUid,
 }
 
@@ -62,8 +65,8 @@ impl Pod {
 }
 
 impl PodUid {
-    /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562). Any other text gets a
-    /// number of its own, too, of 64 bits.
+    /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562).
+    /// Any other text gets a number of its own, too, of 64 bits.
     pub fn of(text: &str) -> Self {
         let digits = text.bytes().filter(|byte| *byte != b'-').count();
         let number = text
@@ -115,8 +118,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the addresses of its pods.
     pub pod_cidrs: Vec<IpNet>,
-    /// Whether `addresses` are all that it has, as its interfaces tell. If not, the first two of each pod CIDR are its own as well:
-    /// Flannel gives them to `flannel.1` and to the pods' bridge.
+    /// Whether `addresses` are all that it has, as its interfaces tell. If not, the first two of each pod
+    /// CIDR are its own as well: Flannel gives them to `flannel.1` and to the pods' bridge.
     pub has_all_addresses: bool,
 }
 
@@ -126,8 +129,8 @@ impl Node {
         self.addresses.iter().copied().chain(self.implied_addresses())
     }
 
-    /// The first two addresses of each of its pod CIDRs: Flannel gives the network address to `flannel.1` and the first after it to
-    /// the bridge. None where all its addresses are known.
+    /// The first two addresses of each of its pod CIDRs: Flannel gives the network address to `flannel.1` and
+    /// the first after it to the bridge. None where all its addresses are known.
     pub(crate) fn implied_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.pod_cidrs.iter().filter(|_| !self.has_all_addresses).flat_map(first_addresses)
     }
@@ -163,13 +166,14 @@ pub enum Change {
     PolicyGone(PolicyName),
 }
 
-/// Everything known about the cluster. The labels of a namespace that is not among `namespaces` are unknown (semantics 37).
+/// Everything known about the cluster. The labels of a namespace that is not among `namespaces` are unknown
+/// (semantics 37).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Inventory {
     /// By name.
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// By namespace and name, in no order: of all objects these are the most, and a map that sorted them would take longer than all
-    /// else that is done with one.
+    /// By namespace and name, in no order: of all objects these are the most, and a map that sorted them
+    /// would take longer than all else that is done with one.
     pub pods: HashMap<PodName, Arc<Pod>>,
     /// By name.
     pub nodes: BTreeMap<Arc<str>, Node>,

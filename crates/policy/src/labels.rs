@@ -23,7 +23,8 @@ impl Labels {
         Self { pairs: Some(Arc::from([])) }
     }
 
-    /// Labels that can't be read, or of an object that has not been read: any key may have any value, or be missing.
+    /// Labels that can't be read, or of an object that has not been read: any key may have any value, or be
+    /// missing.
     pub const fn unknown() -> Self {
         Self { pairs: None }
     }
@@ -40,7 +41,8 @@ impl Labels {
         Some(&pairs[at].1)
     }
 
-    /// Where the set is in memory: clones of one set have the same address as long as one of them lives. `None` if the labels are unknown.
+    /// Where the set is in memory: clones of one set have the same address as long as one of them lives.
+    /// `None` if the labels are unknown.
     pub fn address(&self) -> Option<usize> {
         self.pairs.as_ref().map(|pairs| Arc::as_ptr(pairs).cast::<Pair>().addr())
     }

@@ -1,4 +1,5 @@
-//! What a verdict is: NetworkPolicies and the inventory of a cluster, compiled into tries, answer for a packet.
+//! What a verdict is: NetworkPolicies and the inventory of a cluster, compiled into tries, answer for a
+//! packet.
 //!
 //! The crate is pure: no IO, no clock, no async. Both lives of the project meet here:
 //!
@@ -15,12 +16,14 @@
 //!
 //! - [`spec`], [`selector`], [`inventory`]: the few facts that a verdict needs, valid once they exist.
 //! - [`admission`]: admits the policies of each namespace up to a budget.
-//! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change calls for.
+//! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change
+//!   calls for.
 //! - [`snapshot`]: evaluates a packet, without allocation, lock or loop over policies.
 //! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
 //! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
 //! - [`affected`]: the connections whose decision a change may alter.
-//! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
+//! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two
+//!   equal.
 #![forbid(unsafe_code)]
 
 pub mod admission;

@@ -1,4 +1,5 @@
-//! The facts of a packet that a verdict depends on: after DNAT and before SNAT, defragmented (semantics 12, 27).
+//! The facts of a packet that a verdict depends on: after DNAT and before SNAT, defragmented (semantics 12,
+//! 27).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An IP protocol number, as assigned by IANA. Every number is itself alone: SCTP or an unknown protocol is never
-/// taken for TCP (semantics 14).
+/// An IP protocol number, as assigned by IANA. Every number is itself alone: SCTP or an unknown protocol is
+/// never taken for TCP (semantics 14).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Protocol(pub u8);
@@ -84,7 +85,8 @@ pub struct Packet {
     pub destination_port: Option<u16>,
     /// The ICMP or ICMPv6 type; `None` for other protocols.
     pub icmp_type: Option<u8>,
-    /// Whether it is a TCP packet that begins no connection: it does not show which end opened its connection (semantics 34).
+    /// Whether it is a TCP packet that begins no connection: it does not show which end opened its connection
+    /// (semantics 34).
     pub is_mid_stream: bool,
 }
 

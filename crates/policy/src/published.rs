@@ -1,8 +1,8 @@
 //! The one place where the two lives meet: the current snapshot, and how far each worker has got.
 //!
-//! A worker enters before it reads the snapshot and leaves after the kernel has its verdict. A publisher swaps the
-//! snapshot and then waits for every worker that was inside at that moment: from then on no verdict of the old snapshot
-//! can reach the kernel. Nobody on the packet's path waits for anybody.
+//! A worker enters before it reads the snapshot and leaves after the kernel has its verdict. A publisher
+//! swaps the snapshot and then waits for every worker that was inside at that moment: from then on no verdict
+//! of the old snapshot can reach the kernel. Nobody on the packet's path waits for anybody.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct Published {
     current: ArcSwap<Snapshot>,
-    /// One per worker: odd while the worker is inside a verdict, even between two. Only its own worker writes it.
+    /// One per worker: odd while the worker is inside a verdict, even between two. Only its own worker writes
+    /// it.
     passes: Box<[CachePadded<AtomicU64>]>,
 }
 
@@ -53,7 +54,8 @@ impl Published {
     /// The reader of worker `worker`, counted from 0. Each worker takes its own, once.
     ///
     /// # Panics
-    /// If `worker` is not below the number given to [`Published::new`]: a mistake of the program, seen at its start.
+    /// If `worker` is not below the number given to [`Published::new`]: a mistake of the program, seen at its
+    /// start.
     pub fn reader(self: &Arc<Self>, worker: usize) -> Reader {
         assert!(worker < self.passes.len(), "worker {worker} of {}", self.passes.len());
         Reader { published: Arc::clone(self), worker }
@@ -89,7 +91,8 @@ impl Reader {
     pub fn enter(&mut self) -> Pass<'_> {
         let pass = &self.published.passes[self.worker];
         pass.store(pass.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        // Pairs with the fence in `Published::publish`: either the publisher sees this pass, or we see its snapshot.
+        // Pairs with the fence in `Published::publish`: either the publisher sees this pass, or we see its
+        // snapshot.
         fence(Ordering::SeqCst);
         Pass { snapshot: self.published.current.load(), pass }
     }

@@ -1,7 +1,8 @@
 //! The semantics written naively from the API's text: slow, obvious, and the measure of the compiled engine.
 //!
-//! From: an [`Inventory`], a [`Packet`]. To: what the engine must say of it, as [`Explanation`]s. Nothing is prepared and
-//! nothing shared with the compiler: every verdict reads the whole inventory again, one loop for each "any" and "all".
+//! From: an [`Inventory`], a [`Packet`]. To: what the engine must say of it, as [`Explanation`]s. Nothing is
+//! prepared and nothing shared with the compiler: every verdict reads the whole inventory again, one loop for
+//! each "any" and "all".
 
 mod addresses;
 mod matching;
@@ -51,8 +52,8 @@ impl Expected {
     }
 }
 
-/// The verdict on a packet that does not show which end opened its connection: it passes only if BOTH packets that could have opened
-/// it would (semantics 34).
+/// The verdict on a packet that does not show which end opened its connection: it passes only if BOTH packets
+/// that could have opened it would (semantics 34).
 pub fn verdict_unproven(
     inventory: &Inventory,
     scope: &Scope,
@@ -93,7 +94,8 @@ fn evaluate_both(
         egress: plain(Direction::Egress, egress),
         ingress: plain(Direction::Ingress, ingress),
     };
-    // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not known yet.
+    // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not
+    // known yet.
     let node = match pod_at(inventory, packet.destination()) {
         Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
         None => node_of_unknown_pod(inventory, scope, packet.destination()),
@@ -113,8 +115,9 @@ fn evaluate_both(
     // What goes to the node itself has a peer that is known: the node.
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
-    // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics 37). The rest of the
-    // explanation stays: it holds until then. And what is allowed only because it is not known who the peer is, is denied until then.
+    // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics
+    // 37). The rest of the explanation stays: it holds until then. And what is allowed only because it is not
+    // known who the peer is, is denied until then.
     let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
         let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
             return evaluated;
@@ -175,8 +178,9 @@ enum Reading {
 }
 
 impl Reading {
-    /// What a rule does of which it is `matches` whether it matches; `None` if it does nothing. Whether a Pass that might match leads to
-    /// an allowance is not looked into: it is taken for the worse, or for the better.
+    /// What a rule does of which it is `matches` whether it matches; `None` if it does nothing. Whether a
+    /// Pass that might match leads to an allowance is not looked into: it is taken for the worse, or for the
+    /// better.
     fn action(self, action: Action, matches: Match) -> Option<Action> {
         match (matches, self, action) {
             (Match::No, _, _) => None,
@@ -210,7 +214,8 @@ fn evaluate_pod(
     let connection = Connection::new(inventory, packet, direction);
 
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // Baseline is skipped in a direction exactly when a NetworkPolicy isolates the pod in it (semantics 9).
+        // Baseline is skipped in a direction exactly when a NetworkPolicy isolates the pod in it (semantics
+        // 9).
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
@@ -243,8 +248,9 @@ fn evaluate_pod(
     }
 }
 
-/// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule alone can tell: a pod
-/// of any namespace, with any labels, and, where it is the destination, with any name for its port.
+/// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule
+/// alone can tell: a pod of any namespace, with any labels, and, where it is the destination, with any name
+/// for its port.
 fn might_allow(
     inventory: &Inventory,
     packet: &Packet,
@@ -282,8 +288,8 @@ fn might_allow(
     !isolated
 }
 
-/// Whether ANY pod that might come to have the other end's address would be denied, likewise, where what is known allows it. A rule that
-/// might match and passes is taken for one that denies.
+/// Whether ANY pod that might come to have the other end's address would be denied, likewise, where what is
+/// known allows it. A rule that might match and passes is taken for one that denies.
 fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
     let policies = applying(inventory, pod);
     let isolated = isolating(&policies, direction, Reading::Cautious).next().is_some();
@@ -342,7 +348,8 @@ fn isolating<'a>(
         .map(|(policy, _)| *policy)
 }
 
-/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does. Rules of policies that surely apply.
+/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does. Rules of
+/// policies that surely apply.
 fn nearest_miss(
     inventory: &Inventory,
     policies: &[Applying<'_>],
@@ -361,7 +368,8 @@ fn nearest_miss(
     Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Peer })
 }
 
-/// The rules of a tier in a direction, in order, each with its policy, whether that applies, and its index there.
+/// The rules of a tier in a direction, in order, each with its policy, whether that applies, and its index
+/// there.
 fn rules<'a>(
     policies: &'a [Applying<'a>],
     tier: Tier,
@@ -370,7 +378,8 @@ fn rules<'a>(
     policies
         .iter()
         .filter(move |(policy, _)| policy.tier == tier)
-        // `policyTypes` decide in which directions a NetworkPolicy counts, whatever rules it lists (semantics 1).
+        // `policyTypes` decide in which directions a NetworkPolicy counts, whatever rules it lists (semantics
+        // 1).
         .filter(move |(policy, _)| tier != Tier::NetworkPolicy || isolates(policy, direction))
         .flat_map(move |(policy, applies)| {
             let rules = match direction {

@@ -28,8 +28,8 @@ pub enum Requirement {
     DoesNotExist(Arc<str>),
 }
 
-/// Whether something matches, as far as is known (semantics 37). In this order, so that "ALL" is the least of its parts and "ANY"
-/// the greatest.
+/// Whether something matches, as far as is known (semantics 37). In this order, so that "ALL" is the least of
+/// its parts and "ANY" the greatest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Match {
     /// It does not.
@@ -57,8 +57,8 @@ impl Selector {
         self.all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether the namespace `name` is selected, which has these labels. The label that follows from its name is known even if
-    /// they are not (semantics 11, 37).
+    /// Whether the namespace `name` is selected, which has these labels. The label that follows from its name
+    /// is known even if they are not (semantics 11, 37).
     pub fn matches_namespace(&self, name: &str, labels: &Labels) -> Match {
         self.all(|requirement| {
             if !labels.are_known() && **requirement.key() == *NAME_LABEL {

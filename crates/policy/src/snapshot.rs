@@ -1,7 +1,8 @@
 //! An immutable, compiled view of the cluster under which packets are evaluated.
 //!
-//! From: the compiler, through [`Published`](crate::Published). To: workers, which evaluate, and the audit, which explains.
-//! Invariant: nothing in it ever changes; the next snapshot shares with this one whatever stayed the same.
+//! From: the compiler, through [`Published`](crate::Published). To: workers, which evaluate, and the audit,
+//! which explains. Invariant: nothing in it ever changes; the next snapshot shares with this one whatever
+//! stayed the same.
 
 pub(crate) mod address;
 pub(crate) mod addresses;
@@ -67,8 +68,9 @@ pub struct Snapshot {
     pub(crate) generation: Generation,
     /// What becomes of packets about which something decides that is not known (yet).
     pub(crate) on_unknown_pod: Verdict,
-    /// Whether some pod has labels that are unknown and that policies ask for, some rule can deny pods by their labels, or the scope is
-    /// `Cluster`. Where none of this is so, verdicts leave out the steps that only these need.
+    /// Whether some pod has labels that are unknown and that policies ask for, some rule can deny pods by
+    /// their labels, or the scope is `Cluster`. Where none of this is so, verdicts leave out the steps that
+    /// only these need.
     pub(crate) minds_unknown: bool,
     /// This node; `None` in scope `Cluster`, or while the Node is unknown.
     pub(crate) here: Option<NodeId>,
@@ -81,8 +83,9 @@ pub struct Snapshot {
     pub(crate) hosts: Hosts,
     /// Addresses of evaluated pods: a subset of `hosts`.
     pub(crate) evaluated: imbl::OrdSet<IpAddr>,
-    /// By class: what applies to its pods. There for every class that has evaluated pods; behind what applies by the cautious view of
-    /// unknown labels comes what applies by the hopeful one (`HostPod::hopeful_class`).
+    /// By class: what applies to its pods. There for every class that has evaluated pods; behind what applies
+    /// by the cautious view of unknown labels comes what applies by the hopeful one
+    /// (`HostPod::hopeful_class`).
     pub(crate) rulesets: Arc<[Option<Arc<Rulesets>>]>,
     pub(crate) policies: Arc<PolicyTable>,
     pub(crate) size: Size,
@@ -106,7 +109,8 @@ impl Snapshot {
 
     /// Evaluates a packet: no allocation, no lock, no loop over policies.
     ///
-    /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a fifth of its instructions.
+    /// All its steps but the last (`PortTable::first_of_some`) are told to be inlined: as calls they were a
+    /// fifth of its instructions.
     pub fn evaluate(&self, packet: &Packet, directions: Directions) -> Decision {
         if self.minds_unknown {
             self.evaluate_with_unknown(packet, directions)
@@ -139,8 +143,8 @@ impl Snapshot {
         }
     }
 
-    /// Evaluates a packet that does not show which end opened its connection: it passes only if policy allows the connection as opened
-    /// by either end (semantics 34).
+    /// Evaluates a packet that does not show which end opened its connection: it passes only if policy allows
+    /// the connection as opened by either end (semantics 34).
     #[cold]
     pub fn evaluate_unproven(&self, packet: &Packet, directions: Directions) -> Decision {
         let decision = self.evaluate(packet, directions);
@@ -172,8 +176,8 @@ impl Snapshot {
         packet: &Packet,
         directions: Directions,
     ) -> Decision {
-        // A pod's own node always reaches it (semantics 21), also a pod that is not known yet. Few sources are a node: that is
-        // asked first.
+        // A pod's own node always reaches it (semantics 21), also a pod that is not known yet. Few sources
+        // are a node: that is asked first.
         if ends
             .source
             .is_some_and(|source| source.is_of_a_node() && source.is_of(self.node_of::<UNKNOWN>(ends)))
@@ -229,9 +233,10 @@ impl Snapshot {
         }
     }
 
-    /// Evaluates by the rules for a pod that is known. A denial is provisional if the peer is a pod that is not known (yet), or if labels
-    /// of either end are unknown, and if some rule might allow what they turn out to be (semantics 37). So is a verdict that allows, if
-    /// some rule might deny the peer: it denies until then.
+    /// Evaluates by the rules for a pod that is known. A denial is provisional if the peer is a pod that is
+    /// not known (yet), or if labels of either end are unknown, and if some rule might allow what they turn
+    /// out to be (semantics 37). So is a verdict that allows, if some rule might deny the peer: it denies
+    /// until then.
     #[inline(always)]
     fn evaluate_rules<const UNKNOWN: bool>(
         &self,
@@ -253,15 +258,16 @@ impl Snapshot {
         if unsure { Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer } } else { outcome }
     }
 
-    /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of ANY node, no pod
-    /// is known to have it, and it is no node's own. Flannel gives each node two addresses of its pod CIDR.
+    /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of
+    /// ANY node, no pod is known to have it, and it is no node's own. Flannel gives each node two addresses
+    /// of its pod CIDR.
     #[inline(always)]
     fn is_unknown_peer(&self, address: impl Address, host: Option<&Host>) -> bool {
         host.is_none() && self.cluster_cidrs.contains(address)
     }
 
-    /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not its own. In scope `Cluster`,
-    /// of any node's.
+    /// Whether an address that no pod has is one of this node's pods' all the same: in its pod CIDRs, and not
+    /// its own. In scope `Cluster`, of any node's.
     #[inline]
     fn is_unknown_pod<const UNKNOWN: bool>(&self, address: impl Address, host: Option<&Host>) -> bool {
         if UNKNOWN && self.everywhere {
@@ -300,7 +306,8 @@ impl Snapshot {
         }
     }
 
-    /// Says in words why `decision` came out for `packet` in `direction`. `decision` must be this snapshot's own.
+    /// Says in words why `decision` came out for `packet` in `direction`. `decision` must be this snapshot's
+    /// own.
     pub fn explain(&self, packet: &Packet, decision: &Decision, direction: Direction) -> Explanation {
         let Outcome { verdict, reason } = decision.outcome(direction);
         let mut explanation = Explanation {
@@ -327,7 +334,8 @@ impl Snapshot {
         explanation
     }
 
-    /// Fills in what denies a packet, or does until what is unknown is known: a rule, or isolation that no rule breaks.
+    /// Fills in what denies a packet, or does until what is unknown is known: a rule, or isolation that no
+    /// rule breaks.
     fn explain_denial(&self, packet: &Packet, explanation: &mut Explanation) {
         let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
@@ -381,7 +389,8 @@ impl Snapshot {
         self.evaluated.iter().copied()
     }
 
-    /// Addresses of evaluated pods to which no policy applies in `direction`: their packets need no verdict there.
+    /// Addresses of evaluated pods to which no policy applies in `direction`: their packets need no verdict
+    /// there.
     pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
         self.evaluated.iter().copied().filter(move |address| {
             let pod = self.hosts.get(*address).and_then(|host| host.pod.as_ref());

@@ -13,9 +13,9 @@ use crate::packet::Protocol;
 use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 
-/// What policies cost, in entries. Each rule, CIDR, exception, port, label key and label value is one entry. A key is one more for each
-/// 64 bytes, a peer that selects pods 16 more, and a policy 16. An entry takes some 100 bytes, and 1 µs to compile.
-/// [`PolicySpec::cost`] counts them.
+/// What policies cost, in entries. Each rule, CIDR, exception, port, label key and label value is one entry.
+/// A key is one more for each 64 bytes, a peer that selects pods 16 more, and a policy 16. An entry takes
+/// some 100 bytes, and 1 µs to compile. [`PolicySpec::cost`] counts them.
 pub type Cost = u64;
 
 /// One policy.
@@ -25,8 +25,8 @@ pub struct PolicySpec {
     pub name: PolicyName,
     /// Where in the order of evaluation the policy stands.
     pub tier: Tier,
-    /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities go by name, so that
-    /// every node agrees.
+    /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities go by
+    /// name, so that every node agrees.
     pub priority: u16,
     /// The pods to which the policy applies.
     pub subject: Subject,
@@ -38,8 +38,9 @@ pub struct PolicySpec {
     pub ingress: Vec<RuleSpec>,
     /// Rules for connections from the subject, in order.
     pub egress: Vec<RuleSpec>,
-    /// If a source left the rules out, since the policies of the namespace exceed their budget: what the policy costs with them.
-    /// Both lists of rules are empty then: the policy isolates its pods and allows nothing.
+    /// If a source left the rules out, since the policies of the namespace exceed their budget: what the
+    /// policy costs with them. Both lists of rules are empty then: the policy isolates its pods and allows
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<Cost>,
 }
@@ -51,7 +52,8 @@ pub enum Tier {
     Admin,
     /// NetworkPolicy: a union of what its rules allow, and isolation for the rest.
     NetworkPolicy,
-    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates (semantics 9).
+    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates
+    /// (semantics 9).
     Baseline,
 }
 
@@ -80,9 +82,11 @@ pub struct RuleSpec {
     pub name: Option<Arc<str>>,
     /// What happens to a packet that matches. Always `Accept` in NetworkPolicy.
     pub action: Action,
-    /// `from` or `to`: `None` matches every peer, a list matches when ANY entry does; so an empty list matches nothing.
+    /// `from` or `to`: `None` matches every peer, a list matches when ANY entry does; so an empty list
+    /// matches nothing.
     pub peers: Option<Vec<Peer>>,
-    /// `ports`: `None` matches every protocol and port, a list matches when ANY entry does; an empty list nothing.
+    /// `ports`: `None` matches every protocol and port, a list matches when ANY entry does; an empty list
+    /// nothing.
     pub ports: Option<Vec<PortMatch>>,
 }
 
@@ -100,8 +104,8 @@ pub enum Action {
 /// The other end of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Peer {
-    /// Pods whose namespace AND labels match. Never an address outside the cluster (semantics 7), never a hostNetwork
-    /// pod (semantics 20).
+    /// Pods whose namespace AND labels match. Never an address outside the cluster (semantics 7), never a
+    /// hostNetwork pod (semantics 20).
     Pods {
         /// Which namespaces.
         namespaces: NamespaceMatch,

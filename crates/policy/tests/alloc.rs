@@ -14,7 +14,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: everything is passed on to the system's allocator as it came; counting touches no memory of anybody's.
+// SAFETY: everything is passed on to the system's allocator as it came; counting touches no memory of
+// anybody's.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));

@@ -1,5 +1,5 @@
-//! Policies as large as the API server takes them, made so that precomputed forms would explode: the memory that compiling takes grows
-//! with their text, and verdicts are those of the reference.
+//! Policies as large as the API server takes them, made so that precomputed forms would explode: the memory
+//! that compiling takes grows with their text, and verdicts are those of the reference.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,7 +39,8 @@ impl Counting {
     }
 }
 
-// SAFETY: every call goes on to the system's allocator with the arguments it came with; counting touches no memory of the caller's.
+// SAFETY: every call goes on to the system's allocator with the arguments it came with; counting touches no
+// memory of the caller's.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size().cast_signed());
@@ -236,7 +237,8 @@ fn large_policies_compile_in_memory_for_their_text() {
     compiles_within("selectors of all classes", selectors_of_all_classes(), 40 * text, 10 * text);
 }
 
-/// Pods to each of which another selection of large policies applies have as many rulesets as the budget allows.
+/// Pods to each of which another selection of large policies applies have as many rulesets as the budget
+/// allows.
 #[test]
 fn policies_in_many_rulesets_take_no_more_than_their_budget() {
     let budget = Budget { namespace: 1 << 16, total: 1 << 19 };
@@ -307,8 +309,8 @@ fn words_and_ports_that_are_no_longer_used_take_no_memory() {
     assert!(kept < 16_000_000, "{kept} bytes kept after policies that are gone");
 }
 
-/// Pods whose labels change again and again keep creating classes, and every ruleset may have an entry for each. An agent keeps the
-/// snapshots of the last second, which share what did not change.
+/// Pods whose labels change again and again keep creating classes, and every ruleset may have an entry for
+/// each. An agent keeps the snapshots of the last second, which share what did not change.
 #[test]
 fn labels_that_change_all_the_time_fill_no_memory() {
     const SNAPSHOTS: usize = 64;

@@ -1,5 +1,5 @@
-//! The compiled engine equals the reference: over random clusters, random changes and random packets, in both scopes; and no
-//! change alters a decision between addresses that it does not affect.
+//! The compiled engine equals the reference: over random clusters, random changes and random packets, in both
+//! scopes; and no change alters a decision between addresses that it does not affect.
 
 #![allow(
     clippy::unwrap_used,
@@ -120,7 +120,8 @@ fn open(snapshot: &policy::Snapshot) -> Vec<String> {
     evaluated.chain(open(policy::Direction::Ingress)).chain(open(policy::Direction::Egress)).collect()
 }
 
-/// Prints the share of affected pairs of addresses between which no packet shows a difference: in its decision, or in a recorded name.
+/// Prints the share of affected pairs of addresses between which no packet shows a difference: in its
+/// decision, or in a recorded name.
 #[test]
 fn most_affected_connections_are_decided_otherwise() {
     let (pairs, without_difference, all, narrow) =

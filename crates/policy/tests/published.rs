@@ -42,8 +42,9 @@ fn a_worker_without_a_place_is_refused() {
     let _ = published.reader(2);
 }
 
-/// After a grace period no worker may still be under a snapshot older than the one published: here every worker writes
-/// down under which it is, and the publisher looks. Goes on until enough happened at once to mean something.
+/// After a grace period no worker may still be under a snapshot older than the one published: here every
+/// worker writes down under which it is, and the publisher looks. Goes on until enough happened at once to
+/// mean something.
 #[test]
 fn under_load_no_verdict_outlives_its_grace_period() {
     const WORKERS: usize = 3;

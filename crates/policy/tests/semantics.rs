@@ -1,5 +1,5 @@
-//! One scenario for each clause of docs/semantics.md that the engine decides: pods, policies, a probe, what must come out.
-//! Engine and reference must both answer so.
+//! One scenario for each clause of docs/semantics.md that the engine decides: pods, policies, a probe, what
+//! must come out. Engine and reference must both answer so.
 
 mod common;
 
@@ -379,7 +379,8 @@ fn s22_an_address_belongs_to_the_newest_pod_and_comes_back_when_that_goes() {
 
 #[test]
 fn s22_of_two_pods_the_one_whose_address_was_reported_last_has_it() {
-    // web/a has A since version 7; after a reboot db/old, which is older, has it, and web/a has another that is not reported yet.
+    // web/a has A since version 7; after a reboot db/old, which is older, has it, and web/a has another that
+    // is not reported yet.
     let deny = || network_policy("db/p", "app=old").isolate_ingress().into();
     let a = || pod("web/a").labels("app=a").at(A).created(2).reported(7).into();
     let old = |version| pod("db/old").labels("app=old").at(A).created(1).reported(version).into();
@@ -406,7 +407,8 @@ fn s25_only_rules_without_ports_match_icmp() {
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
     let mut echo = raw("fd00:1::7", "fd00:1::6", Protocol::ICMPV6);
     echo.icmp_type = Some(128);
-    // Neighbour discovery of the link itself passes by rules in the kernel; what comes to be evaluated was forwarded.
+    // Neighbour discovery of the link itself passes by rules in the kernel; what comes to be evaluated was
+    // forwarded.
     let mut solicitation = echo;
     solicitation.icmp_type = Some(135);
     let v6_near = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its port";
@@ -466,7 +468,8 @@ fn s28_what_could_not_be_understood_matches_nothing() {
     policy = policy.ingress(rule().peer(nothing));
     let near = "allow not-isolated | deny default-deny of web/p near web/p[1] by its port";
     scenario([policy.into()], &[(tcp(B, A, 80), near)]);
-    // An empty list, which only a source that left out what it didn't understand makes, matches nothing either.
+    // An empty list, which only a source that left out what it didn't understand makes, matches nothing
+    // either.
     let mut policy = network_policy("web/p", "app=a").ingress(rule());
     policy.0.ingress[0].peers = Some(Vec::new());
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";

@@ -1,7 +1,8 @@
 //! docs/semantics.md and the workspace agree: each clause has a test, and each citation has a clause.
 //!
-//! A clause is an anchor and a paragraph: `<a id="s22"></a>`, then `**22. Address owners.** ...`. A test shows a clause if its name begins
-//! with the clause's id: `s22_...`, or `s20_s22_...` for two. A clause with `(not yet enforced)` in its title needs none.
+//! A clause is an anchor and a paragraph: `<a id="s22"></a>`, then `**22. Address owners.** ...`. A test
+//! shows a clause if its name begins with the clause's id: `s22_...`, or `s20_s22_...` for two. A clause with
+//! `(not yet enforced)` in its title needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -171,7 +172,8 @@ fn tests(code: &str) -> Vec<(usize, Clause)> {
     found
 }
 
-/// The clauses that a text cites, `semantics 2, 8`, each with its line. A citation may go on in the next line of a comment.
+/// The clauses that a text cites, `semantics 2, 8`, each with its line. A citation may go on in the next line
+/// of a comment.
 fn citations(text: &str) -> Vec<(usize, Clause)> {
     let words: Vec<(usize, &str)> = text
         .lines()

@@ -1,4 +1,5 @@
-//! Labels that are unknown (semantics 37, 42): what they never open, what they close, and what is provisional.
+//! Labels that are unknown (semantics 37, 42): what they never open, what they close, and what is
+//! provisional.
 
 mod common;
 

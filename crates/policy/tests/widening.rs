@@ -1,4 +1,5 @@
-//! Unknown never widens: of a random cluster, whatever can't be read or has not been read allows no packet that was denied.
+//! Unknown never widens: of a random cluster, whatever can't be read or has not been read allows no packet
+//! that was denied.
 
 mod common;
 
@@ -82,7 +83,8 @@ fn everything(inventory: &Inventory) -> Vec<Change> {
     namespaces.chain(nodes).chain(pods.into_iter().map(Change::Pod)).chain(policies).collect()
 }
 
-/// Makes some of it unknown: labels, pods and namespaces as a whole, and policies, in part or as a whole, as sources do.
+/// Makes some of it unknown: labels, pods and namespaces as a whole, and policies, in part or as a whole, as
+/// sources do.
 fn forget(known: &Inventory, choices: &[u8]) -> Vec<Change> {
     let mut choices = choices.iter().cycle().copied();
     let mut choose = || choices.next().unwrap_or(0) % 8;
@@ -100,8 +102,8 @@ fn forget(known: &Inventory, choices: &[u8]) -> Vec<Change> {
     forgotten.collect()
 }
 
-/// Whether the pod's addresses are all in the pod CIDRs of its node, as those of real pods are, and no other pod claims one of them:
-/// its address is not the older pod's only because the newer one can't be read.
+/// Whether the pod's addresses are all in the pod CIDRs of its node, as those of real pods are, and no other
+/// pod claims one of them: its address is not the older pod's only because the newer one can't be read.
 fn is_where_it_belongs(pod: &Pod, known: &Inventory) -> bool {
     let node = pod.node.as_ref().and_then(|node| known.nodes.get(node));
     let is_here = |address: &IpAddr| {

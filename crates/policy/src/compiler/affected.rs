@@ -1,4 +1,5 @@
-//! Which connections an update of the compiled state affects: addresses whose pod or node changed, and pods whose policies changed.
+//! Which connections an update of the compiled state affects: addresses whose pod or node changed, and pods
+//! whose policies changed.
 //!
 //! From: [`Compiled`] as it is after the update, and the [`Diff`] that it made on the way. To: [`Affected`].
 
@@ -41,7 +42,8 @@ impl Compiled {
         Affected::Addresses(affected)
     }
 
-    /// The peers whose connections with an address are affected by the change of its host; `None` if there are none.
+    /// The peers whose connections with an address are affected by the change of its host; `None` if there
+    /// are none.
     fn affected_peers(
         &self,
         address: IpAddr,
@@ -59,7 +61,8 @@ impl Compiled {
         known.entry((before, now, ports_differ)).or_insert_with(peers).clone()
     }
 
-    /// The pods of this node under rulesets that match a peer otherwise after its change; `None` if there are none.
+    /// The pods of this node under rulesets that match a peer otherwise after its change; `None` if there are
+    /// none.
     fn peers_that_tell_apart(
         &self,
         before: Option<Views>,
@@ -73,8 +76,8 @@ impl Compiled {
         (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
     }
 
-    /// Whether a pod of this node is, was, or might have been at the address, and other rules apply to it than before, or it is another
-    /// pod.
+    /// Whether a pod of this node is, was, or might have been at the address, and other rules apply to it
+    /// than before, or it is another pod.
     fn is_changed_as_subject(&self, address: IpAddr, before: &HostBefore, now: &Host) -> bool {
         let (was, is) = match (&before.host.pod, &now.pod) {
             (None, None) => return false,
@@ -97,7 +100,8 @@ impl Compiled {
             || views(is).map(|class| self.selected_by(class)) != before.selected_by
     }
 
-    /// Whether rules match a peer otherwise that has these classes now and had those before; without classes it is not a known pod.
+    /// Whether rules match a peer otherwise that has these classes now and had those before; without classes
+    /// it is not a known pod.
     fn tells_apart(&self, built: &Built, before: Option<Views>, now: Option<Views>) -> bool {
         match (before, now) {
             (None, None) => false,
@@ -123,6 +127,6 @@ impl Compiled {
     }
 }
 
-/// The peers that a change of a peer's classes affects, by the classes before and after and whether its named ports differ too. Thousands of
-/// pods change alike when a policy begins to ask for a label.
+/// The peers that a change of a peer's classes affects, by the classes before and after and whether its named
+/// ports differ too. Thousands of pods change alike when a policy begins to ask for a label.
 type PeersByChange = FxHashMap<(Option<Views>, Option<Views>, bool), Option<Peers>>;

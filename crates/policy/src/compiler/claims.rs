@@ -1,5 +1,5 @@
-//! Who claims which address. The owner of a claimed address is not decided here but wherever it is asked for, so that it
-//! comes back to an older claimant when a newer one goes (semantics 22).
+//! Who claims which address. The owner of a claimed address is not decided here but wherever it is asked for,
+//! so that it comes back to an older claimant when a newer one goes (semantics 22).
 
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -89,8 +89,8 @@ impl Claims {
         touched
     }
 
-    /// The pod to which an address belongs: of those that claim it the one reported last, of several the newest, of equally old
-    /// ones the last by name (semantics 22).
+    /// The pod to which an address belongs: of those that claim it the one reported last, of several the
+    /// newest, of equally old ones the last by name (semantics 22).
     pub(crate) fn owner(&self, address: AddressKey) -> Option<&Arc<Pod>> {
         match self.pods.get(&address)? {
             PodClaims::One(pod) => Some(pod),

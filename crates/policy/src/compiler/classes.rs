@@ -1,8 +1,9 @@
 //! Classes of pods that no policy can tell apart as peers: same visible namespace, same visible labels.
 //!
-//! Pods of which policies ask for labels that are unknown have two classes, one after the other (semantics 37): by the first,
-//! [`View::Cautious`], no rule allows them what the labels might deny them; by the second, [`View::Hopeful`], no rule denies them what
-//! the labels might allow them. The first gives the verdict; the second says whether a denial is provisional.
+//! Pods of which policies ask for labels that are unknown have two classes, one after the other (semantics
+//! 37): by the first, [`View::Cautious`], no rule allows them what the labels might deny them; by the second,
+//! [`View::Hopeful`], no rule denies them what the labels might allow them. The first gives the verdict; the
+//! second says whether a denial is provisional.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -115,12 +116,14 @@ impl Classes {
         class..=class + ClassId::from(self.is_provisional(class))
     }
 
-    /// Whether the pods of a class have unknown labels that policies ask for: then the class behind it is the hopeful one.
+    /// Whether the pods of a class have unknown labels that policies ask for: then the class behind it is the
+    /// hopeful one.
     pub(crate) fn is_provisional(&self, class: ClassId) -> bool {
         self.list[class as usize].view == View::Cautious
     }
 
-    /// Takes note that a namespace changed. True if policies can see a difference, so that its pods need another class.
+    /// Takes note that a namespace changed. True if policies can see a difference, so that its pods need
+    /// another class.
     pub(crate) fn namespace_changed(
         &mut self,
         vocabulary: &Vocabulary,
@@ -220,10 +223,11 @@ impl Classes {
         self.inhabited
     }
 
-    /// Whether so few classes have pods that compiling again saves memory. Each of `rulesets` may have an entry for each class.
+    /// Whether so few classes have pods that compiling again saves memory. Each of `rulesets` may have an
+    /// entry for each class.
     pub(crate) fn is_stale(&self, rulesets: usize) -> bool {
-        /// Entries for classes without pods, at most. One takes some 50 bytes in a tier of up to 64 rules, and at most 68 more for each
-        /// further 512 rules.
+        /// Entries for classes without pods, at most. One takes some 50 bytes in a tier of up to 64 rules,
+        /// and at most 68 more for each further 512 rules.
         const SPARE_ENTRIES: usize = 1 << 17;
         let spare = self.list.len().saturating_sub(self.inhabited);
         self.list.len() > 2 * self.inhabited + 1024 || (spare > 64 && spare * rulesets > SPARE_ENTRIES)
@@ -249,7 +253,8 @@ impl Classes {
     }
 }
 
-/// Finds the classes that a choice means, by sets: in time for the requirements of the choice, not for the classes.
+/// Finds the classes that a choice means, by sets: in time for the requirements of the choice, not for the
+/// classes.
 #[derive(Debug, Default)]
 pub(crate) struct ClassIndex {
     all: RoaringBitmap,

@@ -68,7 +68,8 @@ pub(crate) struct Compiled {
     built: FxHashMap<Arc<[Chosen]>, Built>,
     /// Classes that have evaluated pods and perhaps no rulesets yet.
     wanting: Vec<ClassId>,
-    /// By subject: in how many rulesets its policies are, as of the last count. Those in one or none are not in it.
+    /// By subject: in how many rulesets its policies are, as of the last count. Those in one or none are not
+    /// in it.
     rulesets_of: FxHashMap<SelectorId, u32>,
     /// Whether classes have got or lost rulesets since.
     must_count: bool,
@@ -91,7 +92,8 @@ impl Compiled {
         &self.pod_cidrs
     }
 
-    /// Compiles what is dirty, and returns which connections that affects. The inventory and the claims are already up to date.
+    /// Compiles what is dirty, and returns which connections that affects. The inventory and the claims are
+    /// already up to date.
     pub(crate) fn update(
         &mut self,
         scope: &Scope,
@@ -146,10 +148,12 @@ impl Compiled {
         affected
     }
 
-    /// Compiles what is dirty, and the policies whose admission changes with it, until nothing is left to compile.
+    /// Compiles what is dirty, and the policies whose admission changes with it, until nothing is left to
+    /// compile.
     fn compile_admitted(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, dirty: Dirty) {
         self.compile(scope, inventory, claims, dirty);
-        // The number of rulesets that a policy is in follows from subjects and pods alone: the second round changes nothing.
+        // The number of rulesets that a policy is in follows from subjects and pods alone: the second round
+        // changes nothing.
         loop {
             self.count_rulesets();
             let policies: BTreeSet<PolicyName> = self.admission.settle().into_iter().collect();
@@ -313,7 +317,8 @@ impl Compiled {
         }
     }
 
-    /// Brings policies up to date; those without a spec are gone. Returns the subjects whose policies changed.
+    /// Brings policies up to date; those without a spec are gone. Returns the subjects whose policies
+    /// changed.
     fn update_policies(
         &mut self,
         names: &BTreeSet<PolicyName>,
@@ -351,7 +356,8 @@ impl Compiled {
         changed
     }
 
-    /// Counts in how many rulesets each policy is. Only an agent does: it has them for the pods of its own node.
+    /// Counts in how many rulesets each policy is. Only an agent does: it has them for the pods of its own
+    /// node.
     fn count_rulesets(&mut self) {
         if self.everywhere || !std::mem::take(&mut self.must_count) {
             return;
@@ -409,7 +415,8 @@ impl Compiled {
         }
     }
 
-    /// Who has an address now. The classes, and which addresses are evaluated, are brought up to date with it.
+    /// Who has an address now. The classes, and which addresses are evaluated, are brought up to date with
+    /// it.
     fn host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) -> Host {
         let pod = claims.owner(key).map(Arc::clone).map(|pod| {
             let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);

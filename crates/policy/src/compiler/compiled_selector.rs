@@ -1,7 +1,7 @@
 //! A choice of pods (namespaces and labels together) in the numbers of the vocabulary.
 //!
-//! From: a policy's selectors, whose words the [`Vocabulary`] has learned. To: [`classes`](crate::compiler::classes), which finds the
-//! classes that it chooses.
+//! From: a policy's selectors, whose words the [`Vocabulary`] has learned. To:
+//! [`classes`](crate::compiler::classes), which finds the classes that it chooses.
 
 use crate::compiler::vocabulary::{Facts, Keys, NamespaceFacts, Vocabulary};
 use crate::selector::{Match, Requirement, Selector};

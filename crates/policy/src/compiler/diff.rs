@@ -1,7 +1,7 @@
 //! What an update of the compiled state has changed: hosts of addresses, subjects of policies, and pod CIDRs.
 //!
-//! From: [`Compiled`](crate::compiler::compiled::Compiled), which reports each host that it replaces and each subject whose policies it
-//! changes. To: `Compiled::affected`.
+//! From: [`Compiled`](crate::compiler::compiled::Compiled), which reports each host that it replaces and each
+//! subject whose policies it changes. To: `Compiled::affected`.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ pub(crate) struct Diff {
     pub hosts: FxHashMap<AddressKey, HostBefore>,
     /// Subjects of policies that were added, changed or removed.
     pub subjects: FxHashSet<SelectorId>,
-    /// Whether the pod CIDRs of this node or of the cluster changed: then any address may have become that of an unknown pod.
+    /// Whether the pod CIDRs of this node or of the cluster changed: then any address may have become that of
+    /// an unknown pod.
     pub cidrs: bool,
 }
 
@@ -36,7 +37,8 @@ pub(crate) struct HostBefore {
 pub(crate) type Views = [ClassId; 2];
 
 impl Diff {
-    /// Notes that the host of an address is about to be replaced. `selected_by` returns the subjects that select the pods of a class.
+    /// Notes that the host of an address is about to be replaced. `selected_by` returns the subjects that
+    /// select the pods of a class.
     pub(crate) fn host(
         &mut self,
         key: AddressKey,

@@ -39,8 +39,8 @@ pub(crate) struct Applied<'a> {
 
 /// A rule in numbers.
 ///
-/// Each Pass rule is followed by a Deny and an Accept rule with its index. Their selectors match only peers for which it is unknown
-/// whether the rule matches (semantics 37).
+/// Each Pass rule is followed by a Deny and an Accept rule with its index. Their selectors match only peers
+/// for which it is unknown whether the rule matches (semantics 37).
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
     /// Its place among the policy's rules, as ids count them: ingress and then egress.
@@ -57,7 +57,8 @@ pub(crate) struct CompiledRule {
 }
 
 impl CompiledPolicy {
-    /// Puts a policy, whose words the vocabulary must cover, in numbers. `fresh` receives the selectors that it brings.
+    /// Puts a policy, whose words the vocabulary must cover, in numbers. `fresh` receives the selectors that
+    /// it brings.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
         first_rule: u32,
@@ -138,8 +139,8 @@ impl CompiledPolicy {
             }
     }
 
-    /// The rules that count in `direction`, with their ids. A NetworkPolicy has none in a direction in which it does not
-    /// isolate: its `policyTypes` decide (semantics 1).
+    /// The rules that count in `direction`, with their ids. A NetworkPolicy has none in a direction in which
+    /// it does not isolate: its `policyTypes` decide (semantics 1).
     fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
         let rules = match direction {
             Direction::Ingress => &self.ingress,
@@ -157,7 +158,8 @@ impl CompiledPolicy {
 }
 
 impl<'a> Applied<'a> {
-    /// Whether it isolates the pods. One that might apply does by the cautious view, and does not by the hopeful one.
+    /// Whether it isolates the pods. One that might apply does by the cautious view, and does not by the
+    /// hopeful one.
     pub(crate) fn isolates(&self, direction: Direction) -> bool {
         self.view != View::Hopeful && self.policy.isolates(direction)
     }
@@ -174,8 +176,8 @@ impl<'a> Applied<'a> {
     }
 }
 
-/// The effective action of a rule of a policy that might apply; `None` if it has none (semantics 37). A Pass counts as Deny in the
-/// cautious view, as Accept in the hopeful one.
+/// The effective action of a rule of a policy that might apply; `None` if it has none (semantics 37). A Pass
+/// counts as Deny in the cautious view, as Accept in the hopeful one.
 fn viewed(action: Action, view: View) -> Option<Action> {
     match (view, action) {
         (View::Known, action) => Some(action),

@@ -214,7 +214,8 @@ impl Growth {
         Addresses { tries, everyone: self.ports.ports_of_rules(ports, everyone) }
     }
 
-    /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry for them.
+    /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry
+    /// for them.
     fn take_every_pod(&mut self, selectors: &Selectors) {
         let every: Vec<SelectorId> =
             self.by_selector.keys().copied().filter(|id| selectors.is_every_pod(*id)).collect();
@@ -247,8 +248,8 @@ impl Growth {
         }
     }
 
-    /// For each of `classes` the rules that choose it, as bits: [`PortsCompiler::set_words`] words each, all zero if no rule but those for
-    /// every pod does.
+    /// For each of `classes` the rules that choose it, as bits: [`PortsCompiler::set_words`] words each, all
+    /// zero if no rule but those for every pod does.
     fn rules_by_class(&self, classes: Range<ClassId>, selectors: &Selectors) -> Vec<u64> {
         let width = self.ports.set_words();
         let mut bits = vec![0_u64; classes.len() * width];
@@ -266,7 +267,8 @@ impl Growth {
         bits
     }
 
-    /// Compiles the ports of each set of rules: precomputed if that is allowed for all of them together, else as bits.
+    /// Compiles the ports of each set of rules: precomputed if that is allowed for all of them together, else
+    /// as bits.
     fn compile_ports(&mut self, sets: &mut FxHashMap<&[u64], PortsId>, table: &mut PortTable) {
         let rules = sets.keys().copied().flatten().map(|word| word.count_ones() as usize).sum();
         let precompute = self.ports.allows(rules);

@@ -9,8 +9,9 @@ use crate::inventory::{Inventory, Pod};
 /// Whose pods a snapshot evaluates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Pods of every node, each as its own node evaluates it: what `explain` asks about. An address that no pod has is evaluated as by the node
-    /// that has the longest pod CIDR around it, of several the first by name.
+    /// Pods of every node, each as its own node evaluates it: what `explain` asks about. An address that no
+    /// pod has is evaluated as by the node that has the longest pod CIDR around it, of several the first by
+    /// name.
     Cluster,
     /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
     Node(Arc<str>),
@@ -25,7 +26,8 @@ impl Scope {
         }
     }
 
-    /// Whether a pod is evaluated. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
+    /// Whether a pod is evaluated. One that has an address but no node yet belongs to the node in whose pod
+    /// CIDRs it is.
     pub(crate) fn evaluates(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
         match (self, &pod.node) {
             (Self::Cluster, _) => true,

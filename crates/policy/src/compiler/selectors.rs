@@ -1,5 +1,5 @@
-//! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer, with the
-//! classes of pods that it chooses, and those of which that is unknown (semantics 37).
+//! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer,
+//! with the classes of pods that it chooses, and those of which that is unknown (semantics 37).
 
 use std::ops::Range;
 
@@ -42,7 +42,8 @@ struct Choice {
 }
 
 impl Selectors {
-    /// Takes note that a policy uses this choice, whose words the vocabulary must cover. True if the choice is new.
+    /// Takes note that a policy uses this choice, whose words the vocabulary must cover. True if the choice
+    /// is new.
     pub(crate) fn enter(
         &mut self,
         vocabulary: &Vocabulary,
@@ -137,8 +138,9 @@ impl Selectors {
         self.list[id as usize].add(classes, index, |_, _| {});
     }
 
-    /// Adds new classes, those of `index`, to every choice that chooses them, or might, and says of each such pair whether it does as a
-    /// peer, and as which view of the class it does as a subject: [`View::Known`] if surely.
+    /// Adds new classes, those of `index`, to every choice that chooses them, or might, and says of each such
+    /// pair whether it does as a peer, and as which view of the class it does as a subject: [`View::Known`]
+    /// if surely.
     pub(crate) fn add_classes(
         &mut self,
         classes: &Classes,
@@ -154,8 +156,8 @@ impl Selectors {
     }
 }
 
-/// Whether a rule with this action matches a peer for which the match is unknown. Deny does in the cautious view, Accept in the hopeful
-/// one, Pass in neither: see the two rules beside it in `policies.rs`.
+/// Whether a rule with this action matches a peer for which the match is unknown. Deny does in the cautious
+/// view, Accept in the hopeful one, Pass in neither: see the two rules beside it in `policies.rs`.
 fn matches_unsure(action: Action, view: View) -> bool {
     matches!((action, view), (Action::Deny, View::Cautious) | (Action::Accept, View::Hopeful))
 }

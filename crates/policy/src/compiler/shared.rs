@@ -1,7 +1,7 @@
 //! Equal values, held once.
 //!
-//! From: compiled policies and pods. To: the same, sharing. Invariant: what nothing else holds any more is let go before there is twice as
-//! much of it as of all else, so that values that come and go fill no memory.
+//! From: compiled policies and pods. To: the same, sharing. Invariant: what nothing else holds any more is
+//! let go before there is twice as much of it as of all else, so that values that come and go fill no memory.
 
 use std::hash::Hash;
 use std::sync::Arc;

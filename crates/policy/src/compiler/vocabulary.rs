@@ -1,8 +1,9 @@
-//! The words that policies use. Labels, namespaces and ports that no policy mentions can't change a verdict, so pods are
-//! classed by the mentioned ones alone: a unique label such as a pod's own name doesn't make a class of its own.
+//! The words that policies use. Labels, namespaces and ports that no policy mentions can't change a verdict,
+//! so pods are classed by the mentioned ones alone: a unique label such as a pod's own name doesn't make a
+//! class of its own.
 //!
-//! Numbers stay as they are until everything is compiled again. A policy's new words concern the pods and namespaces alone that have
-//! them: all others look to policies as before.
+//! Numbers stay as they are until everything is compiled again. A policy's new words concern the pods and
+//! namespaces alone that have them: all others look to policies as before.
 
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ pub(crate) const OTHER_VALUE: u32 = 0;
 pub(crate) struct Facts {
     /// Numbers of keys and values, sorted by key.
     pub pairs: Box<[(u32, u32)]>,
-    /// Whether a key that is not among `pairs` is missing; if not, whether it is there is unknown (semantics 37).
+    /// Whether a key that is not among `pairs` is missing; if not, whether it is there is unknown (semantics
+    /// 37).
     pub are_known: bool,
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::compiler::Scope;
 use crate::inventory::{Inventory, Node, Pod};
 
-/// Of the pods that claim the address the one reported last, then the newest, then the last by name (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
+/// Of the pods that claim the address the one reported last, then the newest, then the last by name
+/// (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
 pub(super) fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
     inventory
         .pods
@@ -40,8 +41,8 @@ fn is_in_pod_cidrs(inventory: &Inventory, scope: &Scope, address: IpAddr) -> boo
     own_node(inventory, scope).is_some_and(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
 }
 
-/// The node to whose pods an address belongs that no pod has, and that is not the node's own. In scope `Cluster` that is the node that
-/// has the longest pod CIDR around it, of several the first by name.
+/// The node to whose pods an address belongs that no pod has, and that is not the node's own. In scope
+/// `Cluster` that is the node that has the longest pod CIDR around it, of several the first by name.
 pub(super) fn node_of_unknown_pod<'a>(
     inventory: &'a Inventory,
     scope: &Scope,
@@ -69,8 +70,8 @@ pub(super) fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
         && !nodes().any(|node| is_address_of_node(inventory, node, address))
 }
 
-/// Whether the address is one that the node reports, or the network address or the one after it of one of its pod CIDRs,
-/// which are its own unless a pod has them.
+/// Whether the address is one that the node reports, or the network address or the one after it of one of its
+/// pod CIDRs, which are its own unless a pod has them.
 pub(super) fn is_address_of_node(inventory: &Inventory, node: &Node, address: IpAddr) -> bool {
     let reports = node.addresses.iter().any(|a| a.to_canonical() == address);
     let implied = !node.has_all_addresses

@@ -1,5 +1,5 @@
-//! Whether a policy selects a pod, and whether a rule's peers and ports match a connection: one function for each noun of
-//! the API.
+//! Whether a policy selects a pod, and whether a rule's peers and ports match a connection: one function for
+//! each noun of the API.
 
 use std::net::IpAddr;
 
@@ -60,8 +60,8 @@ pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, ru
 
 fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer) -> Match {
     match peer {
-        // BOTH selectors must match (semantics 5, 6), and only a pod can: never an address outside the cluster, not even
-        // for `{}` (semantics 7).
+        // BOTH selectors must match (semantics 5, 6), and only a pod can: never an address outside the
+        // cluster, not even for `{}` (semantics 7).
         Peer::Pods { namespaces, pods } => match connection.peer_pod {
             Some(pod) => {
                 let namespace = namespace_matches(inventory, namespaces, &pod.name.namespace);
@@ -112,7 +112,8 @@ pub(super) fn ports_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool 
     }
 }
 
-/// Whether ANY of the rule's ports might match if nothing is known of the destination, unless it is a pod that is known.
+/// Whether ANY of the rule's ports might match if nothing is known of the destination, unless it is a pod
+/// that is known.
 pub(super) fn ports_might_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
     let packet = connection.packet;
     let might_match = |port: &PortMatch| match &port.numbers {
@@ -134,12 +135,13 @@ fn port_matches(connection: &Connection<'_>, port: &PortMatch) -> bool {
     match &port.numbers {
         // Every port of the protocol (semantics 15).
         PortNumbers::Any => true,
-        // Both ends count (semantics 16). A packet that carries no port matches only rules without ports (semantics 27).
+        // Both ends count (semantics 16). A packet that carries no port matches only rules without ports
+        // (semantics 27).
         PortNumbers::Range(first, last) => {
             packet.destination_port.is_some_and(|number| (*first..=*last).contains(&number))
         }
-        // ANY port of the destination pod that has the name, for the packet's protocol (semantics 18). On a destination
-        // that is no pod, or has no such name, it matches nothing.
+        // ANY port of the destination pod that has the name, for the packet's protocol (semantics 18). On a
+        // destination that is no pod, or has no such name, it matches nothing.
         PortNumbers::Named(name) => connection.destination_pod.is_some_and(|pod| {
             pod.ports.iter().any(|named| {
                 named.name == *name

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 /// An address, both families in one space (semantics 26).
 pub(crate) type AddressKey = u128;
 
-/// What is looked up by its bits. A verdict about two IPv4 addresses, as most are, is compiled without the other family.
+/// What is looked up by its bits. A verdict about two IPv4 addresses, as most are, is compiled without the
+/// other family.
 pub(crate) trait Address: Copy + Eq + Into<IpAddr> {
     /// Its bits: the canonical address's.
     fn bits(self) -> AddressBits;

@@ -1,7 +1,7 @@
 //! Compiles `ipBlock`s into what holds at each prefix: the longest prefix of an address alone says all.
 //!
-//! A prefix inherits what holds around it and then applies what begins there (blocks) or ends there (`except`), so that a
-//! lookup never has to climb.
+//! A prefix inherits what holds around it and then applies what begins there (blocks) or ends there
+//! (`except`), so that a lookup never has to climb.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,8 @@ pub(crate) struct Block<'a> {
     pub block: &'a IpBlock,
 }
 
-/// Builds the tries of IPv4 and IPv6. `everyone` are rules that hold at every address. A family without blocks needs no trie.
+/// Builds the tries of IPv4 and IPv6. `everyone` are rules that hold at every address. A family without
+/// blocks needs no trie.
 pub(crate) fn compile(
     blocks: &[Block<'_>],
     everyone: &[(RuleIndex, SetIndex)],
@@ -72,8 +73,8 @@ fn is_ipv6(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(_))
 }
 
-/// The form in which blocks are compiled: canonical, without host bits and without exceptions that change nothing.
-/// `None` if nothing is left of it.
+/// The form in which blocks are compiled: canonical, without host bits and without exceptions that change
+/// nothing. `None` if nothing is left of it.
 pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     let cidr = canonical(block.cidr);
     let mut exceptions: Vec<IpNet> = block.except.iter().map(canonical).collect();
@@ -105,7 +106,8 @@ fn canonical(net: IpNet) -> IpNet {
     .trunc()
 }
 
-/// Where rules begin and end to hold, in the order of the prefixes: outer ones come before what is inside them.
+/// Where rules begin and end to hold, in the order of the prefixes: outer ones come before what is inside
+/// them.
 struct Edges(Vec<Edge>);
 
 struct Edge {
@@ -132,7 +134,8 @@ impl Edges {
         Self(edges)
     }
 
-    /// Walks over the prefixes, and returns what `value` finds at each, also at `root`; `None` once it finds nothing.
+    /// Walks over the prefixes, and returns what `value` finds at each, also at `root`; `None` once it finds
+    /// nothing.
     fn walk<H: Holding, T>(
         &self,
         everyone: &[(RuleIndex, SetIndex)],

@@ -1,7 +1,8 @@
 //! An append-only arena of entries that never change, in pages that snapshots share.
 //!
-//! A clone shares every page. Appending copies the last page, and only if it is shared (copy on write). So the cost of a change does
-//! not depend on how much there is already, and the snapshots of the last second take little more memory than one.
+//! A clone shares every page. Appending copies the last page, and only if it is shared (copy on write). So
+//! the cost of a change does not depend on how much there is already, and the snapshots of the last second
+//! take little more memory than one.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! From a peer's class to the ports of the rules that choose it, in two loads. Pages without a chosen class are one and the same, and
-//! snapshots share the pages that did not change.
+//! From a peer's class to the ports of the rules that choose it, in two loads. Pages without a chosen class
+//! are one and the same, and snapshots share the pages that did not change.
 
 use std::sync::Arc;
 

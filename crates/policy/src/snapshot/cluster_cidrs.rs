@@ -1,4 +1,5 @@
-//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given, and on which node.
+//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given, and on
+//! which node.
 
 use std::collections::BTreeMap;
 

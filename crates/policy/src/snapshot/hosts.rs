@@ -1,7 +1,9 @@
-//! From an address to the pod or node that has it, as a persistent map: one event costs the same in every cluster size.
+//! From an address to the pod or node that has it, as a persistent map: one event costs the same in every
+//! cluster size.
 //!
-//! Addresses of pods come in runs, so they are kept in pages of 64 neighbours: the table of [`pages`] stays small enough for
-//! the processor's caches, and a page holds no more than what lies between the first and the last address that is there.
+//! Addresses of pods come in runs, so they are kept in pages of 64 neighbours: the table of [`pages`] stays
+//! small enough for the processor's caches, and a page holds no more than what lies between the first and the
+//! last address that is there.
 
 mod pages;
 
@@ -14,7 +16,8 @@ use crate::snapshot::hosts::pages::{PageNumber, Pages};
 use crate::snapshot::ids::{ClassId, NodeId};
 use crate::snapshot::ports::ResolvedPorts;
 
-/// Every address that something in the cluster has: pages by all but the last six bits of an address, of which none is empty.
+/// Every address that something in the cluster has: pages by all but the last six bits of an address, of
+/// which none is empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
     ipv4: Pages<u32>,
@@ -52,7 +55,8 @@ pub(crate) struct HostPod {
     pub ports: ResolvedPorts,
 }
 
-/// Set if policies ask for labels of the pod, or of its namespace, that are unknown. Seldom looked at, and so is the node.
+/// Set if policies ask for labels of the pod, or of its namespace, that are unknown. Seldom looked at, and so
+/// is the node.
 const UNSURE: NodeId = 1 << 31;
 
 /// Stands for a node that is not known.

@@ -1,4 +1,5 @@
-//! Numbers that the compiler gives to what a snapshot refers to. They are valid until everything is compiled again.
+//! Numbers that the compiler gives to what a snapshot refers to. They are valid until everything is compiled
+//! again.
 
 /// A class of pods that no policy can tell apart as peers.
 pub(crate) type ClassId = u32;

@@ -1,10 +1,11 @@
 //! From a packet's protocol and port to the first rule, among rules whose peer is known to match.
 //!
-//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict finds one
-//! interval, however many rules there are.
+//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict
+//! finds one interval, however many rules there are.
 //!
-//! Where the peers of rules overlap so that this would take more than [`PortsCompiler`] allows, rules are kept as sets of bits instead
-//! (`wide`): a verdict then compares two sets, those that match the peer and those that match the port.
+//! Where the peers of rules overlap so that this would take more than [`PortsCompiler`] allows, rules are
+//! kept as sets of bits instead (`wide`): a verdict then compares two sets, those that match the peer and
+//! those that match the port.
 
 mod bitsets;
 mod compiler;
@@ -48,7 +49,8 @@ pub(crate) type ResolvedPorts = Option<Arc<Vec<ResolvedPort>>>;
 pub(crate) struct Target<'a> {
     pub protocol: Protocol,
     pub port: Option<u16>,
-    /// The named ports of the destination's pod (semantics 17), if it is one and has any that policies mention.
+    /// The named ports of the destination's pod (semantics 17), if it is one and has any that policies
+    /// mention.
     pub names: Option<&'a Vec<ResolvedPort>>,
 }
 
@@ -91,11 +93,11 @@ pub(crate) type PortsId = u32;
 
 /// See the module. The words of a peer's rules are contiguous, so that a verdict loads few cache lines.
 ///
-/// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of aliases; for each
-/// protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets without a port, where its
-/// intervals begin, in words from the [`PortsId`], and how many there are; then the aliases, [`ALIAS_WORDS`] each: name, protocol or
-/// [`ANY_PROTOCOL`], rule; then the intervals of each protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the
-/// set.
+/// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of
+/// aliases; for each protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets
+/// without a port, where its intervals begin, in words from the [`PortsId`], and how many there are; then the
+/// aliases, [`ALIAS_WORDS`] each: name, protocol or [`ANY_PROTOCOL`], rule; then the intervals of each
+/// protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the set.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
     /// The first stands for [`NO_PORTS`].
@@ -144,8 +146,8 @@ impl PortTable {
         }
     }
 
-    /// Of the rules kept at `ports`, the first that matches if the destination, which is not known, gives its port every
-    /// name that a rule asks for.
+    /// Of the rules kept at `ports`, the first that matches if the destination, which is not known, gives its
+    /// port every name that a rule asks for.
     pub(crate) fn first_possible(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
         if ports == NO_PORTS {
             return NO_RULE;
@@ -254,7 +256,8 @@ fn aliases(words: &[u32]) -> &[[u32; ALIAS_WORDS]] {
     words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
 }
 
-/// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches nothing.
+/// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches
+/// nothing.
 fn first_alias(
     aliases: &[[u32; ALIAS_WORDS]],
     names: &[ResolvedPort],

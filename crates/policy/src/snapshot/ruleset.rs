@@ -1,8 +1,8 @@
 //! What applies to one pod in one direction; pods that are selected by the same policies share one.
 //!
-//! A rule matches when its peer AND its port match. Who the peer is leads to the rules whose peer matches: by its class if
-//! it is a pod, by the longest prefix of its address in any case. Each of the two leads on by port to the first rule,
-//! and the smaller of the two decides.
+//! A rule matches when its peer AND its port match. Who the peer is leads to the rules whose peer matches: by
+//! its class if it is a pod, by the longest prefix of its address in any case. Each of the two leads on by
+//! port to the first rule, and the smaller of the two decides.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ pub(crate) struct Rulesets {
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
-    /// In order of evaluation; tiers without rules are left out, and so is `Baseline` where a NetworkPolicy isolates
-    /// (semantics 9).
+    /// In order of evaluation; tiers without rules are left out, and so is `Baseline` where a NetworkPolicy
+    /// isolates (semantics 9).
     pub tiers: Box<[TierRules]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Arc<[Arc<PolicyName>]>,
@@ -50,8 +50,8 @@ pub(crate) struct TierRules {
     pub hopes: Hopes,
 }
 
-/// By action: rules that choose pods, of which the peer might be one, rules without peers, and those by block that ask for a
-/// named port, which the peer might have.
+/// By action: rules that choose pods, of which the peer might be one, rules without peers, and those by block
+/// that ask for a named port, which the peer might have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hopes {
     pub accept: Addresses,
@@ -113,7 +113,8 @@ impl Ruleset {
                 }
             }
         }
-        // Isolation is what remains when no rule decided (semantics 2, 8); without it the default is to allow.
+        // Isolation is what remains when no rule decided (semantics 2, 8); without it the default is to
+        // allow.
         if self.isolating.is_empty() {
             Outcome::allow(Reason::NotIsolated)
         } else {
@@ -121,8 +122,9 @@ impl Ruleset {
         }
     }
 
-    /// Whether a connection with `peer`, an address of a pod that is not known, might be allowed once it is: as far as each rule
-    /// alone can tell, for any labels and, where the peer is the `target`, any names of its ports.
+    /// Whether a connection with `peer`, an address of a pod that is not known, might be allowed once it is:
+    /// as far as each rule alone can tell, for any labels and, where the peer is the `target`, any names of
+    /// its ports.
     pub(crate) fn might_allow(
         &self,
         peer: PeerFacts<impl Address>,
@@ -145,8 +147,9 @@ impl Ruleset {
         self.isolating.is_empty()
     }
 
-    /// Whether a connection with `peer`, an address of a pod that is not known, that is allowed as far as is known, might be denied once
-    /// it is: likewise. A rule that might match and passes is taken for one that denies.
+    /// Whether a connection with `peer`, an address of a pod that is not known, that is allowed as far as is
+    /// known, might be denied once it is: likewise. A rule that might match and passes is taken for one that
+    /// denies.
     pub(crate) fn might_deny(
         &self,
         peer: PeerFacts<impl Address>,
@@ -185,7 +188,8 @@ impl Ruleset {
 }
 
 impl TierRules {
-    /// Of these rules, the first that a peer who is not known might match. Where it is the `target`, it might have any names of ports.
+    /// Of these rules, the first that a peer who is not known might match. Where it is the `target`, it might
+    /// have any names of ports.
     fn first_hope(
         &self,
         hope: &Addresses,

@@ -1,10 +1,12 @@
-//! A prefix trie that never changes: its first step goes down as many bits as its prefixes fill, each further one four, and a
-//! leaf already says what the longest prefix says.
+//! A prefix trie that never changes: its first step goes down as many bits as its prefixes fill, each further
+//! one four, and a leaf already says what the longest prefix says.
 //!
-//! The field's own crate needs some 40 ns for an address; this one needs a load or two below the prefix that all blocks share.
+//! The field's own crate needs some 40 ns for an address; this one needs a load or two below the prefix that
+//! all blocks share.
 //!
-//! A step takes 64 bytes, and a long prefix that stands alone takes many of them. Where that is more than [`MOST_ENTRIES`], what is
-//! below the first step becomes runs of sorted intervals instead ([`Runs`]): at most two intervals per prefix, found by binary search.
+//! A step takes 64 bytes, and a long prefix that stands alone takes many of them. Where that is more than
+//! [`MOST_ENTRIES`], what is below the first step becomes runs of sorted intervals instead ([`Runs`]): at
+//! most two intervals per prefix, found by binary search.
 
 mod runs;
 
@@ -134,15 +136,16 @@ pub(crate) struct Trie<B> {
     elsewhere: PortsId,
     /// How many bits the first step goes down: a multiple of [`STEP`], at least one.
     first_step: u32,
-    /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a leaf, or where the
-    /// entries of the next step begin.
+    /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a
+    /// leaf, or where the entries of the next step begin.
     entries: Arc<[u32]>,
     /// Where there are any, no entry of the first step leads to a further one.
     runs: Option<Arc<Runs<B>>>,
 }
 
 impl<B: Bits> Trie<B> {
-    /// Builds a trie from values below 2^30. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
+    /// Builds a trie from values below 2^30. Prefixes are of one family and sorted, outer ones first; the
+    /// first is the empty one.
     pub(crate) fn new(prefixes: &[(IpNet, PortsId)]) -> Self {
         let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
@@ -252,7 +255,8 @@ impl<B: Bits> Trie<B> {
             begin = if entry & LEAF == 0 {
                 entry as usize
             } else {
-                // What held for the whole of the leaf holds for all of it still, until something below says otherwise.
+                // What held for the whole of the leaf holds for all of it still, until something below says
+                // otherwise.
                 let below = entries.len();
                 entries.resize(below + (1 << STEP), entry);
                 entries[place] = below as u32;

@@ -10,7 +10,8 @@ use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset};
 
 impl Snapshot {
-    /// The last step of [`Snapshot::evaluate_rules`] where labels are unknown, or where some rule might deny a peer that is.
+    /// The last step of [`Snapshot::evaluate_rules`] where labels are unknown, or where some rule might deny
+    /// a peer that is.
     pub(super) fn evaluate_unknown(
         &self,
         outcome: Outcome,
@@ -42,7 +43,8 @@ impl Snapshot {
         outcome
     }
 
-    /// Evaluates what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
+    /// Evaluates what was denied by the cautious view of unknown labels by the hopeful one: if that allows
+    /// it, the denial is provisional.
     #[cold]
     fn evaluate_unsure(
         &self,

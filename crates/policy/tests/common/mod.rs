@@ -1,4 +1,5 @@
-//! What the tests of the engine share: clusters built in few words, printed as scenarios, evaluated by engine and reference.
+//! What the tests of the engine share: clusters built in few words, printed as scenarios, evaluated by engine
+//! and reference.
 #![allow(dead_code, reason = "each test uses its own part")]
 #![allow(
     clippy::unwrap_used,

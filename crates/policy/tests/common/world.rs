@@ -102,7 +102,8 @@ pub fn world() -> impl Strategy<Value = World> {
     )
 }
 
-/// The same with NetworkPolicies alone, and all labels known: then verdicts leave out the steps that only others need.
+/// The same with NetworkPolicies alone, and all labels known: then verdicts leave out the steps that only
+/// others need.
 fn plainly(mut batches: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
     let by_name = |name: &str| labels(&format!("kubernetes.io/metadata.name={name}"));
     for change in batches.iter_mut().flatten() {

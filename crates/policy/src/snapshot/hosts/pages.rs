@@ -1,7 +1,9 @@
-//! From a page's number to the page: a hash table in blocks, of which a change copies the one that it touches.
+//! From a page's number to the page: a hash table in blocks, of which a change copies the one that it
+//! touches.
 //!
-//! A persistent tree would copy less where a cluster is huge, but every lookup would climb it; here a lookup is one line of
-//! memory for nearly every page. What a change copies besides its block is one pointer for each block.
+//! A persistent tree would copy less where a cluster is huge, but every lookup would climb it; here a lookup
+//! is one line of memory for nearly every page. What a change copies besides its block is one pointer for
+//! each block.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -58,7 +60,8 @@ pub(crate) struct Pages<N> {
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 struct Block<N> {
-    /// A page stands in the slot that its number hashes to, or in the next after it (round the end) that was empty.
+    /// A page stands in the slot that its number hashes to, or in the next after it (round the end) that was
+    /// empty.
     slots: [Slot<N>; SLOTS],
     used: usize,
 }
@@ -235,7 +238,8 @@ mod tests {
         come_and_go(&numbers.collect::<Vec<u128>>(), 1 << 100);
     }
 
-    /// Pages come, go and change in any order, and older tables stay as they were. `other` is none of the numbers.
+    /// Pages come, go and change in any order, and older tables stay as they were. `other` is none of the
+    /// numbers.
     fn come_and_go<N: PageNumber>(numbers: &[N], other: N) {
         let mut pages = Pages::default();
         assert!(pages.get(numbers[0]).is_none(), "nothing in an empty table");

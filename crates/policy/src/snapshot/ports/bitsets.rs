@@ -1,8 +1,10 @@
-//! Sets of rules as bits. Their memory is linear in the text of policies where that of precomputed ports would explode.
+//! Sets of rules as bits. Their memory is linear in the text of policies where that of precomputed ports
+//! would explode.
 //!
-//! A thousand rules that each leave out other addresses make a different set of rules at every address, and the ports of each such set
-//! are a thousand intervals. Here a set is bits, in chunks of at most 512 rules. Equal chunks are stored once. So a set takes 4 bytes per
-//! 512 rules of the tier, and up to 64 bytes for each chunk that no other set has: one, where neighbouring addresses differ in one rule.
+//! A thousand rules that each leave out other addresses make a different set of rules at every address, and
+//! the ports of each such set are a thousand intervals. Here a set is bits, in chunks of at most 512 rules.
+//! Equal chunks are stored once. So a set takes 4 bytes per 512 rules of the tier, and up to 64 bytes for
+//! each chunk that no other set has: one, where neighbouring addresses differ in one rule.
 //!
 //! A lookup compares two sets chunk by chunk, and so costs some nanoseconds per 512 rules of the tier.
 

@@ -1,7 +1,8 @@
-//! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and blocks.
+//! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and
+//! blocks.
 //!
-//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of a block. Beyond that, rules
-//! are kept as [bits](super::bitsets).
+//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of
+//! a block. Beyond that, rules are kept as [bits](super::bitsets).
 
 use std::sync::Arc;
 
@@ -50,7 +51,8 @@ pub(crate) struct PortsCompiler {
 }
 
 impl PortsCompiler {
-    /// For rules in order, each with its port set, whose blocks have so many edges: beginnings and exceptions.
+    /// For rules in order, each with its port set, whose blocks have so many edges: beginnings and
+    /// exceptions.
     pub(crate) fn new(rules: Vec<SetIndex>, sets: Vec<Arc<PortSet>>, edges: usize) -> Self {
         let allowed = ALLOWED + ALLOWED_EACH * (rules.len() + edges);
         Self { sets, rules, allowed, ..Self::default() }
@@ -137,7 +139,8 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// The table's part that is kept as bits, made if it does not exist yet. A snapshot may still share it: then this is a copy.
+    /// The table's part that is kept as bits, made if it does not exist yet. A snapshot may still share it:
+    /// then this is a copy.
     fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut Interner) {
         let Self { sets, rules, interner, .. } = self;
         let wide = table.wide.get_or_insert_with(|| {

@@ -1,8 +1,10 @@
-//! Disjoint intervals that together hold every port, each with the first rule that holds there, as words of a table.
+//! Disjoint intervals that together hold every port, each with the first rule that holds there, as words of a
+//! table.
 //!
-//! A few stand as they are, start and rule, and are searched. Many stand behind an index, so that a port is found in four
-//! loads however many they are: which of the 1,024 blocks of 64 neighbouring ports hold the start of an interval; which
-//! ports of such a block are starts; and the rules, in order. Counting the starts up to a port leads to its rule.
+//! A few stand as they are, start and rule, and are searched. Many stand behind an index, so that a port is
+//! found in four loads however many they are: which of the 1,024 blocks of 64 neighbouring ports hold the
+//! start of an interval; which ports of such a block are starts; and the rules, in order. Counting the starts
+//! up to a port leads to its rule.
 
 use super::{NO_RULE, PortRange, RuleIndex};
 
@@ -14,7 +16,8 @@ const INTERVAL_WORDS: usize = 2;
 
 /// Ports of a block.
 const BLOCK: usize = 64;
-/// Of a block that holds a start: which of its ports are starts, low ones first, and where the rule of the first of them stands.
+/// Of a block that holds a start: which of its ports are starts, low ones first, and where the rule of the
+/// first of them stands.
 const BLOCK_WORDS: usize = 3;
 
 /// Blocks of a group.
@@ -31,8 +34,8 @@ pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
         return indexed(words, port);
     }
     let (intervals, _) = words[..count * INTERVAL_WORDS].as_chunks::<INTERVAL_WORDS>();
-    // The standard library's search has no branches that a processor could guess wrong. The first interval starts at 0, so
-    // at least one starts at or before the port.
+    // The standard library's search has no branches that a processor could guess wrong. The first interval
+    // starts at 0, so at least one starts at or before the port.
     let after = intervals.partition_point(|[start, _]| *start <= u32::from(port));
     intervals[after - 1][1]
 }

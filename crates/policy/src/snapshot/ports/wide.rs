@@ -6,7 +6,8 @@ use super::bitsets::{Bitsets, EMPTY, Interner, SetId};
 use super::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
 use crate::packet::Protocol;
 
-/// See the module. Together with the set of rules whose peer matches, it gives the first rule that matches both.
+/// See the module. Together with the set of rules whose peer matches, it gives the first rule that matches
+/// both.
 #[derive(Clone, Debug)]
 pub(super) struct WideTable {
     /// Of rules whose ports match, and of rules whose peer matches.
@@ -84,7 +85,8 @@ impl WideTable {
         sets.map(|set| self.bitsets.first_of_both(rules, set)).fold(first, RuleIndex::min)
     }
 
-    /// The first rule of a set that matches if the destination gives its port every name that a rule asks for.
+    /// The first rule of a set that matches if the destination gives its port every name that a rule asks
+    /// for.
     #[cold]
     pub(super) fn first_possible(&self, rules: SetId, target: Target<'_>) -> RuleIndex {
         let first = self.by_number(rules, target);

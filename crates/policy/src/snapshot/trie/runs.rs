@@ -1,4 +1,5 @@
-//! Disjoint intervals of addresses, sorted, in runs: one run for each value of the bits of a trie's first step.
+//! Disjoint intervals of addresses, sorted, in runs: one run for each value of the bits of a trie's first
+//! step.
 
 use ipnet::IpNet;
 
@@ -48,8 +49,8 @@ impl<B: Bits> Runs<B> {
     }
 }
 
-/// The intervals that prefixes make, of which the longest one decides: their first addresses, ascending from 0, and their values.
-/// Prefixes are of one family and sorted, outer ones first; the first is the empty one.
+/// The intervals that prefixes make, of which the longest one decides: their first addresses, ascending from
+/// 0, and their values. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
 pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, PortsId)]) -> Vec<(B, PortsId)> {
     let mut intervals: Vec<(B, PortsId)> = Vec::with_capacity(2 * prefixes.len());
     let mut set = |start: B, value: PortsId| match intervals.last_mut() {
