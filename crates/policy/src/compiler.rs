@@ -1,13 +1,13 @@
-//! Changes in, snapshots out: keeps the inventory and compiles only what a change makes dirty.
+//! Compiles changes into snapshots. Keeps the inventory, and recompiles only what a change makes dirty.
 //!
-//! From: a source (`cluster`), as [`Change`]s. To: [`Snapshot`]s. What a change costs:
+//! From: a source (`cluster`), as [`Change`]s. To: [`Snapshot`]s. The cost of a change:
 //!
-//! - a pod of a known class: its addresses, in a persistent map;
-//! - a pod of a new class: also the rulesets that choose the class as a peer;
-//! - a policy: the rulesets of the pods that it selects; for each new word (a label, a value, a port's name)
-//!   also the pods that have it.
+//! - a pod with an existing identity: updates its addresses in a persistent map;
+//! - a pod with a new identity: also updates the rulesets that select the identity as a peer;
+//! - a policy: builds the rulesets of the pods that it selects; for each new symbol (a label key, a value, a
+//!   port name) also updates the pods that have it.
 //!
-//! Now and then everything is compiled again, when most numbers that were given out are no longer used.
+//! A full rebuild compiles everything again when most ids are no longer used.
 
 mod affected;
 pub(crate) mod claims;
@@ -39,7 +39,7 @@ use crate::snapshot::Snapshot;
 
 pub use self::scope::Scope;
 
-/// Makes snapshots.
+/// Compiles snapshots.
 #[derive(Debug)]
 pub struct Compiler {
     scope: Scope,
@@ -50,17 +50,17 @@ pub struct Compiler {
     compiled: Compiled,
 }
 
-/// A snapshot, and what tells it from the one before.
+/// A snapshot, and how it differs from the one before.
 #[derive(Clone, Debug)]
 pub struct Compilation {
-    /// The cluster as it is now.
+    /// The new snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// The connections whose decision may differ from the one by the snapshot before.
+    /// The connections with a decision that may differ from that of the previous snapshot.
     pub affected: Affected,
 }
 
 impl Compiler {
-    /// A compiler that knows of nothing yet.
+    /// A compiler with an empty inventory.
     pub fn new(scope: Scope) -> Self {
         Self {
             scope,
@@ -72,23 +72,23 @@ impl Compiler {
         }
     }
 
-    /// What becomes of packets about which only a pod, or labels, can decide that are not known (yet): denied
-    /// unless this says otherwise.
+    /// Sets the verdict on packets that depend on a pod or labels that are not known (yet). The default is to
+    /// deny.
     #[must_use]
     pub fn on_unknown_pod(mut self, verdict: Verdict) -> Self {
         self.on_unknown_pod = verdict;
         self
     }
 
-    /// How large the policies of a namespace may be: see [`admission`](crate::admission). Any size unless
-    /// this says otherwise.
+    /// Sets the budget for the policies of a namespace: see [`admission`](crate::admission). The default is
+    /// no limit.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.compiled.set_budget(budget);
         self
     }
 
-    /// Applies the changes, in order, and compiles the next snapshot: its generation is one higher than the
+    /// Applies the changes, in order, and compiles the next snapshot. Its generation is one higher than the
     /// last.
     ///
     /// In scope [`Scope::Cluster`], and in the first compilation, all connections are affected.
@@ -106,35 +106,35 @@ impl Compiler {
         Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.on_unknown_pod)), affected }
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first: up to 20 of each
+    /// The policies that are enforced without their rules, by namespace, the cheapest first. At most 20 per
     /// namespace.
     pub fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.compiled.refusals()
     }
 
-    /// The namespaces with further policies that are enforced without their rules, and how many.
+    /// The namespaces with more refused policies than [`Compiler::refusals`] returns, and how many more.
     pub fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
         self.compiled.more_refusals()
     }
 
-    /// Policies whose admission the last [`Compiler::apply`] changed, whether or not they were among its
-    /// changes.
+    /// The policies for which the last [`Compiler::apply`] changed the admission, whether or not they were
+    /// among its changes.
     pub fn readmitted(&self) -> &BTreeSet<PolicyName> {
         self.compiled.readmitted()
     }
 
-    /// Whether policies that were refused fit into their budget now and wait for another [`Compiler::apply`],
-    /// with or without changes.
+    /// Whether refused policies fit into their budget now. Another [`Compiler::apply`], with or without
+    /// changes, readmits them.
     pub fn is_behind(&self) -> bool {
         self.compiled.is_behind()
     }
 
-    /// What is known about the cluster.
+    /// The inventory, with all changes applied.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
     }
 
-    /// Brings the inventory and the claims on addresses up to date with a change, and notes what is dirty.
+    /// Applies a change to the inventory and the address owners, and marks what it makes dirty.
     fn take(&mut self, change: Change, dirty: &mut Dirty) {
         let Self { inventory, claims, .. } = self;
         match &change {
@@ -177,7 +177,7 @@ impl Compiler {
         }
     }
 
-    /// The same for a pod. Of these there are many, so their map is searched once.
+    /// Applies a change of a pod. Pods are numerous, so this looks up their map only once.
     fn take_pod(&mut self, pod: Pod, dirty: &mut Dirty) {
         let Self { inventory, claims, .. } = self;
         let pod = match inventory.pods.entry(pod.name.clone()) {

@@ -17,12 +17,12 @@ pub struct Explanation {
     pub reason: &'static str,
     /// Which direction this is.
     pub direction: Direction,
-    /// The rule that decided, or that denies until what is unknown is known.
+    /// The rule that decided, or that denies until the unknown pod or labels are known.
     pub rule: Option<RuleName>,
-    /// For a default deny, also a provisional one: the policies that isolate the pod in this direction,
+    /// For a default deny, including a provisional one: the policies that isolate the pod in this direction,
     /// sorted by name.
     pub isolated_by: Vec<Arc<PolicyName>>,
-    /// For a default deny: the rule that came nearest.
+    /// For a default deny: the rule that came nearest to matching.
     pub nearest_miss: Option<NearestMiss>,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Of the policies that isolate a pod a sentence names this many.
+/// A sentence names at most this many of the policies that isolate a pod.
 const SHOWN_POLICIES: usize = 3;
 
 impl RuleName {
@@ -83,7 +83,7 @@ impl RuleName {
     }
 }
 
-/// Names a rule: its policy and its place in it.
+/// Identifies a rule by its policy and its index there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleName {
     /// The policy.
@@ -99,15 +99,15 @@ pub struct RuleName {
 pub struct NearestMiss {
     /// The rule.
     pub rule: RuleName,
-    /// What kept it from matching.
+    /// Why it did not match.
     pub miss: Miss,
 }
 
-/// What keeps a rule from matching.
+/// The part of a rule that did not match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Miss {
-    /// The peer matches, the port does not: the nearest of all.
+    /// The peer matches, the port does not. This counts as nearer than [`Miss::Peer`].
     Port,
     /// The port matches, the peer does not.
     Peer,

@@ -1,8 +1,10 @@
-//! The one place where the two lives meet: the current snapshot, and how far each worker has got.
+//! The current snapshot, shared by the compiler and the workers, and the grace period after a swap.
 //!
-//! A worker enters before it reads the snapshot and leaves after the kernel has its verdict. A publisher
-//! swaps the snapshot and then waits for every worker that was inside at that moment: from then on no verdict
-//! of the old snapshot can reach the kernel. Nobody on the packet's path waits for anybody.
+//! A worker enters before it reads the snapshot, and leaves after the kernel has its verdict. A publisher
+//! swaps the snapshot, and then waits for every worker that was inside at that moment. After that grace
+//! period, no verdict of the old snapshot can reach the kernel. No worker ever waits.
+//!
+//! This is read-copy-update (RCU) with one counter per worker.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,8 +19,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct Published {
     current: ArcSwap<Snapshot>,
-    /// One per worker: odd while the worker is inside a verdict, even between two. Only its own worker writes
-    /// it.
+    /// One counter per worker: odd while the worker is inside, even otherwise. Only that worker writes it.
     passes: Box<[CachePadded<AtomicU64>]>,
 }
 
@@ -36,10 +37,10 @@ impl Published {
         self.current.load_full()
     }
 
-    /// Makes `next` the current snapshot. The grace period is over once [`Grace::over`] says so.
+    /// Makes `next` the current snapshot. The grace period is over once [`Grace::over`] returns true.
     pub fn publish(self: &Arc<Self>, next: Arc<Snapshot>) -> Grace {
         self.current.store(next);
-        // Pairs with the fence in `Reader::enter`: a worker whose pass is read as even below will see `next`.
+        // Pairs with the fence in `Reader::enter`: a worker that is not inside below will see `next`.
         fence(Ordering::SeqCst);
         let inside = self
             .passes
@@ -51,27 +52,27 @@ impl Published {
         Grace { published: Arc::clone(self), inside }
     }
 
-    /// The reader of worker `worker`, counted from 0. Each worker takes its own, once.
+    /// The reader of worker `worker`, counted from 0. Each worker takes its own reader, once.
     ///
     /// # Panics
-    /// If `worker` is not below the number given to [`Published::new`]: a mistake of the program, seen at its
-    /// start.
+    /// If `worker` is not below the number given to [`Published::new`]. That is a bug, and shows at startup.
     pub fn reader(self: &Arc<Self>, worker: usize) -> Reader {
         assert!(worker < self.passes.len(), "worker {worker} of {}", self.passes.len());
         Reader { published: Arc::clone(self), worker }
     }
 }
 
-/// Waits for the verdicts that were under way when a snapshot was published.
+/// The grace period of a swap: ends with the last verdict that was in progress when the snapshot was
+/// published.
 #[derive(Debug)]
 pub struct Grace {
     published: Arc<Published>,
-    /// Worker and the odd pass in which it was.
+    /// Each worker that was inside, and its counter at that moment.
     inside: Vec<(usize, u64)>,
 }
 
 impl Grace {
-    /// Whether every worker has finished the verdict that it was computing under the old snapshot.
+    /// Whether every worker has finished the verdict that was in progress under the old snapshot.
     pub fn over(&mut self) -> bool {
         let passes = &self.published.passes;
         self.inside.retain(|(worker, pass)| passes[*worker].load(Ordering::Acquire) == *pass);
@@ -79,7 +80,7 @@ impl Grace {
     }
 }
 
-/// A worker's own way to the current snapshot.
+/// One worker's access to the current snapshot.
 #[derive(Debug)]
 pub struct Reader {
     published: Arc<Published>,
@@ -87,18 +88,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Enters a verdict. Keep the pass until the kernel has the verdict: dropping it ends the verdict.
+    /// Enters. Keep the guard until the kernel has the verdict: dropping it leaves.
     pub fn enter(&mut self) -> Pass<'_> {
         let pass = &self.published.passes[self.worker];
         pass.store(pass.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        // Pairs with the fence in `Published::publish`: either the publisher sees this pass, or we see its
-        // snapshot.
+        // Pairs with the fence in `Published::publish`: either the publisher sees that this worker is inside,
+        // or this worker sees the new snapshot.
         fence(Ordering::SeqCst);
         Pass { snapshot: self.published.current.load(), pass }
     }
 }
 
-/// One verdict under way, under one snapshot.
+/// The snapshot of one verdict in progress. The grace period of a later snapshot waits until this is dropped.
 pub struct Pass<'a> {
     snapshot: Guard<Arc<Snapshot>>,
     pass: &'a AtomicU64,

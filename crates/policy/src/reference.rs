@@ -1,8 +1,9 @@
-//! The semantics written naively from the API's text: slow, obvious, and the measure of the compiled engine.
+//! A naive implementation of the semantics, written from the API's text: slow and obvious. Property tests
+//! hold the compiled engine to it.
 //!
-//! From: an [`Inventory`], a [`Packet`]. To: what the engine must say of it, as [`Explanation`]s. Nothing is
-//! prepared and nothing shared with the compiler: every verdict reads the whole inventory again, one loop for
-//! each "any" and "all".
+//! From: an [`Inventory`], a [`Packet`]. To: what the engine must return, as [`Explanation`]s. Nothing is
+//! precomputed, and nothing is shared with the compiler. Every verdict reads the whole inventory again, with
+//! one loop for each "any" and "all".
 
 mod addresses;
 mod matching;
@@ -25,17 +26,17 @@ use crate::selector::Match;
 use crate::snapshot::Directions;
 use crate::spec::{Action, PolicySpec, RuleSpec, Tier};
 
-/// What must come out for a packet.
+/// The expected result for a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
-    /// From the view of the source.
+    /// The outcome for the source pod.
     pub egress: Explanation,
-    /// From the view of the destination.
+    /// The outcome for the destination pod.
     pub ingress: Explanation,
 }
 
 impl Expected {
-    /// Whether the packet passes: only if BOTH directions let it (semantics 8).
+    /// Whether the packet passes: only if BOTH directions allow it (semantics 8).
     pub fn verdict(&self) -> Verdict {
         match (self.egress.verdict, self.ingress.verdict) {
             (Verdict::Allow, Verdict::Allow) => Verdict::Allow,
@@ -52,8 +53,8 @@ impl Expected {
     }
 }
 
-/// The verdict on a packet that does not show which end opened its connection: it passes only if BOTH packets
-/// that could have opened it would (semantics 34).
+/// The verdict on a packet that does not show which end opened its connection. It passes only if policy
+/// allows BOTH packets that could have opened it (semantics 34).
 pub fn verdict_unproven(
     inventory: &Inventory,
     scope: &Scope,
@@ -76,7 +77,7 @@ pub fn evaluate(
     let expected = evaluate_both(inventory, scope, on_unknown_pod, packet, directions);
     match directions {
         Directions::Both => expected,
-        // A packet from a pod to its own node: the node is not a pod.
+        // A packet from a pod to its own node. The node is not a pod.
         Directions::Egress => {
             Expected { ingress: plain(Direction::Ingress, Outcome::allow(Reason::NotAPod)), ..expected }
         }
@@ -94,8 +95,8 @@ fn evaluate_both(
         egress: plain(Direction::Egress, egress),
         ingress: plain(Direction::Ingress, ingress),
     };
-    // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not
-    // known yet.
+    // Traffic from a pod's own node to the pod is always allowed (semantics 21), even if the pod is not known
+    // yet.
     let node = match pod_at(inventory, packet.destination()) {
         Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
         None => node_of_unknown_pod(inventory, scope, packet.destination()),
@@ -103,7 +104,7 @@ fn evaluate_both(
     if node.is_some_and(|node| is_address_of_node(inventory, node, packet.source())) {
         return sides(Outcome::allow(Reason::NotAPod), Outcome::allow(Reason::OwnNode));
     }
-    // A pod reaching its own address is allowed (semantics 21).
+    // A pod may always reach its own address (semantics 21).
     if packet.source() == packet.destination() {
         let passes = Outcome::allow(Reason::OwnAddress);
         return sides(passes, passes);
@@ -112,12 +113,12 @@ fn evaluate_both(
         |direction, address| evaluate_side(inventory, scope, on_unknown_pod, packet, direction, address);
     let egress = side(Direction::Egress, packet.source());
     let ingress = side(Direction::Ingress, packet.destination());
-    // What goes to the node itself has a peer that is known: the node.
+    // The peer of a packet to the node itself is known: it is the node.
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
-    // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics
-    // 37). The rest of the explanation stays: it holds until then. And what is allowed only because it is not
-    // known who the peer is, is denied until then.
+    // A denial is provisional if it depends on something that is not known (yet): which pod the peer is, or
+    // labels of either end (semantics 37). The rest of the explanation stays, because it holds until then. An
+    // allowed packet is denied provisionally if it is allowed only because the peer is unknown.
     let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
         let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
             return evaluated;
@@ -168,19 +169,19 @@ fn evaluate_side(
     }
 }
 
-/// How labels that are unknown are read (semantics 37).
+/// How unknown labels are interpreted (semantics 37).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// So that nothing is allowed that they might deny: the verdict.
+    /// Allows nothing that the labels might deny. This yields the verdict.
     Cautious,
-    /// So that nothing is denied that they might allow: if this allows, a denial is provisional.
+    /// Denies nothing that the labels might allow. If this reading allows, a denial is provisional.
     Hopeful,
 }
 
 impl Reading {
-    /// What a rule does of which it is `matches` whether it matches; `None` if it does nothing. Whether a
-    /// Pass that might match leads to an allowance is not looked into: it is taken for the worse, or for the
-    /// better.
+    /// The effective action of a rule that matches, or might; `None` if the rule is ignored. A Pass that
+    /// might match is not followed further: it counts as Deny in the strict reading and as Accept in the
+    /// permissive reading.
     fn action(self, action: Action, matches: Match) -> Option<Action> {
         match (matches, self, action) {
             (Match::No, _, _) => None,
@@ -192,7 +193,7 @@ impl Reading {
         }
     }
 
-    /// Whether a NetworkPolicy isolates a pod of which it is `applies` whether it applies to it.
+    /// Whether a NetworkPolicy that applies, or might, isolates the pod.
     fn isolates(self, applies: Match) -> bool {
         match self {
             Self::Cautious => applies != Match::No,
@@ -201,7 +202,7 @@ impl Reading {
     }
 }
 
-/// Evaluates a packet by the policies of the pod on this side.
+/// Evaluates the policies of the pod on this side.
 fn evaluate_pod(
     inventory: &Inventory,
     packet: &Packet,
@@ -214,7 +215,7 @@ fn evaluate_pod(
     let connection = Connection::new(inventory, packet, direction);
 
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // Baseline is skipped in a direction exactly when a NetworkPolicy isolates the pod in it (semantics
+        // Baseline is skipped in a direction if and only if a NetworkPolicy isolates the pod in it (semantics
         // 9).
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
@@ -238,7 +239,7 @@ fn evaluate_pod(
     if isolating.is_empty() {
         return plain(direction, Outcome::allow(Reason::NotIsolated));
     }
-    // Isolated, and no rule allows it (semantics 2, 8).
+    // The pod is isolated, and no rule allows the packet (semantics 2, 8).
     let mut isolated_by: Vec<_> = isolating.iter().map(|policy| Arc::new(policy.name.clone())).collect();
     isolated_by.sort();
     Explanation {
@@ -248,9 +249,8 @@ fn evaluate_pod(
     }
 }
 
-/// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule
-/// alone can tell: a pod of any namespace, with any labels, and, where it is the destination, with any name
-/// for its port.
+/// Whether ANY pod that might get the peer's address would be allowed, considering each rule alone: a pod of
+/// any namespace, with any labels, and, if it is the destination, with any name for its port.
 fn might_allow(
     inventory: &Inventory,
     packet: &Packet,
@@ -271,7 +271,7 @@ fn might_allow(
             if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
                 continue;
             }
-            // Whoever the pod is, nothing after this rule is looked at.
+            // Whatever pod it is, no later rule is evaluated.
             let surely =
                 peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
             match action {
@@ -288,8 +288,8 @@ fn might_allow(
     !isolated
 }
 
-/// Whether ANY pod that might come to have the other end's address would be denied, likewise, where what is
-/// known allows it. A rule that might match and passes is taken for one that denies.
+/// Whether ANY pod that might get the peer's address would be denied where what is known allows it,
+/// considering each rule alone as in [`might_allow`]. A Pass rule that might match counts as a denial.
 fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
     let policies = applying(inventory, pod);
     let isolated = isolating(&policies, direction, Reading::Cautious).next().is_some();
@@ -316,7 +316,7 @@ fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod:
     false
 }
 
-/// A policy, and whether it applies to a pod.
+/// A policy, and whether it applies to the pod.
 type Applying<'a> = (&'a PolicySpec, Match);
 
 /// The policies that apply to a pod, or might, in order.
@@ -348,8 +348,8 @@ fn isolating<'a>(
         .map(|(policy, _)| *policy)
 }
 
-/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does. Rules of
-/// policies that surely apply.
+/// The first NetworkPolicy rule with a peer that matches, else the first with a port that matches. Considers
+/// only policies that certainly apply.
 fn nearest_miss(
     inventory: &Inventory,
     policies: &[Applying<'_>],
@@ -368,8 +368,8 @@ fn nearest_miss(
     Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Peer })
 }
 
-/// The rules of a tier in a direction, in order, each with its policy, whether that applies, and its index
-/// there.
+/// The rules of a tier in a direction, in order. Each comes with its policy, whether the policy applies, and
+/// its index in the policy.
 fn rules<'a>(
     policies: &'a [Applying<'a>],
     tier: Tier,
@@ -378,8 +378,8 @@ fn rules<'a>(
     policies
         .iter()
         .filter(move |(policy, _)| policy.tier == tier)
-        // `policyTypes` decide in which directions a NetworkPolicy counts, whatever rules it lists (semantics
-        // 1).
+        // `policyTypes` decide in which directions a NetworkPolicy applies, regardless of the rules that it
+        // lists (semantics 1).
         .filter(move |(policy, _)| tier != Tier::NetworkPolicy || isolates(policy, direction))
         .flat_map(move |(policy, applies)| {
             let rules = match direction {
@@ -403,7 +403,7 @@ fn isolates(policy: &PolicySpec, direction: Direction) -> bool {
         }
 }
 
-/// An explanation that needs no names.
+/// An explanation without rule, policies or nearest miss.
 fn plain(direction: Direction, outcome: Outcome) -> Explanation {
     Explanation {
         verdict: outcome.verdict,

@@ -1,4 +1,4 @@
-//! What is denied only because a pod is not known yet, and what no knowledge could change.
+//! Provisional denials because a pod is not known yet, and denials that no knowledge could change.
 
 mod common;
 
@@ -9,12 +9,12 @@ use policy::{
     Reason, RuleId, Scope, Selector, Tier, Verdict,
 };
 
-/// In the pod CIDR of node `n2`, and no pod's.
+/// In the pod CIDR of node `n2`; no known pod has it.
 const COMING: &str = "10.244.2.77";
-/// In this node's own.
+/// In the pod CIDR of this node; no known pod has it.
 const COMING_HERE: &str = "10.244.1.77";
 
-/// The usual cluster as node `n1` enforces it, with node `n2` and a pod there, and these policies.
+/// The usual cluster, node `n2` with a pod, and these policies.
 fn changes(policies: impl IntoIterator<Item = Change>) -> Vec<Change> {
     let far = pod("web/far").labels("app=far").at("10.244.2.2").on("n2").into();
     cluster().into_iter().chain([node("n2", "192.168.0.2", "10.244.2.0/24"), far]).chain(policies).collect()
@@ -25,7 +25,7 @@ fn on_n1(policies: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
     told(Scope::Node("n1".into()), Verdict::Deny, &changes(policies), Directions::Both, probes);
 }
 
-/// Pod `web/a` lets in `app=b` of its namespace on port 80, and a block on port 81.
+/// Pod `web/a` allows `app=b` of its namespace on port 80, and a block on port 81.
 fn some_pods() -> Change {
     network_policy("web/p", "app=a")
         .ingress(rule().pods_in("web", "app=b").tcp(80))
@@ -34,22 +34,22 @@ fn some_pods() -> Change {
 }
 
 #[test]
-fn s41_a_pod_that_is_coming_might_be_one_that_a_selector_chooses() {
+fn s41_an_unknown_pod_might_match_a_selector() {
     on_n1(
         [some_pods()],
         &[
             (tcp(COMING, A, 80), "allow not-a-pod | deny unknown-peer of web/p near web/p[0] by its peer"),
-            // Neither rule opens this port to a pod.
+            // Neither rule allows a pod on this port.
             (tcp(COMING, A, 81), "allow not-a-pod | deny default-deny of web/p near web/p[1] by its peer"),
             (tcp(COMING, A, 82), "allow not-a-pod | deny default-deny of web/p"),
-            // Pods that are known, here and there, and an address outside.
+            // Known pods of this node and of the other, and an address outside the cluster.
             (
                 tcp("10.244.2.2", A, 80),
                 "allow other-node | deny default-deny of web/p near web/p[0] by its peer",
             ),
             (tcp(C, A, 80), "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer"),
             (tcp(OUTSIDE, A, 80), "allow not-a-pod | deny default-deny of web/p near web/p[1] by its port"),
-            // Both ends unknown to someone: the pod here is not known either.
+            // Both pods are unknown.
             (
                 tcp(COMING_HERE, A, 80),
                 "deny unknown-pod | deny unknown-peer of web/p near web/p[0] by its peer",
@@ -60,14 +60,14 @@ fn s41_a_pod_that_is_coming_might_be_one_that_a_selector_chooses() {
 }
 
 #[test]
-fn the_nodes_own_addresses_in_their_pod_cidrs_are_no_pods_and_never_will_be() {
+fn nodes_own_addresses_in_their_pod_cidrs_are_not_unknown_pods() {
     let denied = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer";
     let probes = ["10.244.2.0", "10.244.2.1", "192.168.0.2"].map(|source| (tcp(source, A, 80), denied));
     on_n1([some_pods()], &probes);
 }
 
 #[test]
-fn without_a_selector_no_pod_can_change_a_denial() {
+fn without_a_selector_no_pod_could_change_a_denial() {
     let nothing = Peer::Pods { namespaces: NamespaceMatch::Named("web".into()), pods: Selector::Nothing };
     let policy = network_policy("web/p", "app=a")
         .ingress(rule().block("192.0.2.0/24", &[]))
@@ -84,7 +84,7 @@ fn without_a_selector_no_pod_can_change_a_denial() {
 }
 
 #[test]
-fn s41_a_destination_that_is_coming_might_give_its_port_a_name() {
+fn s41_an_unknown_destination_might_give_its_port_a_name() {
     let policy = network_policy("web/p", "app=a")
         .egress(rule().named(Protocol::TCP, "http"))
         .egress(rule().block("10.244.2.0/25", &[]).named(Protocol::UDP, "dns"))
@@ -95,13 +95,13 @@ fn s41_a_destination_that_is_coming_might_give_its_port_a_name() {
         &[
             (tcp(A, COMING, 80), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
             (udp(COMING), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
-            // Outside of the block that the named port asks for.
+            // Outside of the block of the rule with the named port.
             (udp("10.244.2.200"), "deny default-deny of web/p near web/p[0] by its port | allow not-a-pod"),
             (
                 raw(A, COMING, Protocol::SCTP),
                 "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod",
             ),
-            // A packet without a port has no port's name; pods that are known have the names that they have.
+            // A packet without a port has no port name. Known pods have only their own names.
             (
                 raw(A, COMING, Protocol::TCP),
                 "deny default-deny of web/p near web/p[0] by its port | allow not-a-pod",
@@ -115,7 +115,7 @@ fn s41_a_destination_that_is_coming_might_give_its_port_a_name() {
 }
 
 #[test]
-fn in_the_tiers_around_a_rule_that_might_match_first_gives_hope() {
+fn in_the_other_tiers_the_first_rule_that_might_match_is_a_potential_match() {
     let admin = cluster_policy("admin", Tier::Admin, 1)
         .ingress(rule().action(Action::Accept).pods("", "app=b").tcp(1))
         .ingress(rule().action(Action::Pass).pods("", "app=b").tcp(2))
@@ -126,7 +126,7 @@ fn in_the_tiers_around_a_rule_that_might_match_first_gives_hope() {
         [admin.into(), baseline.into(), network_policy("db/p", "").ingress(rule().tcp(2)).into()],
         &[
             (tcp(COMING, A, 1), "allow not-a-pod | deny unknown-peer admin[3]"),
-            // It might pass by the tier, but then Baseline denies it to `web/a`, and not to `db/d`.
+            // It might pass the tier. Then Baseline denies it for `web/a`, but not for `db/d`.
             (tcp(COMING, A, 2), "allow not-a-pod | deny rule admin[3]"),
             (tcp(COMING, D, 2), "allow not-a-pod | deny unknown-peer admin[3]"),
             (tcp(COMING, A, 3), "allow not-a-pod | deny rule admin[3]"),
@@ -135,7 +135,7 @@ fn in_the_tiers_around_a_rule_that_might_match_first_gives_hope() {
 }
 
 #[test]
-fn s41_a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known() {
+fn s41_a_rule_that_might_deny_an_unknown_pod_denies_it_until_it_is_known() {
     let admin = cluster_policy("admin", Tier::Admin, 1)
         .ingress(rule().action(Action::Accept).block("10.244.2.0/24", &[]).tcp(1))
         .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(1))
@@ -146,7 +146,7 @@ fn s41_a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known()
     on_n1(
         [admin.into()],
         &[
-            // What is sure to match comes first.
+            // The rule that certainly matches comes first.
             (tcp(COMING, A, 1), "allow not-a-pod | allow rule admin[0]"),
             (tcp(COMING, A, 2), "allow not-a-pod | deny unknown-peer"),
             (tcp(COMING, A, 3), "allow not-a-pod | deny unknown-peer"),
@@ -159,7 +159,7 @@ fn s41_a_rule_that_might_deny_a_pod_that_is_coming_denies_it_until_it_is_known()
 }
 
 #[test]
-fn what_goes_to_the_node_itself_has_no_pod_at_its_other_end() {
+fn the_peer_of_a_packet_to_the_node_itself_is_no_unknown_pod() {
     let policy = network_policy("web/p", "app=a").egress(rule().pods_in("web", ""));
     told(
         Scope::Node("n1".into()),
@@ -174,7 +174,7 @@ fn what_goes_to_the_node_itself_has_no_pod_at_its_other_end() {
 }
 
 #[test]
-fn s42_unsure_ends_as_the_operator_says_and_what_is_sure_does_not() {
+fn s42_a_provisional_denial_gets_the_configured_verdict_and_a_final_one_does_not() {
     let scope = Scope::Node("n1".into());
     let probes: &[Probe<'_>] = &[
         (tcp(COMING, A, 80), "allow not-a-pod | allow unknown-peer of web/p near web/p[0] by its peer"),
@@ -185,7 +185,7 @@ fn s42_unsure_ends_as_the_operator_says_and_what_is_sure_does_not() {
 }
 
 #[test]
-fn a_pod_that_comes_and_a_node_that_goes_end_the_doubt() {
+fn a_pod_that_becomes_known_or_a_node_that_is_deleted_ends_a_provisional_denial() {
     let known = pod("web/b2").labels("app=b").at(COMING).on("n2");
     on_n1([some_pods(), known.into()], &[(tcp(COMING, A, 80), "allow other-node | allow rule web/p[0]")]);
     let gone = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer";
@@ -193,7 +193,7 @@ fn a_pod_that_comes_and_a_node_that_goes_end_the_doubt() {
 }
 
 #[test]
-fn s42_a_decision_is_provisional_unless_one_side_denies_for_sure() {
+fn s42_a_decision_is_provisional_unless_one_direction_denies_finally() {
     let open = Outcome::allow(Reason::NotIsolated);
     let unknown = Outcome::deny(Reason::UnknownPod);
     let peer = Outcome::deny(Reason::UnknownPeer);
@@ -202,16 +202,16 @@ fn s42_a_decision_is_provisional_unless_one_side_denies_for_sure() {
         (unknown, open, true),
         (open, peer, true),
         (unknown, peer, true),
-        // Whatever stands in for knowledge.
+        // Whatever the configured verdict is.
         (Outcome::allow(Reason::UnknownPod), open, true),
         (unknown, Outcome::deny(Reason::DefaultDeny), false),
         (Outcome::deny(Reason::Rule(RuleId(1))), peer, false),
     ];
-    for (egress, ingress, unsure) in cases {
-        assert_eq!(Decision { egress, ingress }.is_provisional(), unsure, "{egress:?} {ingress:?}");
+    for (egress, ingress, provisional) in cases {
+        assert_eq!(Decision { egress, ingress }.is_provisional(), provisional, "{egress:?} {ingress:?}");
         assert_eq!(
             Decision { egress: ingress, ingress: egress }.is_provisional(),
-            unsure,
+            provisional,
             "{ingress:?} {egress:?}"
         );
     }
@@ -219,13 +219,13 @@ fn s42_a_decision_is_provisional_unless_one_side_denies_for_sure() {
 }
 
 #[test]
-fn an_explanation_says_what_is_missing_and_what_denies_until_then() {
+fn an_explanation_says_what_is_unknown_and_what_denies_until_then() {
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes([some_pods()]));
     let packet = tcp(COMING, A, 80);
     let decision = snapshot.evaluate(&packet, Directions::Both);
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
-        "denied: it depends on which pod the other end is, and no pod is known to have its address; else denied: isolated by web/p; \
-         nearest miss: web/p ingress[0] (port matches, peer does not)"
+        "denied: it depends on which pod the other end is, and no pod is known to have its address; \
+         else denied: isolated by web/p; nearest miss: web/p ingress[0] (port matches, peer does not)"
     );
 }

@@ -1,7 +1,7 @@
-//! Which connections an update of the compiled state affects: addresses whose pod or node changed, and pods
-//! whose policies changed.
+//! Derives which connections an update of the compiled state affects: those of addresses with another pod or
+//! node, and those of pods with other policies.
 //!
-//! From: [`Compiled`] as it is after the update, and the [`Diff`] that it made on the way. To: [`Affected`].
+//! From: [`Compiled`] after the update, and the [`Diff`] that the update recorded. To: [`Affected`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::snapshot::hosts::{Host, HostPod};
 use crate::snapshot::ids::ClassId;
 
 impl Compiled {
-    /// What the update affects that `diff` describes. The compiled state is already up to date.
+    /// The connections that an update affects, from its `diff`. The compiled state is already up to date.
     pub(crate) fn affected(&self, diff: &Diff) -> Affected {
         if self.is_everywhere() || diff.cidrs {
             return Affected::All;
@@ -42,8 +42,7 @@ impl Compiled {
         Affected::Addresses(affected)
     }
 
-    /// The peers whose connections with an address are affected by the change of its host; `None` if there
-    /// are none.
+    /// The peers for which the change of an address's entry affects connections; `None` if there are none.
     fn affected_peers(
         &self,
         address: IpAddr,
@@ -61,8 +60,8 @@ impl Compiled {
         known.entry((before, now, ports_differ)).or_insert_with(peers).clone()
     }
 
-    /// The pods of this node under rulesets that match a peer otherwise after its change; `None` if there are
-    /// none.
+    /// The pods of this node with rulesets that match the peer differently after its change; `None` if there
+    /// are none.
     fn peers_that_tell_apart(
         &self,
         before: Option<Views>,
@@ -76,12 +75,12 @@ impl Compiled {
         (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
     }
 
-    /// Whether a pod of this node is, was, or might have been at the address, and other rules apply to it
-    /// than before, or it is another pod.
+    /// Whether a pod of this node is, was, or might have been at the address, and it is a different pod now,
+    /// or different rules apply to it.
     fn is_changed_as_subject(&self, address: IpAddr, before: &HostBefore, now: &Host) -> bool {
         let (was, is) = match (&before.host.pod, &now.pod) {
             (None, None) => return false,
-            // In ANY of this node's pod CIDRs an address without a pod is that of a pod that is not known.
+            // An address in ANY of this node's pod CIDRs without a pod counts as that of an unknown pod.
             (Some(pod), None) | (None, Some(pod)) => {
                 return pod.is_evaluated() || self.pod_cidrs().iter().any(|cidr| cidr.contains(&address));
             }
@@ -90,7 +89,7 @@ impl Compiled {
         if !was.is_evaluated() && !is.is_evaluated() {
             return false;
         }
-        // Its own node always reaches it; named ports are resolved at the destination (semantics 17, 21).
+        // A pod's own node always reaches it; named ports are resolved at the destination (semantics 17, 21).
         was.is_evaluated() != is.is_evaluated()
             || was.node() != is.node()
             || was.ports != is.ports
@@ -100,12 +99,12 @@ impl Compiled {
             || views(is).map(|class| self.selected_by(class)) != before.selected_by
     }
 
-    /// Whether rules match a peer otherwise that has these classes now and had those before; without classes
-    /// it is not a known pod.
+    /// Whether rules match a peer differently after its identities changed. `None` stands for a peer that is
+    /// not a known pod.
     fn tells_apart(&self, built: &Built, before: Option<Views>, now: Option<Views>) -> bool {
         match (before, now) {
             (None, None) => false,
-            // Until an address has a pod, ANY rule that selects pods might match it (semantics 37).
+            // As long as an address has no pod, ANY rule that selects pods might match it (semantics 37).
             (None, Some(_)) | (Some(_), None) => built.selects_peers() || built.has_port_names(),
             (Some(before), Some(now)) => {
                 // ANY view.
@@ -117,7 +116,7 @@ impl Compiled {
         }
     }
 
-    /// The addresses of this node's pods that have ANY of the classes.
+    /// The addresses of this node's pods that have ANY of the identities.
     fn evaluated_of<'a>(&'a self, classes: &'a FxHashSet<ClassId>) -> impl Iterator<Item = IpAddr> + 'a {
         let has_class = |pod: &HostPod| views(pod).iter().any(|class| classes.contains(class));
         let evaluated = if classes.is_empty() { None } else { Some(self.evaluated().iter().copied()) };
@@ -127,6 +126,7 @@ impl Compiled {
     }
 }
 
-/// The peers that a change of a peer's classes affects, by the classes before and after and whether its named
-/// ports differ too. Thousands of pods change alike when a policy begins to ask for a label.
+/// The peers that a change of a pod's identities affects, by the identities before and after and by whether
+/// its named ports differ. Caches results, because thousands of pods change alike when a policy begins to
+/// refer to a label.
 type PeersByChange = FxHashMap<(Option<Views>, Option<Views>, bool), Option<Peers>>;

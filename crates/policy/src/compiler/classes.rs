@@ -1,9 +1,10 @@
-//! Classes of pods that no policy can tell apart as peers: same visible namespace, same visible labels.
+//! Identities: pods with the same label sets, reduced to what policies refer to, so that no policy
+//! distinguishes them as peers. The term is Cilium's.
 //!
-//! Pods of which policies ask for labels that are unknown have two classes, one after the other (semantics
-//! 37): by the first, [`View::Cautious`], no rule allows them what the labels might deny them; by the second,
-//! [`View::Hopeful`], no rule denies them what the labels might allow them. The first gives the verdict; the
-//! second says whether a denial is provisional.
+//! If policies refer to unknown labels of a pod, it has two consecutive identities (semantics 37). In the
+//! first, [`View::Strict`], no rule allows what the labels might deny. In the second, [`View::Permissive`],
+//! no rule denies what the labels might allow. The first yields the verdict; the second, whether a denial is
+//! provisional.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -18,47 +19,47 @@ use crate::labels::Labels;
 use crate::selector::Match;
 use crate::snapshot::ids::ClassId;
 
-/// See the module. Numbers stay as they are until everything is compiled again.
+/// See the module. Ids are valid until the next full rebuild.
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
-    /// By namespace name: its place in `namespaces`, once somebody asked.
+    /// By namespace name: its index in `namespaces`, once a pod of it was looked up.
     namespace_of: FxHashMap<Arc<str>, u32>,
     namespace_ids: FxHashMap<NamespaceFacts, u32>,
     namespaces: Vec<NamespaceFacts>,
     ids: FxHashMap<(u32, Facts), ClassId>,
     list: Vec<Class>,
-    /// How many of `list` have pods.
+    /// The number of identities in `list` that have pods.
     inhabited: usize,
-    /// How many addresses pods have whose labels are unknown.
+    /// The number of addresses of pods with unknown labels that policies refer to.
     unsure_addresses: usize,
-    /// How many addresses pods have.
+    /// The number of addresses of pods.
     addresses: usize,
-    /// Of all classes but `fresh`.
+    /// All identities but `fresh`.
     index: ClassIndex,
-    /// Classes made since [`Classes::settle`].
+    /// Identities created since the last [`Classes::settle`].
     fresh: Vec<ClassId>,
 }
 
-/// How the unknown labels of a class are read: see the module.
+/// How the unknown labels of an identity are interpreted: see the module.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum View {
-    /// Nothing that policies ask for is unknown.
+    /// No labels that policies refer to are unknown.
     Known,
-    /// Nothing is allowed that the labels might deny.
+    /// Allows nothing that the labels might deny.
     Cautious,
-    /// Nothing is denied that the labels might allow. The class after the cautious one.
+    /// Denies nothing that the labels might allow. This identity follows the strict one.
     Hopeful,
 }
 
-/// A subject that chooses a class, or might.
+/// A subject of policies that selects an identity, or might.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Chosen {
     pub by: SelectorId,
-    /// [`View::Known`] if it surely does, else the view of the class.
+    /// [`View::Known`] if it certainly does, else the view of the identity.
     pub view: View,
 }
 
-/// One class.
+/// One identity.
 #[derive(Debug)]
 pub(crate) struct Class {
     namespace: u32,
@@ -66,23 +67,23 @@ pub(crate) struct Class {
     pub view: View,
     /// Addresses of its pods.
     pub addresses: u32,
-    /// Those of them that the snapshot evaluates.
+    /// Addresses of its pods that the snapshot evaluates.
     pub evaluated: u32,
-    /// The subjects of policies that choose it, or might, sorted: of a class with evaluated pods alone.
+    /// The subjects of policies that select it, or might, sorted. `None` if it has no evaluated pods.
     pub subjects: Option<Vec<Chosen>>,
-    /// Under which subjects its rulesets are kept, once it has any.
+    /// The key of its cached rulesets, once it has any.
     pub rulesets: Option<Arc<[Chosen]>>,
 }
 
 impl Class {
-    /// The subjects of policies that choose it, or might; none if no pod of it is evaluated.
+    /// The subjects of policies that select it, or might; empty if it has no evaluated pods.
     pub(crate) fn subjects(&self) -> &[Chosen] {
         self.subjects.as_deref().unwrap_or_default()
     }
 }
 
 impl Classes {
-    /// The class of a pod; of two the cautious one.
+    /// The identity of a pod; the strict one if it has two.
     pub(crate) fn of_pod(&mut self, vocabulary: &Vocabulary, inventory: &Inventory, pod: &Pod) -> ClassId {
         let namespace = match self.namespace_of.get(&pod.name.namespace) {
             Some(namespace) => *namespace,
@@ -111,19 +112,19 @@ impl Classes {
         class
     }
 
-    /// Both classes of the pods of a cautious one; else the class alone.
+    /// All identities of the pods of an identity: itself, and the permissive one if it is strict.
     pub(crate) fn views(&self, class: ClassId) -> RangeInclusive<ClassId> {
         class..=class + ClassId::from(self.is_provisional(class))
     }
 
-    /// Whether the pods of a class have unknown labels that policies ask for: then the class behind it is the
-    /// hopeful one.
+    /// Whether policies refer to unknown labels of the identity's pods. Then the next identity is the
+    /// permissive one.
     pub(crate) fn is_provisional(&self, class: ClassId) -> bool {
         self.list[class as usize].view == View::Cautious
     }
 
-    /// Takes note that a namespace changed. True if policies can see a difference, so that its pods need
-    /// another class.
+    /// Updates a namespace. Returns whether policies see a difference, so that its pods need another
+    /// identity.
     pub(crate) fn namespace_changed(
         &mut self,
         vocabulary: &Vocabulary,
@@ -139,7 +140,7 @@ impl Classes {
     fn learn_namespace(&mut self, vocabulary: &Vocabulary, inventory: &Inventory, name: &Arc<str>) -> u32 {
         let facts = match inventory.namespaces.get(name) {
             Some(namespace) => vocabulary.namespace_facts(namespace),
-            // Not known (yet): so are its labels (semantics 37).
+            // The namespace is not known (yet), and so are its labels (semantics 37).
             None => {
                 vocabulary.namespace_facts(&Namespace { name: Arc::clone(name), labels: Labels::unknown() })
             }
@@ -157,29 +158,29 @@ impl Classes {
         id
     }
 
-    /// The names of the namespaces of which a pod was looked at.
+    /// The namespaces with a pod that was looked up.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.namespace_of.keys()
     }
 
-    /// Whether `test` chooses the pods of `class`: BOTH its parts must.
+    /// Whether `selector` matches `identity`: BOTH of its parts must.
     pub(crate) fn is_chosen(&self, class: ClassId, test: &Test) -> Match {
         let class = &self.list[class as usize];
         let namespace = test.namespaces.holds(&self.namespaces[class.namespace as usize]);
         if namespace == Match::No { namespace } else { namespace.min(test.pods.holds(&class.labels)) }
     }
 
-    /// One class.
+    /// One identity.
     pub(crate) fn get(&self, class: ClassId) -> &Class {
         &self.list[class as usize]
     }
 
-    /// One class, to change its counts, subjects or rulesets.
+    /// One identity, for changing its counts, subjects or rulesets.
     pub(crate) fn get_mut(&mut self, class: ClassId) -> &mut Class {
         &mut self.list[class as usize]
     }
 
-    /// Counts an address of a pod of `class` in.
+    /// Adds an address to the counts of `identity`.
     pub(crate) fn count_in(&mut self, class: ClassId, evaluated: bool) {
         self.addresses += 1;
         self.unsure_addresses += usize::from(self.is_provisional(class));
@@ -191,7 +192,7 @@ impl Classes {
         }
     }
 
-    /// Counts an address of a pod of `class` out.
+    /// Removes an address from the counts of `identity`.
     pub(crate) fn count_out(&mut self, class: ClassId, evaluated: bool) {
         self.addresses -= 1;
         self.unsure_addresses -= usize::from(self.is_provisional(class));
@@ -203,49 +204,49 @@ impl Classes {
         }
     }
 
-    /// How many addresses pods have.
+    /// The number of addresses of pods.
     pub(crate) fn addresses(&self) -> usize {
         self.addresses
     }
 
-    /// Whether ANY pod has labels that are unknown and that policies ask for.
+    /// Whether ANY pod has unknown labels that policies refer to.
     pub(crate) fn are_unsure(&self) -> bool {
         self.unsure_addresses > 0
     }
 
-    /// How many classes there are, numbered from 0.
+    /// The number of identities. Ids are consecutive from 0.
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// How many classes have pods.
+    /// The number of identities that have pods.
     pub(crate) fn inhabited(&self) -> usize {
         self.inhabited
     }
 
-    /// Whether so few classes have pods that compiling again saves memory. Each of `rulesets` may have an
-    /// entry for each class.
+    /// Whether so few identities have pods that a full rebuild saves memory. Each of `rulesets` may have an
+    /// entry for each identity.
     pub(crate) fn is_stale(&self, rulesets: usize) -> bool {
-        /// Entries for classes without pods, at most. One takes some 50 bytes in a tier of up to 64 rules,
-        /// and at most 68 more for each further 512 rules.
+        /// The most entries for identities without pods. An entry takes about 50 bytes in a tier of up to 64
+        /// rules, and at most 68 more for each further 512 rules.
         const SPARE_ENTRIES: usize = 1 << 17;
         let spare = self.list.len().saturating_sub(self.inhabited);
         self.list.len() > 2 * self.inhabited + 1024 || (spare > 64 && spare * rulesets > SPARE_ENTRIES)
     }
 
-    /// All classes but those made since [`Classes::settle`].
+    /// All identities but those created since the last [`Classes::settle`].
     pub(crate) fn index(&self) -> &ClassIndex {
         &self.index
     }
 
-    /// The classes made since [`Classes::settle`].
+    /// The identities created since the last [`Classes::settle`].
     pub(crate) fn fresh(&self) -> ClassIndex {
         let mut index = ClassIndex::default();
         self.fresh.iter().for_each(|class| index.add(*class, self));
         index
     }
 
-    /// Takes the fresh classes into the index.
+    /// Adds the fresh identities to the index.
     pub(crate) fn settle(&mut self) {
         let mut index = std::mem::take(&mut self.index);
         std::mem::take(&mut self.fresh).into_iter().for_each(|class| index.add(class, self));
@@ -253,32 +254,32 @@ impl Classes {
     }
 }
 
-/// Finds the classes that a choice means, by sets: in time for the requirements of the choice, not for the
-/// classes.
+/// Finds the identities that a selector matches, by set operations. The time depends on the selector's
+/// requirements, not on the number of identities.
 #[derive(Debug, Default)]
 pub(crate) struct ClassIndex {
     all: RoaringBitmap,
     by_namespace: FxHashMap<u32, RoaringBitmap>,
-    /// By the labels of their namespaces.
+    /// By labels of their namespaces.
     namespaces: LabelIndex,
-    /// By the labels of their pods.
+    /// By labels of their pods.
     pods: LabelIndex,
 }
 
-/// Classes by labels.
+/// Identities by labels.
 #[derive(Debug, Default)]
 struct LabelIndex {
     by_label: FxHashMap<(u32, u32), RoaringBitmap>,
     by_key: FxHashMap<u32, RoaringBitmap>,
-    /// Those that may have keys that they are not known to have.
+    /// Identities that may have further keys, because labels are unknown.
     unknown: RoaringBitmap,
 }
 
-/// Classes that are chosen.
+/// The identities that a selector matches.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct ChosenClasses {
     pub surely: RoaringBitmap,
-    /// Those of which that is unknown (semantics 37).
+    /// Potential matches: it depends on unknown labels (semantics 37).
     pub perhaps: RoaringBitmap,
 }
 
@@ -294,19 +295,19 @@ impl ClassIndex {
         self.pods.add(class, labels);
     }
 
-    /// The classes in it, ascending.
+    /// The identities, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ClassId> + '_ {
         self.all.iter()
     }
 
-    /// Whether there are no classes in it.
+    /// Whether the index is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// The classes that `test` chooses, or might. `classes` are all there are.
+    /// The identities that `selector` matches, or might. `identities` are all identities.
     pub(crate) fn chosen(&self, test: &Test, classes: &Classes) -> ChosenClasses {
-        /// Of fewer classes each is looked at sooner than sets are made.
+        /// For fewer identities, testing each is faster than set operations.
         const FEW: u64 = 16;
         let chosen = if self.all.len() < FEW {
             self.chosen_one_by_one(test, classes)
@@ -354,7 +355,7 @@ impl LabelIndex {
         }
     }
 
-    /// Those among `classes` whose labels ALL requirements of `test` choose, or might.
+    /// Those among `identities` with labels that ALL requirements of `selector` match, or might.
     fn chosen(&self, test: &LabelTest, classes: ChosenClasses) -> ChosenClasses {
         let LabelTest::All(needs) = test else { return ChosenClasses::default() };
         let ChosenClasses { mut surely, mut perhaps } = classes;
@@ -370,7 +371,7 @@ impl LabelIndex {
                     surely &= &matching;
                     perhaps &= matching | unknown;
                 }
-                // Matching are those that it does not choose.
+                // For these, `matching` are the identities that do not match.
                 Need::NotIn(..) | Need::Missing(_) => {
                     surely -= &matching;
                     surely -= unknown;
@@ -382,7 +383,7 @@ impl LabelIndex {
         ChosenClasses { surely, perhaps }
     }
 
-    /// The classes that have the key of a requirement, with ANY of its values if it names some.
+    /// The identities that have the key of a requirement, with ANY of its values if it lists values.
     fn matching(&self, need: &Need) -> RoaringBitmap {
         match need {
             Need::In(key, values) | Need::NotIn(key, values) => {

@@ -1,4 +1,4 @@
-//! Everything compiled, kept from one snapshot to the next.
+//! The compiled state, which is updated from one snapshot to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,67 +32,68 @@ use crate::snapshot::ruleset::Rulesets;
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
 use crate::spec::{PolicySpec, Tier};
 
-/// Rule ids are given out in ascending order and never twice; past this many everything is numbered again.
+/// Rule ids are assigned in ascending order and not reused. Past this id, a full rebuild renumbers all rules.
 const LAST_RULE: u32 = 1 << 31;
 
-/// How many more words than twice those of its policies a vocabulary may have. A word takes some 100 bytes.
+/// How many more symbols than twice those of the last full rebuild are allowed. A symbol takes about 100
+/// bytes.
 const SPARE_WORDS: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Compiled {
     admission: Admission,
-    /// Policies whose admission the last update changed.
+    /// Policies for which the last update changed the admission.
     readmitted: BTreeSet<PolicyName>,
     here: Option<NodeId>,
     /// Whether pods of every node are evaluated.
     everywhere: bool,
     pod_cidrs: Arc<[IpNet]>,
-    /// Of all nodes.
+    /// The pod CIDRs of all nodes.
     cluster_cidrs: Arc<ClusterCidrs>,
     vocabulary: Vocabulary,
-    /// How many words there were when everything was compiled last.
+    /// The number of symbols after the last full rebuild.
     words_at_start: usize,
     selectors: Selectors,
     classes: Classes,
     port_sets: Shared<PortSet>,
     policies: BTreeMap<PolicyName, CompiledPolicy>,
-    /// By subject: the policies that have it. A selector that is no policy's subject is not in it.
+    /// By subject: the policies that have it. Holds no selectors that are not a subject.
     subjects: FxHashMap<SelectorId, Vec<PolicyName>>,
     next_rule: u32,
-    /// How many rules the policies have.
+    /// The number of rules of all policies.
     rules: usize,
-    /// How many policies can do anything but allow: those of the tiers around NetworkPolicy.
+    /// The number of policies that can deny by a rule: those of the Admin and Baseline tiers.
     denying: usize,
-    /// By the subjects that choose a pod, sorted.
+    /// Cached rulesets, by the sorted subjects that select a pod.
     built: FxHashMap<Arc<[Chosen]>, Built>,
-    /// Classes that have evaluated pods and perhaps no rulesets yet.
+    /// Identities that have evaluated pods and may have no rulesets yet.
     wanting: Vec<ClassId>,
-    /// By subject: in how many rulesets its policies are, as of the last count. Those in one or none are not
-    /// in it.
+    /// By subject: the number of rulesets with its policies, as of the last count. Holds only counts above
+    /// one.
     rulesets_of: FxHashMap<SelectorId, u32>,
-    /// Whether classes have got or lost rulesets since.
+    /// Whether identities have gained or lost rulesets since the last count.
     must_count: bool,
     hosts: Hosts,
     evaluated: imbl::OrdSet<IpAddr>,
-    /// By class: as the next snapshot will have it.
+    /// By identity: the rulesets of the next snapshot.
     rulesets: Vec<Option<Arc<Rulesets>>>,
-    /// The same as the last snapshot has it; `None` if it changed since.
+    /// The rulesets of the last snapshot; `None` if they changed since.
     published_rulesets: Option<Arc<[Option<Arc<Rulesets>>]>>,
     published_policies: Option<Arc<PolicyTable>>,
-    /// What the update in progress has changed.
+    /// What the current update has changed.
     diff: Diff,
-    /// Named ports of pods, equal ones shared.
+    /// Named ports of pods. Equal values are shared.
     resolved_ports: Shared<Vec<ResolvedPort>>,
 }
 
 impl Compiled {
-    /// This node's pod CIDRs, as compiled.
+    /// This node's pod CIDRs.
     pub(crate) fn pod_cidrs(&self) -> &[IpNet] {
         &self.pod_cidrs
     }
 
-    /// Compiles what is dirty, and returns which connections that affects. The inventory and the claims are
+    /// Compiles what is dirty, and returns the affected connections. The inventory and the address owners are
     /// already up to date.
     pub(crate) fn update(
         &mut self,
@@ -105,7 +106,7 @@ impl Compiled {
         self.diff.cidrs = dirty.pod_cidrs || dirty.cluster_cidrs;
         if dirty.pod_cidrs {
             self.pod_cidrs = scope.pod_cidrs(inventory).into();
-            // Which pods are evaluated depends on it.
+            // Which pods are evaluated depends on the pod CIDRs.
             dirty.addresses.extend(claims.addresses());
         }
         if dirty.cluster_cidrs {
@@ -142,18 +143,18 @@ impl Compiled {
                 claims,
                 Dirty { policies, addresses, ..Dirty::default() },
             );
-            // The same state in other numbers: it affects no connection.
+            // The state is the same with other ids, so no connection is affected.
             self.diff = Diff::default();
         }
         affected
     }
 
-    /// Compiles what is dirty, and the policies whose admission changes with it, until nothing is left to
-    /// compile.
+    /// Compiles what is dirty, then the policies for which this changed the admission, until no admission
+    /// changes.
     fn compile_admitted(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, dirty: Dirty) {
         self.compile(scope, inventory, claims, dirty);
-        // The number of rulesets that a policy is in follows from subjects and pods alone: the second round
-        // changes nothing.
+        // The number of rulesets of a policy depends only on subjects and pods, so the second round changes
+        // nothing.
         loop {
             self.count_rulesets();
             let policies: BTreeSet<PolicyName> = self.admission.settle().into_iter().collect();
@@ -166,7 +167,7 @@ impl Compiled {
         self.build_wanted();
     }
 
-    /// Compiles what is dirty, except rulesets: [`Compiled::build_wanted`] builds those.
+    /// Compiles what is dirty, except rulesets, which [`Compiled::build_wanted`] builds.
     fn compile(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, mut dirty: Dirty) {
         let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = dirty
             .policies
@@ -183,7 +184,7 @@ impl Compiled {
         drop(specs);
         self.mark_dirty_by_words(&new, inventory, &mut dirty);
         self.update_namespaces(inventory, &mut dirty);
-        // Neighbours one after the other: they are kept together.
+        // Sorted, because neighbours share a page.
         let mut addresses: Vec<AddressKey> = dirty.addresses.into_iter().collect();
         addresses.sort_unstable();
         let hosts =
@@ -205,7 +206,7 @@ impl Compiled {
         &self.selectors
     }
 
-    /// The host of each address.
+    /// The ipcache.
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.hosts
     }
@@ -215,27 +216,27 @@ impl Compiled {
         &self.evaluated
     }
 
-    /// The rulesets of evaluated pods, each once.
+    /// The rulesets of evaluated pods, without duplicates.
     pub(crate) fn built(&self) -> impl Iterator<Item = &Built> {
         self.built.values()
     }
 
-    /// The subjects that select the evaluated pods of a class.
+    /// The subjects that select the evaluated pods of an identity.
     pub(crate) fn selected_by(&self, class: ClassId) -> Option<Arc<[Chosen]>> {
         self.classes.get(class).rulesets.clone()
     }
 
-    /// How large the policies of a namespace may be. To be said before there are any.
+    /// Sets the budget of policies. Must be called before the first update.
     pub(crate) fn set_budget(&mut self, budget: Budget) {
         self.admission = Admission::new(budget);
     }
 
-    /// The policies that are compiled without their rules.
+    /// See [`Compiler::refusals`](crate::Compiler::refusals).
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         self.admission.refusals()
     }
 
-    /// The namespaces with further ones, and how many.
+    /// See [`Compiler::more_refusals`](crate::Compiler::more_refusals).
     pub(crate) fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
         self.admission.more_refusals()
     }
@@ -258,7 +259,8 @@ impl Compiled {
                 let (name, spec) = (Arc::clone(&policy.name), Arc::clone(&policy.spec));
                 (policy.first_rule, NumberedPolicy { name, spec })
             };
-            // Policies without rules have no ids, and must not hide those that do.
+            // Policies without rules have no ids. They are left out, so that they do not replace a policy
+            // that has the same first id.
             Arc::new(self.policies.values().filter(|policy| policy.len() > 0).map(numbered).collect())
         });
         Snapshot {
@@ -284,7 +286,7 @@ impl Compiled {
         }
     }
 
-    /// Whether to compile everything again, to reclaim numbers that are no longer used.
+    /// Whether to do a full rebuild, which reclaims ids that are no longer used.
     fn must_rebuild(&self) -> bool {
         self.classes.is_stale(self.built.len())
             || self.selectors.is_stale()
@@ -292,7 +294,7 @@ impl Compiled {
             || self.vocabulary.words() > 2 * self.words_at_start + SPARE_WORDS
     }
 
-    /// Forgets everything but what does not depend on policies and pods.
+    /// Discards everything that depends on policies and pods.
     fn clear(&mut self) {
         let before = std::mem::take(self);
         let Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, .. } = before;
@@ -301,10 +303,10 @@ impl Compiled {
         *self = Self { must_count: true, ..kept };
     }
 
-    /// Marks pods and namespaces that have a newly mentioned label, name or port.
+    /// Marks as dirty the pods and namespaces that have a new symbol.
     fn mark_dirty_by_words(&mut self, new: &NewWords, inventory: &Inventory, dirty: &mut Dirty) {
         if self.classes.len() == 0 {
-            // No pod was looked at yet.
+            // No pod has an identity yet.
             self.words_at_start = self.vocabulary.words();
             return;
         }
@@ -317,8 +319,7 @@ impl Compiled {
         }
     }
 
-    /// Brings policies up to date; those without a spec are gone. Returns the subjects whose policies
-    /// changed.
+    /// Updates policies; those without a spec are removed. Returns the subjects with policies that changed.
     fn update_policies(
         &mut self,
         names: &BTreeSet<PolicyName>,
@@ -356,8 +357,8 @@ impl Compiled {
         changed
     }
 
-    /// Counts in how many rulesets each policy is. Only an agent does: it has them for the pods of its own
-    /// node.
+    /// Counts the rulesets that contain each policy. Not done in scope `Cluster`: only an agent has rulesets
+    /// for just the pods of its own node.
     fn count_rulesets(&mut self) {
         if self.everywhere || !std::mem::take(&mut self.must_count) {
             return;
@@ -403,7 +404,7 @@ impl Compiled {
         }
     }
 
-    /// Compares the dirty namespaces: where policies see a difference, all their pods are dirty.
+    /// Updates the dirty namespaces. If policies see a difference, all pods of the namespace become dirty.
     fn update_namespaces(&mut self, inventory: &Inventory, dirty: &mut Dirty) {
         let Self { classes, vocabulary, .. } = self;
         let namespaces = dirty.namespaces.iter();
@@ -415,8 +416,8 @@ impl Compiled {
         }
     }
 
-    /// Who has an address now. The classes, and which addresses are evaluated, are brought up to date with
-    /// it.
+    /// The new ipcache entry of an address. Also updates the identities' counts and the set of evaluated
+    /// addresses.
     fn host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) -> Host {
         let pod = claims.owner(key).map(Arc::clone).map(|pod| {
             let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
@@ -432,7 +433,7 @@ impl Compiled {
         let before = before.and_then(|host| host.pod.as_ref());
         let before = before.map(|pod| (pod.class(), pod.is_evaluated()));
         let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_evaluated()));
-        // In before out: a class whose only pod merely changes keeps its rulesets.
+        // Adds before it removes, so that an identity keeps its rulesets if its only pod changes.
         if let Some((class, evaluated)) = now {
             self.classes.count_in(class, evaluated);
             if evaluated && self.classes.get(class).evaluated == 1 {
@@ -459,7 +460,7 @@ impl Compiled {
         host
     }
 
-    /// Finds the subjects of classes that have got their first evaluated pod.
+    /// Finds the subjects of identities that now have their first evaluated pod.
     fn find_subjects(&mut self) {
         for class in &self.wanting {
             let Class { evaluated, subjects, .. } = self.classes.get(*class);
@@ -474,7 +475,7 @@ impl Compiled {
         }
     }
 
-    /// Tells selectors, and the rulesets that exist, of the classes that are new.
+    /// Adds new identities to selectors and to existing rulesets.
     fn update_classes(&mut self) {
         let index = self.classes.fresh();
         if index.is_empty() {
@@ -500,7 +501,7 @@ impl Compiled {
             }
         }
         for (class, subject) in subjects {
-            // Selectors come in ascending order.
+            // Selectors come in ascending order, so the result is sorted.
             self.classes.get_mut(class).subjects.get_or_insert_default().push(subject);
         }
         self.classes.settle();
@@ -513,7 +514,7 @@ impl Compiled {
         }
     }
 
-    /// Takes their rulesets from all classes that a changed subject chooses.
+    /// Detaches the rulesets of all identities that a changed subject selects.
     fn detach(&mut self, changed: &FxHashSet<SelectorId>) {
         let classes: FxHashSet<ClassId> = changed
             .iter()
@@ -541,7 +542,7 @@ impl Compiled {
         self.published_rulesets = None;
     }
 
-    /// Finds or builds rulesets for every class that has evaluated pods and no rulesets.
+    /// Finds or builds rulesets for every identity that has evaluated pods and no rulesets.
     fn build_wanted(&mut self) {
         for class in std::mem::take(&mut self.wanting) {
             let facts = self.classes.get(class);

@@ -1,53 +1,53 @@
-//! A choice of pods (namespaces and labels together) in the numbers of the vocabulary.
+//! Compiled selectors: selectors of pods, by namespace and labels, in terms of symbols.
 //!
-//! From: a policy's selectors, whose words the [`Vocabulary`] has learned. To:
-//! [`classes`](crate::compiler::classes), which finds the classes that it chooses.
+//! From: a policy's selectors. Their symbols must be in the [`Vocabulary`]. To:
+//! [`classes`](crate::compiler::classes), which finds the identities that they match.
 
 use crate::compiler::vocabulary::{Facts, Keys, NamespaceFacts, Vocabulary};
 use crate::selector::{Match, Requirement, Selector};
 use crate::spec::NamespaceMatch;
 
-/// A distinct choice of pods.
+/// The id of a distinct selector.
 pub(crate) type SelectorId = u32;
 
-/// A choice in the numbers of the vocabulary.
+/// A compiled selector of pods: BOTH parts must match.
 #[derive(Debug)]
 pub(crate) struct Test {
     pub namespaces: NamespaceTest,
     pub pods: LabelTest,
 }
 
-/// Chooses namespaces.
+/// Selects namespaces.
 #[derive(Debug)]
 pub(crate) enum NamespaceTest {
     Named(u32),
     Labels(LabelTest),
 }
 
-/// Chooses labels.
+/// Selects labels.
 #[derive(Debug)]
 pub(crate) enum LabelTest {
-    /// ALL of these must hold.
+    /// ALL of these must match.
     All(Box<[Need]>),
-    /// What could not be understood (semantics 28).
+    /// Matches nothing: the selector could not be understood (semantics 28).
     Nothing,
 }
 
-/// One requirement on labels.
+/// A compiled requirement on labels.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// The key's value is ANY of these, which are sorted.
+    /// The key's value is ANY of these; sorted.
     In(u32, Box<[u32]>),
-    /// The key is missing or its value is NONE of these, which are sorted (semantics 10).
+    /// The key is missing or its value is NONE of these; sorted (semantics 10).
     NotIn(u32, Box<[u32]>),
-    /// The key is there.
+    /// The key exists.
     Exists(u32),
     /// The key is missing (semantics 10).
     Missing(u32),
 }
 
 impl Test {
-    /// The words of the choice must be in the vocabulary.
+    /// Compiles a selector. Its symbols must be in the vocabulary.
     pub(crate) fn new(vocabulary: &Vocabulary, namespaces: &NamespaceMatch, pods: &Selector) -> Self {
         let namespaces = match namespaces {
             NamespaceMatch::Named(name) => match vocabulary.namespace(name) {
@@ -63,7 +63,7 @@ impl Test {
 }
 
 impl NamespaceTest {
-    /// Whether the namespace is chosen.
+    /// Whether the namespace matches.
     pub(crate) fn holds(&self, namespace: &NamespaceFacts) -> Match {
         match self {
             Self::Named(name) => Match::from(namespace.name == Some(*name)),
@@ -84,12 +84,12 @@ impl LabelTest {
         }
     }
 
-    /// Whether the labels are chosen.
+    /// Whether the labels match.
     pub(crate) fn holds(&self, facts: &Facts) -> Match {
         let Self::All(needs) = self else { return Match::No };
         let mut least = Match::Yes;
         for need in needs {
-            // ALL must hold.
+            // ALL must match.
             least = least.min(need.holds(facts));
             if least == Match::No {
                 break;
@@ -117,7 +117,7 @@ impl Need {
         })
     }
 
-    /// The key that it asks for.
+    /// The key that the requirement refers to.
     pub(crate) fn key(&self) -> u32 {
         let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::Missing(key)) = self;
         *key

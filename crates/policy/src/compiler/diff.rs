@@ -1,7 +1,7 @@
-//! What an update of the compiled state has changed: hosts of addresses, subjects of policies, and pod CIDRs.
+//! What an update of the compiled state has changed: ipcache entries, subjects of policies, and pod CIDRs.
 //!
-//! From: [`Compiled`](crate::compiler::compiled::Compiled), which reports each host that it replaces and each
-//! subject whose policies it changes. To: `Compiled::affected`.
+//! From: [`Compiled`](crate::compiler::compiled::Compiled), which records each ipcache entry that it replaces
+//! and each subject with policies that it changes. To: `Compiled::affected`.
 
 use std::sync::Arc;
 
@@ -13,32 +13,32 @@ use crate::snapshot::address::AddressKey;
 use crate::snapshot::hosts::{Host, HostPod};
 use crate::snapshot::ids::ClassId;
 
-/// What an update has changed so far.
+/// The changes of an update.
 #[derive(Debug, Default)]
 pub(crate) struct Diff {
-    /// By address: its host before the update.
+    /// By address: the ipcache entry before the update.
     pub hosts: FxHashMap<AddressKey, HostBefore>,
     /// Subjects of policies that were added, changed or removed.
     pub subjects: FxHashSet<SelectorId>,
-    /// Whether the pod CIDRs of this node or of the cluster changed: then any address may have become that of
+    /// Whether the pod CIDRs of this node or of the cluster changed. Then any address may have become that of
     /// an unknown pod.
     pub cidrs: bool,
 }
 
-/// The host of an address before an update.
+/// The ipcache entry of an address before an update.
 #[derive(Debug)]
 pub(crate) struct HostBefore {
     pub host: Host,
-    /// The subjects that select its pod: by the pod's class, and by the hopeful one.
+    /// The subjects that select its pod, by the pod's identity and by its permissive identity.
     pub selected_by: [Option<Arc<[Chosen]>>; 2],
 }
 
-/// The classes of a pod, the cautious or only one first.
+/// The identities of a pod: the strict one and the permissive one. They are equal if no labels are unknown.
 pub(crate) type Views = [ClassId; 2];
 
 impl Diff {
-    /// Notes that the host of an address is about to be replaced. `selected_by` returns the subjects that
-    /// select the pods of a class.
+    /// Records the entry of an address before it is replaced. `selected_by` returns the subjects that select
+    /// an identity.
     pub(crate) fn host(
         &mut self,
         key: AddressKey,
@@ -55,13 +55,13 @@ impl Diff {
         });
     }
 
-    /// Notes that policies with these subjects changed.
+    /// Records that policies with these subjects changed.
     pub(crate) fn subjects(&mut self, changed: &FxHashSet<SelectorId>) {
         self.subjects.extend(changed);
     }
 }
 
-/// The classes of a pod.
+/// The identities of a pod.
 pub(crate) fn views(pod: &HostPod) -> Views {
     [pod.class(), pod.hopeful_class()]
 }

@@ -1,4 +1,4 @@
-//! Policies in numbers: selectors, port sets and rules as the rest of the compiler names them.
+//! Compiled policies: selectors, port sets and rules by id.
 
 use std::sync::Arc;
 
@@ -17,48 +17,49 @@ use crate::spec::{
     Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Tier,
 };
 
-/// A policy in numbers.
+/// A compiled policy.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
     pub name: Arc<PolicyName>,
     pub spec: Arc<PolicySpec>,
-    /// The id of its first rule: ingress rules first, then egress rules.
+    /// The id of its first rule. The ids of its ingress rules come first, then those of its egress rules.
     pub first_rule: u32,
     pub subject: SelectorId,
     ingress: Box<[CompiledRule]>,
     egress: Box<[CompiledRule]>,
 }
 
-/// A policy as it applies to the pods of a class.
+/// A policy that applies to the pods of an identity, or might.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Applied<'a> {
     pub policy: &'a CompiledPolicy,
-    /// [`View::Known`] if it surely applies; else how it is read that it might.
+    /// [`View::Known`] if it certainly applies; else how the doubt is interpreted.
     pub view: View,
 }
 
-/// A rule in numbers.
+/// A compiled rule.
 ///
-/// Each Pass rule is followed by a Deny and an Accept rule with its index. Their selectors match only peers
-/// for which it is unknown whether the rule matches (semantics 37).
+/// Each Pass rule is followed by a Deny and an Accept rule with the same index. Their selectors match only
+/// peers for which it is unknown whether the Pass rule matches (semantics 37).
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    /// Its place among the policy's rules, as ids count them: ingress and then egress.
+    /// Its index among the policy's rules, ingress before egress. The rule's id is the policy's first id plus
+    /// this.
     place: u32,
     pub action: Action,
-    /// Whether the rule has no peers at all, and so matches every peer.
+    /// Whether the rule has no list of peers, and so matches every peer.
     pub everyone: bool,
-    /// Whether ANY of its selectors might choose a pod: one that could not be understood never does.
+    /// Whether ANY of its selectors can match a pod. A selector that could not be understood never does.
     pub pods: bool,
     pub selectors: Box<[SelectorId]>,
-    /// Normalised: see [`addresses::normalise`].
+    /// Normalised by [`addresses::normalise`].
     pub blocks: Box<[IpBlock]>,
     pub ports: Arc<PortSet>,
 }
 
 impl CompiledPolicy {
-    /// Puts a policy, whose words the vocabulary must cover, in numbers. `fresh` receives the selectors that
-    /// it brings.
+    /// Compiles a policy. Its symbols must be in the vocabulary. Appends selectors that did not exist before
+    /// to `fresh`.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
         first_rule: u32,
@@ -117,7 +118,7 @@ impl CompiledPolicy {
         Self { name, spec: Arc::clone(spec), first_rule, subject, ingress, egress }
     }
 
-    /// Takes note that the policy is gone.
+    /// Releases the policy's selectors.
     pub(crate) fn leave(&self, selectors: &mut Selectors) {
         selectors.leave(self.subject);
         for rule in self.ingress.iter().chain(&self.egress) {
@@ -125,12 +126,12 @@ impl CompiledPolicy {
         }
     }
 
-    /// How many rules it has.
+    /// The number of rules.
     pub(crate) fn len(&self) -> usize {
         self.spec.ingress.len() + self.spec.egress.len()
     }
 
-    /// Whether it isolates its pods. Only NetworkPolicies do (semantics 8).
+    /// Whether it isolates its pods. Only NetworkPolicies isolate (semantics 8).
     fn isolates(&self, direction: Direction) -> bool {
         self.spec.tier == Tier::NetworkPolicy
             && match direction {
@@ -139,8 +140,8 @@ impl CompiledPolicy {
             }
     }
 
-    /// The rules that count in `direction`, with their ids. A NetworkPolicy has none in a direction in which
-    /// it does not isolate: its `policyTypes` decide (semantics 1).
+    /// The rules that apply in `direction`, with their ids. A NetworkPolicy has none in a direction that its
+    /// `policyTypes` do not list (semantics 1).
     fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
         let rules = match direction {
             Direction::Ingress => &self.ingress,
@@ -150,7 +151,7 @@ impl CompiledPolicy {
         rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.place, rule))
     }
 
-    /// Where the policy stands in the order of evaluation.
+    /// The sort key of the order of evaluation.
     pub(crate) fn order(&self) -> (Tier, u16, &PolicyName) {
         let priority = if self.spec.tier == Tier::NetworkPolicy { 0 } else { self.spec.priority };
         (self.spec.tier, priority, &self.name)
@@ -158,13 +159,13 @@ impl CompiledPolicy {
 }
 
 impl<'a> Applied<'a> {
-    /// Whether it isolates the pods. One that might apply does by the cautious view, and does not by the
-    /// hopeful one.
+    /// Whether it isolates the pods. A policy that might apply isolates in the strict view, but not in the
+    /// permissive view.
     pub(crate) fn isolates(&self, direction: Direction) -> bool {
         self.view != View::Hopeful && self.policy.isolates(direction)
     }
 
-    /// The rules that count in `direction`, with their ids and what they do.
+    /// The rules that apply in `direction`, with their ids and effective actions.
     pub(crate) fn rules(
         &self,
         direction: Direction,
@@ -176,8 +177,8 @@ impl<'a> Applied<'a> {
     }
 }
 
-/// The effective action of a rule of a policy that might apply; `None` if it has none (semantics 37). A Pass
-/// counts as Deny in the cautious view, as Accept in the hopeful one.
+/// The effective action of a rule of a policy that might apply; `None` if the rule is ignored (semantics 37).
+/// A Pass counts as Deny in the strict view, and as Accept in the permissive view.
 fn viewed(action: Action, view: View) -> Option<Action> {
     match (view, action) {
         (View::Known, action) => Some(action),

@@ -1,4 +1,5 @@
-//! Builds the rulesets of the pods to which the same policies apply, and keeps them current as classes come.
+//! Builds rulesets, one pair for all pods to which the same policies apply, and extends them with new
+//! identities.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,24 +20,25 @@ use crate::snapshot::ports::{
 use crate::snapshot::ruleset::{Addresses, Hopes, Peers, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
 
-/// Rulesets with what it takes to extend them.
+/// Cached rulesets, with the builders that extend them.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub rulesets: Arc<Rulesets>,
-    /// The classes of pods that have them.
+    /// The identities that use them.
     pub users: FxHashSet<ClassId>,
     ingress: Box<[Growth]>,
     egress: Box<[Growth]>,
 }
 
-/// What it takes to add a class to a tier's rules.
+/// Builds the rules of a tier, and later adds identities to them.
 #[derive(Debug, Default)]
 struct Growth {
-    /// By selector: the rules that have it as a peer, ascending, of those with equal ports the first alone.
+    /// By selector: the rules that have it as a peer, ascending. Only the first of rules with equal ports is
+    /// kept.
     by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
-    /// The rules that choose every pod there can be.
+    /// The rules that select every possible pod.
     every_pod: Vec<(RuleIndex, SetIndex)>,
-    /// Whether ANY rule has a port by name.
+    /// Whether ANY rule has a named port.
     has_port_names: bool,
     ports: PortsCompiler,
 }
@@ -51,7 +53,7 @@ impl Built {
         Self { rulesets, users: FxHashSet::default(), ingress: ingress_growth, egress: egress_growth }
     }
 
-    /// Whether ANY egress rule has a port by name, which is resolved at the peer (semantics 17).
+    /// Whether ANY egress rule has a named port, which is resolved at the peer (semantics 17).
     pub(crate) fn has_port_names(&self) -> bool {
         self.egress.iter().any(|growth| growth.has_port_names)
     }
@@ -62,12 +64,12 @@ impl Built {
         self.ingress.iter().chain(&self.egress).any(selects)
     }
 
-    /// Whether ANY rule matches a peer of one of these classes and not one of the other.
+    /// Whether ANY rule matches only one of two identities.
     pub(crate) fn tells_apart(&self, one: ClassId, other: ClassId, selectors: &Selectors) -> bool {
         let tiers = self.rulesets.ingress.tiers.iter().chain(&self.rulesets.egress.tiers);
         tiers.zip(self.ingress.iter().chain(&self.egress)).any(|(tier, growth)| {
             let classes = &tier.peers.classes;
-            // Equal rules mostly have the same entry, and always are chosen by the same selectors.
+            // Different entries may stand for equal rules, so the selectors are compared as well.
             classes.get(one) != classes.get(other)
                 && growth
                     .by_selector
@@ -76,7 +78,7 @@ impl Built {
         })
     }
 
-    /// Adds new classes, each with the selectors that choose it. True if that made a difference.
+    /// Adds new identities, each with the selectors that match it. Returns whether the rulesets changed.
     pub(crate) fn add_classes(&mut self, fresh: &FxHashMap<ClassId, Vec<SelectorId>>) -> bool {
         let mut changed = false;
         for (class, chosen_by) in fresh {
@@ -85,7 +87,7 @@ impl Built {
                 continue;
             }
             changed = true;
-            // Snapshots may still share the rulesets: then this works on a copy.
+            // Copies the rulesets if snapshots still share them.
             let Rulesets { ingress, egress } = Arc::make_mut(&mut self.rulesets);
             let tiers = ingress.tiers.iter_mut().chain(&mut egress.tiers);
             for (tier, growth) in tiers.zip(self.ingress.iter_mut().chain(&mut self.egress)) {
@@ -105,7 +107,7 @@ fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) 
     isolating.sort_unstable();
     let (mut tiers, mut growths) = (Vec::new(), Vec::new());
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // Baseline is for pods that no NetworkPolicy isolates in this direction (semantics 9).
+        // Baseline applies only if no NetworkPolicy isolates in this direction (semantics 9).
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
@@ -119,7 +121,7 @@ fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) 
     (Ruleset::new(tiers, isolating), growths.into())
 }
 
-/// Builds one tier, whose policies come in order; `None` if it has no rules.
+/// Builds one tier from its policies, in order; `None` if it has no rules.
 fn build_tier(
     tier: Tier,
     policies: &[Applied<'_>],
@@ -132,12 +134,12 @@ fn build_tier(
     let (mut rules, mut all) = (Vec::new(), Vec::new());
     let (mut certain, mut accept, mut pass, mut deny) =
         (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
-    // What has been seen with each port set: of rules with equal ports only the first can ever decide.
+    // Selectors seen with each port set: among rules with equal ports, only the first can decide.
     let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
     for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
         let index = rules.len() as RuleIndex;
         rules.push((RuleId(id), action));
-        // Equal port sets are shared, so their place in memory tells them apart.
+        // Equal port sets are shared, so their address in memory identifies them.
         let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
             sets.push(Arc::clone(&rule.ports));
             all.push((index, sets.len() as SetIndex - 1));
@@ -191,9 +193,9 @@ fn build_tier(
 #[derive(Default)]
 struct ByAddress<'a> {
     blocks: Vec<Block<'a>>,
-    /// Each block with each port set: of rules that have both alike only the first can ever decide.
+    /// Pairs of block and port set: among rules with equal pairs, only the first can decide.
     seen: FxHashSet<(&'a IpBlock, SetIndex)>,
-    /// Those that match every address.
+    /// Rules that match every address.
     everyone: Vec<(RuleIndex, SetIndex)>,
 }
 
@@ -214,7 +216,7 @@ impl Growth {
         Addresses { tries, everyone: self.ports.ports_of_rules(ports, everyone) }
     }
 
-    /// Moves rules that choose every pod there can be out of `by_selector`, so that no class needs an entry
+    /// Moves rules that select every possible pod out of `by_selector`, so that no identity needs an entry
     /// for them.
     fn take_every_pod(&mut self, selectors: &Selectors) {
         let every: Vec<SelectorId> =
@@ -222,9 +224,9 @@ impl Growth {
         self.every_pod = every.into_iter().filter_map(|id| self.by_selector.remove(&id)).flatten().collect();
     }
 
-    /// Enters every class that some rule chooses, in batches of classes.
+    /// Adds every identity that some rule selects, in batches.
     fn add_all_classes(&mut self, rules: &mut TierRules, selectors: &Selectors) {
-        /// Words of bits per batch, about: 1 MiB.
+        /// The approximate number of words per batch: 1 MiB.
         const BATCH_WORDS: usize = 1 << 17;
         let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
         rules.peers.classes = ClassTable::new(every_pod);
@@ -235,10 +237,10 @@ impl Growth {
         for first in (0..end).step_by(batch) {
             let classes = first..end.min(first + batch as ClassId);
             let bits = self.rules_by_class(classes.clone(), selectors);
-            // No bits: no rule chooses the class.
+            // An identity without bits is not selected by any rule.
             let chosen = classes.zip(bits.chunks_exact(width));
             let chosen = chosen.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
-            // The same rules choose many classes.
+            // Many identities are selected by the same rules.
             let mut distinct: FxHashMap<&[u64], PortsId> =
                 chosen.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
             self.compile_ports(&mut distinct, &mut rules.ports);
@@ -248,8 +250,8 @@ impl Growth {
         }
     }
 
-    /// For each of `classes` the rules that choose it, as bits: [`PortsCompiler::set_words`] words each, all
-    /// zero if no rule but those for every pod does.
+    /// For each of `identities`, the rules that select it, as a bitset of [`PortsCompiler::set_words`] words.
+    /// All words are zero if only rules for every pod select it.
     fn rules_by_class(&self, classes: Range<ClassId>, selectors: &Selectors) -> Vec<u64> {
         let width = self.ports.set_words();
         let mut bits = vec![0_u64; classes.len() * width];
@@ -267,8 +269,8 @@ impl Growth {
         bits
     }
 
-    /// Compiles the ports of each set of rules: precomputed if that is allowed for all of them together, else
-    /// as bits.
+    /// Compiles the ports of each rule set: precomputed if the limit allows it for all of them, else as
+    /// bitsets.
     fn compile_ports(&mut self, sets: &mut FxHashMap<&[u64], PortsId>, table: &mut PortTable) {
         let rules = sets.keys().copied().flatten().map(|word| word.count_ones() as usize).sum();
         let precompute = self.ports.allows(rules);

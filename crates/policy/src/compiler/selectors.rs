@@ -1,5 +1,5 @@
-//! Every distinct choice of pods (namespaces and labels together) that policies make, as subject or as peer,
-//! with the classes of pods that it chooses, and those of which that is unknown (semantics 37).
+//! The distinct selectors of all policies, as subjects and as peers, each with the identities that it
+//! matches, and those that it might match (semantics 37).
 
 use std::ops::Range;
 
@@ -13,37 +13,37 @@ use crate::selector::Selector;
 use crate::snapshot::ids::ClassId;
 use crate::spec::{Action, NamespaceMatch};
 
-/// See the module. Numbers stay as they are until everything is compiled again.
+/// See the module. Ids are valid until the next full rebuild.
 #[derive(Debug, Default)]
 pub(crate) struct Selectors {
     ids: FxHashMap<(NamespaceMatch, Selector, Action), SelectorId>,
     list: Vec<Choice>,
-    /// How many of `list` a policy uses.
+    /// The number of selectors in `list` that a policy uses.
     used: usize,
 }
 
-/// Sets with more classes may be smaller as runs.
+/// Larger sets are optimized, as they may take less memory as runs.
 const LARGE: u64 = 64;
 
-/// One choice.
+/// A selector with the identities that it matches.
 #[derive(Debug)]
 struct Choice {
     test: Test,
-    /// What the rules do that have it as a peer. Subjects share the choices of rules that accept.
+    /// The action of the rules that have it as a peer. Subjects share the entries of rules that accept.
     action: Action,
-    /// How many subjects and peers use it.
+    /// The number of subjects and peers that use it.
     uses: u32,
-    /// Which classes it surely chooses.
+    /// The identities that it certainly matches.
     sure: RoaringBitmap,
-    /// Which it might choose by the cautious view of their unknown labels.
+    /// Strict identities that it might match.
     cautious: RoaringBitmap,
-    /// Likewise by the hopeful view.
+    /// Permissive identities that it might match.
     hopeful: RoaringBitmap,
 }
 
 impl Selectors {
-    /// Takes note that a policy uses this choice, whose words the vocabulary must cover. True if the choice
-    /// is new.
+    /// Adds a use of this selector. Its symbols must be in the vocabulary. Returns whether the selector is
+    /// new.
     pub(crate) fn enter(
         &mut self,
         vocabulary: &Vocabulary,
@@ -69,19 +69,19 @@ impl Selectors {
         (id, new)
     }
 
-    /// Takes note that a policy uses this choice no more.
+    /// Removes a use of this selector.
     pub(crate) fn leave(&mut self, id: SelectorId) {
         let choice = &mut self.list[id as usize];
         choice.uses -= 1;
         self.used -= usize::from(choice.uses == 0);
     }
 
-    /// Whether so few choices are in use that compiling anew saves memory.
+    /// Whether so few selectors are in use that a full rebuild saves memory.
     pub(crate) fn is_stale(&self) -> bool {
         self.list.len() > 2 * self.used + 1024
     }
 
-    /// The classes among `classes` that a choice chooses as a peer.
+    /// Those among `identities` that a selector matches as a peer.
     pub(crate) fn classes_in(
         &self,
         id: SelectorId,
@@ -90,18 +90,18 @@ impl Selectors {
         self.of_peer(id).flat_map(move |chosen| chosen.range(classes.clone()))
     }
 
-    /// The highest class that a choice chooses as a peer.
+    /// The highest identity that a selector matches as a peer.
     pub(crate) fn last_class(&self, id: SelectorId) -> Option<ClassId> {
         self.of_peer(id).filter_map(RoaringBitmap::max).max()
     }
 
-    /// Whether a choice chooses a class as a peer.
+    /// Whether a selector matches an identity as a peer.
     pub(crate) fn is_peer(&self, id: SelectorId, class: ClassId) -> bool {
         // ANY of the sets.
         self.of_peer(id).any(|chosen| chosen.contains(class))
     }
 
-    /// The classes that a choice chooses as a peer, in several sets.
+    /// The identities that a selector matches as a peer, as several sets.
     fn of_peer(&self, id: SelectorId) -> impl Iterator<Item = &RoaringBitmap> {
         let Choice { action, sure, cautious, hopeful, .. } = &self.list[id as usize];
         let unsure = [(View::Cautious, cautious), (View::Hopeful, hopeful)];
@@ -109,7 +109,7 @@ impl Selectors {
         [sure].into_iter().chain(unsure.map(|(_, classes)| classes))
     }
 
-    /// The classes that a choice chooses, or might, as a subject.
+    /// The identities that a selector matches, or might, as a subject.
     pub(crate) fn of_subject(&self, id: SelectorId) -> impl Iterator<Item = (ClassId, Chosen)> + '_ {
         let Choice { sure, cautious, hopeful, .. } = &self.list[id as usize];
         let views = [(View::Known, sure), (View::Cautious, cautious), (View::Hopeful, hopeful)];
@@ -118,7 +118,7 @@ impl Selectors {
         })
     }
 
-    /// How a choice chooses a class as a subject; `None` if it surely doesn't.
+    /// How a selector matches an identity as a subject; `None` if it certainly does not.
     pub(crate) fn as_subject(&self, id: SelectorId, class: ClassId) -> Option<Chosen> {
         let Choice { sure, cautious, hopeful, .. } = &self.list[id as usize];
         let views = [(View::Known, sure), (View::Cautious, cautious), (View::Hopeful, hopeful)];
@@ -126,21 +126,21 @@ impl Selectors {
         Some(Chosen { by: id, view })
     }
 
-    /// Whether a choice chooses every pod there can be.
+    /// Whether a selector matches every possible pod.
     pub(crate) fn is_every_pod(&self, id: SelectorId) -> bool {
         let test = &self.list[id as usize].test;
         matches!(&test.namespaces, NamespaceTest::Labels(LabelTest::All(needs)) if needs.is_empty())
             && matches!(&test.pods, LabelTest::All(needs) if needs.is_empty())
     }
 
-    /// Finds the classes of `index` that a new choice chooses.
+    /// Finds the identities of `index` that a new selector matches.
     pub(crate) fn fill(&mut self, id: SelectorId, classes: &Classes, index: &ClassIndex) {
         self.list[id as usize].add(classes, index, |_, _| {});
     }
 
-    /// Adds new classes, those of `index`, to every choice that chooses them, or might, and says of each such
-    /// pair whether it does as a peer, and as which view of the class it does as a subject: [`View::Known`]
-    /// if surely.
+    /// Adds the new identities of `index` to every selector that matches them, or might. Calls `found` for
+    /// each pair with whether the selector matches as a peer, and with the view in which it matches as a
+    /// subject: [`View::Known`] if it certainly does.
     pub(crate) fn add_classes(
         &mut self,
         classes: &Classes,
@@ -156,21 +156,21 @@ impl Selectors {
     }
 }
 
-/// Whether a rule with this action matches a peer for which the match is unknown. Deny does in the cautious
-/// view, Accept in the hopeful one, Pass in neither: see the two rules beside it in `policies.rs`.
+/// Whether a rule with this action matches a peer if the match depends on unknown labels. Deny does in the
+/// strict view, Accept in the permissive view, and Pass in neither: `policies.rs` adds two rules for it.
 fn matches_unsure(action: Action, view: View) -> bool {
     matches!((action, view), (Action::Deny, View::Cautious) | (Action::Accept, View::Hopeful))
 }
 
 impl Choice {
-    /// Adds the classes of `index` that are chosen, or might be.
+    /// Adds the identities of `index` that match, or might.
     fn add(&mut self, classes: &Classes, index: &ClassIndex, mut found: impl FnMut(ClassId, View)) {
         let ChosenClasses { surely, perhaps } = index.chosen(&self.test, classes);
         surely.iter().for_each(|class| found(class, View::Known));
         let is_large = surely.len() > LARGE;
         self.sure |= surely;
         if is_large {
-            // Of all classes but a few it is two runs.
+            // A set of all identities but a few takes few runs.
             self.sure.optimize();
         }
         for class in perhaps {

@@ -1,9 +1,9 @@
-//! The words that policies use. Labels, namespaces and ports that no policy mentions can't change a verdict,
-//! so pods are classed by the mentioned ones alone: a unique label such as a pod's own name doesn't make a
-//! class of its own.
+//! The symbols that policies refer to: label keys and values, names of namespaces, and names of ports. What
+//! no policy refers to cannot change a verdict, so pods get identities by symbols only: a unique label such
+//! as a pod's own name does not create an identity.
 //!
-//! Numbers stay as they are until everything is compiled again. A policy's new words concern the pods and
-//! namespaces alone that have them: all others look to policies as before.
+//! Symbols are valid until the next full rebuild. A policy's new symbols affect only the pods and namespaces
+//! that have them.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use crate::selector::{Requirement, Selector};
 use crate::snapshot::ports::ResolvedPort;
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
 
-/// Stands for every value that no policy mentions.
+/// The symbol of all values that no policy refers to.
 pub(crate) const OTHER_VALUE: u32 = 0;
 
-/// Labels reduced to the vocabulary.
+/// Labels reduced to symbols.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Facts {
-    /// Numbers of keys and values, sorted by key.
+    /// Symbols of keys and values, sorted by key.
     pub pairs: Box<[(u32, u32)]>,
-    /// Whether a key that is not among `pairs` is missing; if not, whether it is there is unknown (semantics
-    /// 37).
+    /// If true, keys that are not among `pairs` are missing; if false, it is unknown whether they exist
+    /// (semantics 37).
     pub are_known: bool,
 }
 
-/// A namespace reduced to the vocabulary.
+/// A namespace reduced to symbols.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NamespaceFacts {
-    /// Its name, if a policy mentions it.
+    /// Its name, if a policy refers to it.
     pub name: Option<u32>,
     pub labels: Facts,
 }
@@ -46,22 +46,22 @@ pub(crate) struct Vocabulary {
     words: usize,
 }
 
-/// Keys and values of labels.
+/// Symbols of label keys and values.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     keys: FxHashMap<Arc<str>, Key>,
 }
 
-/// Words that a policy brought.
+/// Symbols that are new with a policy.
 #[derive(Debug, Default)]
 pub(crate) struct NewWords {
-    /// How many namespaces' names, and keys and values of namespaces' labels.
+    /// The number of new namespace names, and of new keys and values of namespace labels.
     of_namespaces: usize,
     pod_labels: NewLabels,
     ports: FxHashSet<Arc<str>>,
 }
 
-/// Keys and values of labels that a policy brought.
+/// Label keys and values that are new with a policy.
 #[derive(Debug, Default)]
 struct NewLabels {
     keys: FxHashSet<Arc<str>>,
@@ -72,11 +72,11 @@ struct NewLabels {
 #[derive(Debug)]
 struct Key {
     number: u32,
-    /// Numbered from 1 within the key: see [`OTHER_VALUE`].
+    /// Numbered from 1 within the key; 0 is [`OTHER_VALUE`].
     values: FxHashMap<Arc<str>, u32>,
 }
 
-/// Something that a policy mentions.
+/// Something that a policy refers to.
 enum Mention<'a> {
     Namespace(&'a Arc<str>),
     NamespaceLabel(&'a Requirement),
@@ -85,7 +85,7 @@ enum Mention<'a> {
 }
 
 impl Vocabulary {
-    /// Adds everything that the policy mentions, and notes in `new` what was not known before.
+    /// Interns everything that the policy refers to, and adds new symbols to `new`.
     pub(crate) fn learn(&mut self, policy: &PolicySpec, new: &mut NewWords) {
         let before = new.len();
         mentions(policy, &mut |mention| match mention {
@@ -107,45 +107,45 @@ impl Vocabulary {
         self.words += new.len() - before;
     }
 
-    /// How many words there are.
+    /// The number of symbols.
     pub(crate) fn words(&self) -> usize {
         self.words
     }
 
-    /// The number of a mentioned namespace.
+    /// The symbol of a namespace's name.
     pub(crate) fn namespace(&self, name: &str) -> Option<u32> {
         self.namespaces.get(name).copied()
     }
 
-    /// The number of a mentioned port name.
+    /// The symbol of a port name.
     pub(crate) fn port(&self, name: &str) -> Option<u32> {
         self.ports.get(name).copied()
     }
 
-    /// Keys and values of namespaces' labels.
+    /// The symbols of namespace labels.
     pub(crate) fn namespace_labels(&self) -> &Keys {
         &self.namespace_labels
     }
 
-    /// Keys and values of pods' labels.
+    /// The symbols of pod labels.
     pub(crate) fn pod_labels(&self) -> &Keys {
         &self.pod_labels
     }
 
-    /// What policies can see of a namespace.
+    /// A namespace as policies see it.
     pub(crate) fn namespace_facts(&self, namespace: &Namespace) -> NamespaceFacts {
         let known = || Labels::from_iter([(NAME_LABEL, Arc::clone(&namespace.name))]);
         let labels = if namespace.labels.are_known() {
             self.namespace_labels.facts(&namespace.labels)
         } else {
-            // The label that follows from the name is known all the same (semantics 11, 37).
+            // The label that holds the name is known even then (semantics 11, 37).
             let Facts { pairs, .. } = self.namespace_labels.facts(&known());
             Facts { are_known: pairs.len() == self.namespace_labels.keys.len(), pairs }
         };
         NamespaceFacts { name: self.namespace(&namespace.name), labels }
     }
 
-    /// What policies can see of a pod's named ports (semantics 17 to 19).
+    /// A pod's named ports as policies see them (semantics 17 to 19).
     pub(crate) fn resolved_ports(&self, pod: &Pod) -> Option<Vec<ResolvedPort>> {
         if self.ports.is_empty() || pod.ports.is_empty() {
             return None;
@@ -163,7 +163,7 @@ impl Vocabulary {
 }
 
 impl Keys {
-    /// What policies can see of these labels. Unknown labels that no policy asks for are as good as known.
+    /// Labels as policies see them. Unknown labels count as known if policies refer to no labels.
     pub(crate) fn facts(&self, labels: &Labels) -> Facts {
         let mut pairs: Vec<(u32, u32)> = labels
             .iter()
@@ -176,12 +176,12 @@ impl Keys {
         Facts { pairs: pairs.into(), are_known: labels.are_known() || self.keys.is_empty() }
     }
 
-    /// The number of a mentioned key.
+    /// The symbol of a key.
     pub(crate) fn key(&self, key: &str) -> Option<u32> {
         self.keys.get(key).map(|key| key.number)
     }
 
-    /// The number of a mentioned value of a key.
+    /// The symbol of a value of a key.
     pub(crate) fn value(&self, key: &str, value: &str) -> Option<u32> {
         self.keys.get(key)?.values.get(value).copied()
     }
@@ -203,22 +203,22 @@ impl Keys {
 }
 
 impl NewWords {
-    /// How many.
+    /// The number of new symbols.
     fn len(&self) -> usize {
         self.of_namespaces + self.pod_labels.len() + self.ports.len()
     }
 
-    /// Whether policies may see a namespace otherwise than before.
+    /// Whether policies may see ANY namespace differently now.
     pub(crate) fn concern_namespaces(&self) -> bool {
         self.of_namespaces > 0
     }
 
-    /// Whether policies may see ANY pod otherwise than before.
+    /// Whether policies may see ANY pod differently now.
     pub(crate) fn concern_pods(&self) -> bool {
         self.pod_labels.len() + self.ports.len() > 0
     }
 
-    /// Whether policies may see a pod otherwise than before, by ANY of its labels or ports.
+    /// Whether policies may see this pod differently now, by ANY of its labels or ports.
     pub(crate) fn concern(&self, pod: &Pod) -> bool {
         let NewLabels { keys, values } = &self.pod_labels;
         let is_new = |(key, value): (&str, &str)| {
@@ -243,7 +243,7 @@ fn values_of(requirement: &Requirement) -> &[Arc<str>] {
     }
 }
 
-/// Gives `word` a number if it has none; numbers begin at `first`. Whether the word is new.
+/// Interns a text; symbols begin at `first`. Returns whether it is new.
 fn number(numbers: &mut FxHashMap<Arc<str>, u32>, word: &Arc<str>, first: u32) -> bool {
     let is_new = !numbers.contains_key(word);
     if is_new {

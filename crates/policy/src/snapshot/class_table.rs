@@ -1,25 +1,25 @@
-//! From a peer's class to the ports of the rules that choose it, in two loads. Pages without a chosen class
-//! are one and the same, and snapshots share the pages that did not change.
+//! Maps a peer's identity to the ports of the rules that select it, in two loads. All pages without entries
+//! are the same page, and snapshots share pages that did not change.
 
 use std::sync::Arc;
 
 use crate::snapshot::ids::ClassId;
 use crate::snapshot::ports::PortsId;
 
-/// Classes per page: 128 bytes of entries.
+/// Identities per page: 128 bytes of entries.
 const PAGE: usize = 32;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClassTable {
-    /// By the higher bits of a class.
+    /// By the higher bits of an identity.
     pages: Vec<Arc<[PortsId; PAGE]>>,
-    /// The page of classes without an entry.
+    /// The page of identities without an entry.
     empty: Arc<[PortsId; PAGE]>,
 }
 
 impl ClassTable {
-    /// An empty table, in which every class has `other`.
+    /// A table without entries: every identity has the value `other`.
     pub(crate) fn new(other: PortsId) -> Self {
         Self { pages: Vec::new(), empty: Arc::new([other; PAGE]) }
     }

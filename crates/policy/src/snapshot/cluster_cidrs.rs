@@ -1,5 +1,4 @@
-//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given, and on
-//! which node.
+//! The pod CIDRs of all nodes: whether an address can be a pod's, and on which node.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +11,15 @@ use crate::snapshot::trie::{Bits, Trie, Tries};
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterCidrs {
-    /// Inside of a CIDR one more than the number of its node, and 0 outside.
+    /// The value is the number of the node plus 1 inside of its CIDRs, and 0 outside.
     tries: Tries,
 }
 
-/// CIDRs of one family, without host bits, with their values in the trie.
+/// CIDRs of one family, without host bits, and their values in the trie.
 type Values = BTreeMap<IpNet, u32>;
 
 impl ClusterCidrs {
-    /// Of these CIDRs; host bits are ignored. Of one that several nodes have the first counts.
+    /// Builds the tries; host bits are ignored. If several nodes have the same CIDR, the first counts.
     pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = (&'a IpNet, NodeId)>) -> Self {
         let mut values = Values::new();
         for (cidr, node) in cidrs {
@@ -31,13 +30,13 @@ impl ClusterCidrs {
         Self { tries: Tries { ipv4, ipv6: trie(Ipv6Net::default().into(), ipv6) } }
     }
 
-    /// Whether ANY of the CIDRs holds `address`.
+    /// Whether ANY of the CIDRs contains `address`.
     #[inline]
     pub(crate) fn contains(&self, address: impl Address) -> bool {
         self.tries.longest_prefix(address).unwrap_or(0) != 0
     }
 
-    /// The node that has the longest CIDR around `address`.
+    /// The node with the longest CIDR that contains `address`.
     pub(crate) fn node(&self, address: impl Address) -> Option<NodeId> {
         self.tries.longest_prefix(address)?.checked_sub(1)
     }

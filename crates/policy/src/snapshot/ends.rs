@@ -1,4 +1,4 @@
-//! Who is at either end of a packet, as the rules of each direction see it.
+//! The two ends of a packet, as the rules of each direction see them.
 
 use crate::decision::Direction;
 use crate::packet::Packet;
@@ -7,13 +7,13 @@ use crate::snapshot::hosts::{Host, HostPod};
 use crate::snapshot::ports::Target;
 use crate::snapshot::ruleset::PeerFacts;
 
-/// Whether a pod at an end has labels that are unknown and that policies ask for.
+/// Whether the pod at an end has unknown labels that policies refer to.
 #[inline]
 pub(super) fn is_provisional(host: Option<&Host>) -> bool {
     host.and_then(|host| host.pod.as_ref()).is_some_and(HostPod::is_provisional)
 }
 
-/// Who is at either end of a packet.
+/// The two ends of a packet: addresses, and the entries that they have in the ipcache.
 pub(super) struct Ends<'a, A> {
     pub source_address: A,
     pub destination_address: A,
@@ -22,7 +22,7 @@ pub(super) struct Ends<'a, A> {
 }
 
 impl<A: Address> Ends<'_, A> {
-    /// The other end, as seen in `direction`.
+    /// The peer, seen from the pod that `direction` is about.
     #[inline(always)]
     pub fn peer(&self, direction: Direction) -> PeerFacts<A> {
         let address = match direction {
@@ -35,7 +35,7 @@ impl<A: Address> Ends<'_, A> {
         }
     }
 
-    /// Who has the address of the end whose rules evaluate in `direction`.
+    /// The ipcache entry of the pod that `direction` is about.
     #[inline(always)]
     pub fn host(&self, direction: Direction) -> Option<&Host> {
         match direction {
@@ -44,7 +44,7 @@ impl<A: Address> Ends<'_, A> {
         }
     }
 
-    /// Who has the other end's address.
+    /// The ipcache entry of the peer.
     #[inline(always)]
     pub fn peer_host(&self, direction: Direction) -> Option<&Host> {
         match direction {
@@ -53,7 +53,7 @@ impl<A: Address> Ends<'_, A> {
         }
     }
 
-    /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).
+    /// The packet's destination. Named ports are the destination pod's in both directions (semantics 17).
     #[inline(always)]
     pub fn target(&self, packet: &Packet) -> Target<'_> {
         let names = self.destination.and_then(|host| host.pod.as_ref()).and_then(|pod| pod.ports.as_deref());

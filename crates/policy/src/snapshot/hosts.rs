@@ -1,9 +1,9 @@
-//! From an address to the pod or node that has it, as a persistent map: one event costs the same in every
-//! cluster size.
+//! The ipcache: maps each address to the pod or nodes that have it. A persistent map, so that a change costs
+//! the same in clusters of every size.
 //!
-//! Addresses of pods come in runs, so they are kept in pages of 64 neighbours: the table of [`pages`] stays
-//! small enough for the processor's caches, and a page holds no more than what lies between the first and the
-//! last address that is there.
+//! Pods have neighbouring addresses, so entries are stored in pages of 64 addresses. This keeps the hash
+//! table of [`pages`] small enough for the processor's caches. A page holds only the range from its first to
+//! its last address in use.
 
 mod pages;
 
@@ -16,54 +16,54 @@ use crate::snapshot::hosts::pages::{PageNumber, Pages};
 use crate::snapshot::ids::{ClassId, NodeId};
 use crate::snapshot::ports::ResolvedPorts;
 
-/// Every address that something in the cluster has: pages by all but the last six bits of an address, of
-/// which none is empty.
+/// Every address that a pod or node has. The key of a page is the address without its last six bits. No page
+/// is empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
     ipv4: Pages<u32>,
     ipv6: Pages<u128>,
 }
 
-/// Neighbours.
+/// The entries of neighbouring addresses.
 #[derive(Clone, Debug, Default)]
 struct Page {
-    /// The place of the first of them, of 64.
+    /// The offset of the first entry, 0 to 63.
     first: u8,
-    /// From the first to the last, nobody among them where an address is not there.
+    /// The entries from the first to the last; empty ones where no pod or node has the address.
     hosts: Arc<[Host]>,
 }
 
-/// Who has an address: half a line of memory.
+/// The owners of one address. Takes half a cache line.
 #[derive(Clone, Debug, Default)]
 #[repr(align(32))]
 pub(crate) struct Host {
     /// The pod to which the address belongs.
     pub pod: Option<HostPod>,
-    /// The nodes whose own address it is: nearly always none or one.
+    /// The nodes that have the address as their own: nearly always none or one.
     pub nodes: Option<Arc<Vec<NodeId>>>,
 }
 
-/// A pod behind an address.
+/// A pod that has an address.
 #[derive(Clone, Debug)]
 pub(crate) struct HostPod {
     pod: Arc<Pod>,
-    /// The class, and in the lowest bit whether this snapshot evaluates the pod.
+    /// The identity, shifted left by one; the lowest bit says whether this snapshot evaluates the pod.
     class_and_evaluated: u32,
-    /// Its node, or [`NO_NODE`]; and [`UNSURE`].
+    /// The pod's node, or [`NO_NODE`]; combined with [`PROVISIONAL`].
     node_and_unsure: NodeId,
-    /// Its named ports that policies mention.
+    /// Its named ports that policies refer to.
     pub ports: ResolvedPorts,
 }
 
-/// Set if policies ask for labels of the pod, or of its namespace, that are unknown. Seldom looked at, and so
-/// is the node.
+/// Set if policies refer to unknown labels of the pod or of its namespace. Shares a field with the node,
+/// since both are rarely read.
 const UNSURE: NodeId = 1 << 31;
 
-/// Stands for a node that is not known.
+/// The node is not known.
 const NO_NODE: NodeId = UNSURE - 1;
 
 impl Hosts {
-    /// Who has an address.
+    /// The entry of an address; `None` if no pod or node has it.
     #[inline(always)]
     pub(crate) fn get(&self, address: impl Address) -> Option<&Host> {
         let (page, place) = match address.bits() {
@@ -73,7 +73,7 @@ impl Hosts {
         page.hosts.get(place.wrapping_sub(page.first) as usize).filter(|host| !host.is_nobody())
     }
 
-    /// Says who has each of these addresses now: none twice, and neighbours one after the other.
+    /// Replaces the entries of these addresses. No address occurs twice, and neighbours follow each other.
     pub(crate) fn update(&mut self, mut hosts: Vec<(AddressKey, Host)>) {
         for of_page in hosts.chunk_by_mut(|(one, _), (next, _)| one >> PLACE_BITS == next >> PLACE_BITS) {
             match address_of(of_page[0].0).bits() {
@@ -84,7 +84,7 @@ impl Hosts {
     }
 }
 
-/// Puts hosts into the page of this number, which is there afterwards if somebody is left in it.
+/// Replaces entries of one page. Creates the page if needed, and removes it if it ends up empty.
 fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, hosts: &mut [(AddressKey, Host)]) {
     if let Some(page) = pages.get_mut(number) {
         page.update(hosts);
@@ -101,10 +101,10 @@ fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, hosts: &mut [(Add
 }
 
 impl Page {
-    /// Puts each of these hosts where its address belongs, in ascending order.
+    /// Replaces entries; they come in ascending order of address.
     fn update(&mut self, updates: &mut [(AddressKey, Host)]) {
         let mut hosts: Vec<Host> = match Arc::get_mut(&mut self.hosts) {
-            // No snapshot shares the page: its hosts can move.
+            // No snapshot shares the page, so its entries can be moved.
             Some(hosts) => hosts.iter_mut().map(std::mem::take).collect(),
             None => self.hosts.to_vec(),
         };
@@ -129,20 +129,20 @@ impl Page {
     }
 }
 
-/// The last bits of an address: they say where in its page it is.
+/// How many of the last bits of an address are its offset in a page.
 const PLACE_BITS: u32 = 6;
 
-/// Addresses of a page.
+/// Addresses per page.
 const PLACES: u8 = 1 << PLACE_BITS;
 
-/// The place of an address, by its bits or its key, in its page.
+/// The offset of an address in its page, from its bits or its key.
 #[inline(always)]
 fn place_of(bits: u128) -> u8 {
     bits as u8 % PLACES
 }
 
 impl Host {
-    /// Whether nobody has the address.
+    /// Whether no pod or node has the address.
     #[inline]
     fn is_nobody(&self) -> bool {
         self.pod.is_none() && self.nodes.is_none()
@@ -165,7 +165,7 @@ impl Host {
 }
 
 impl HostPod {
-    /// A pod of a class below 2^31, of two the cautious one.
+    /// The entry of a pod. The identity is below 2^31; if the pod has two identities, it is the strict one.
     pub(crate) fn new(
         pod: Arc<Pod>,
         class: ClassId,
@@ -179,7 +179,7 @@ impl HostPod {
         Self { pod, class_and_evaluated, node_and_unsure, ports }
     }
 
-    /// What is known of it.
+    /// The pod.
     pub(crate) fn pod(&self) -> &Pod {
         &self.pod
     }
@@ -189,18 +189,19 @@ impl HostPod {
         &self.pod.name
     }
 
-    /// The class of its pod.
+    /// The pod's identity; the strict one if it has two.
     #[inline]
     pub(crate) fn class(&self) -> ClassId {
         self.class_and_evaluated >> 1
     }
 
-    /// The class by which its labels, where they are unknown, deny nothing (semantics 37); else its class.
+    /// The identity that reads unknown labels permissively (semantics 37); the same as [`PodEntry::identity`]
+    /// if no labels are unknown.
     pub(crate) fn hopeful_class(&self) -> ClassId {
         self.class() + ClassId::from(self.is_provisional())
     }
 
-    /// Whether policies ask for labels of the pod, or of its namespace, that are unknown.
+    /// Whether policies refer to unknown labels of the pod or of its namespace.
     #[inline]
     pub(crate) fn is_provisional(&self) -> bool {
         self.node_and_unsure & UNSURE != 0

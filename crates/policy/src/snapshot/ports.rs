@@ -1,11 +1,11 @@
-//! From a packet's protocol and port to the first rule, among rules whose peer is known to match.
+//! Maps a packet's protocol and port to the first rule that matches, among rules with a peer that matches.
 //!
-//! Rules are compiled into disjoint intervals of ports, each with the first rule that holds there: a verdict
-//! finds one interval, however many rules there are.
+//! Rules are compiled into disjoint intervals of ports, each with its first rule. A verdict looks up one
+//! interval, no matter how many rules there are.
 //!
-//! Where the peers of rules overlap so that this would take more than [`PortsCompiler`] allows, rules are
-//! kept as sets of bits instead (`wide`): a verdict then compares two sets, those that match the peer and
-//! those that match the port.
+//! If peers overlap so much that this would take more memory than [`PortsCompiler`] allows, rules are stored
+//! as bitsets instead (`wide`). A verdict then intersects two sets: the rules that match the peer and those
+//! that match the port.
 
 mod bitsets;
 mod compiler;
@@ -21,40 +21,40 @@ use self::wide::WideTable;
 use crate::packet::Protocol;
 use crate::snapshot::arena::Arena;
 
-/// A rule's place in the order of its tier, or [`NO_RULE`].
+/// The index of a rule in the order of its tier, or [`NO_RULE`].
 pub(crate) type RuleIndex = u32;
 
-/// Stands for "no rule": greater than every index, so that `min` chooses the first of two.
+/// No rule. Greater than every index, so that `min` returns the first of two rules.
 pub(crate) const NO_RULE: RuleIndex = u32::MAX;
 
-/// Which of a ruleset's distinct port sets a rule has.
+/// The index of a rule's port set, among the distinct port sets of a ruleset.
 pub(crate) type SetIndex = u32;
 
-/// A named port that some policy mentions, as a pod has it.
+/// A named port of a pod that some policy refers to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct ResolvedPort {
-    /// Its protocol: one name can mean another number for another protocol (semantics 18).
+    /// Its protocol: the same name can have a different number for another protocol (semantics 18).
     pub protocol: Protocol,
     /// Its number.
     pub number: u16,
-    /// The name, as the compiler numbers names.
+    /// The symbol of its name.
     pub name: u32,
 }
 
-/// The named ports of a pod; `None` where it has none that a policy mentions.
+/// The named ports of a pod; `None` if policies refer to none of them.
 pub(crate) type ResolvedPorts = Option<Arc<Vec<ResolvedPort>>>;
 
-/// A packet's destination as rules with `ports` see it.
+/// A packet's destination, as `ports` of rules see it.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub protocol: Protocol,
     pub port: Option<u16>,
-    /// The named ports of the destination's pod (semantics 17), if it is one and has any that policies
-    /// mention.
+    /// The named ports of the destination pod (semantics 17); `None` if it is no pod, or policies refer to
+    /// none of them.
     pub names: Option<&'a Vec<ResolvedPort>>,
 }
 
-/// What one rule says of ports.
+/// The `ports` of a rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct PortSet {
     pub ranges: Box<[PortRange]>,
@@ -64,7 +64,7 @@ pub(crate) struct PortSet {
 /// Numbered ports of one protocol, or of every protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct PortRange {
-    /// `None` is every protocol.
+    /// `None` matches every protocol.
     pub protocol: Option<Protocol>,
     pub first: u16,
     pub last: u16,
@@ -72,41 +72,46 @@ pub(crate) struct PortRange {
     pub portless: bool,
 }
 
-/// A port by its name.
+/// A port by name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct PortAlias {
     pub name: u32,
-    /// `None` is every protocol for which the pod has the name.
+    /// `None` matches every protocol for which the pod has the name.
     pub protocol: Option<Protocol>,
 }
 
 impl PortSet {
-    /// No `ports` at all: every protocol, with or without ports.
+    /// A rule without `ports`: every protocol, with or without ports.
     pub(crate) fn everything() -> Self {
         let all = PortRange { protocol: None, first: 0, last: u16::MAX, portless: true };
         Self { ranges: Box::from([all]), names: Box::from([]) }
     }
 }
 
-/// Where in a [`PortTable`] the ports of some rules begin.
+/// The start of an entry of a [`PortTable`].
 pub(crate) type PortsId = u32;
 
-/// See the module. The words of a peer's rules are contiguous, so that a verdict loads few cache lines.
+/// See the module. The words of an entry are contiguous, so that a verdict loads few cache lines.
 ///
-/// At each [`PortsId`] stand: the first rule of all; the number of protocols that rules name; the number of
-/// aliases; for each protocol, and last for all others, [`PROTOCOL_WORDS`]: its number, the rule for packets
-/// without a port, where its intervals begin, in words from the [`PortsId`], and how many there are; then the
-/// aliases, [`ALIAS_WORDS`] each: name, protocol or [`ANY_PROTOCOL`], rule; then the intervals of each
-/// protocol. Or, of rules that are kept as bits: the first rule of all; [`WIDE`]; the set.
+/// An entry consists of:
+/// - the first of its rules;
+/// - the number of protocols that rules name;
+/// - the number of aliases;
+/// - for each protocol, and last for all others, [`PROTOCOL_WORDS`] words: its number, the rule for packets
+///   without a port, the start of its intervals, in words from the [`PortsId`], and their count;
+/// - the aliases, [`ALIAS_WORDS`] words each: name, protocol or [`ANY_PROTOCOL`], rule;
+/// - the intervals of each protocol.
+///
+/// An entry for rules stored as bitsets consists of: the first of its rules; [`WIDE`]; the set.
 #[derive(Clone, Debug)]
 pub(crate) struct PortTable {
-    /// The first stands for [`NO_PORTS`].
+    /// The first entry is [`NO_PORTS`].
     words: Arena<u32>,
-    /// Of the rules that are kept as bits.
+    /// The rules that are stored as bitsets.
     wide: Option<Arc<WideTable>>,
 }
 
-/// The ports of no rules at all: most peers have them by address or by selector, and need no search.
+/// The entry without rules. Most peers have it by address or by selector, and need no search.
 const NO_PORTS: PortsId = 0;
 
 const HEADER_WORDS: usize = 3;
@@ -116,7 +121,7 @@ const ALIAS_WORDS: usize = 3;
 /// No IP protocol has this number.
 const ANY_PROTOCOL: u32 = 256;
 
-/// More protocols than there are.
+/// Marks an entry for a bitset: greater than any number of protocols.
 const WIDE: u32 = u32::MAX;
 
 impl Default for PortTable {
@@ -128,7 +133,7 @@ impl Default for PortTable {
 }
 
 impl PortTable {
-    /// Of the rules kept at `ports`, the first that matches.
+    /// The first rule of the entry `ports` that matches.
     #[inline(always)]
     pub(crate) fn first_match(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
         if ports == NO_PORTS { NO_RULE } else { self.first_of_some(ports, target) }
@@ -146,8 +151,8 @@ impl PortTable {
         }
     }
 
-    /// Of the rules kept at `ports`, the first that matches if the destination, which is not known, gives its
-    /// port every name that a rule asks for.
+    /// The first rule of the entry `ports` that might match an unknown destination, which may give its port
+    /// any name.
     pub(crate) fn first_possible(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
         if ports == NO_PORTS {
             return NO_RULE;
@@ -163,7 +168,7 @@ impl PortTable {
         named.fold(first, RuleIndex::min)
     }
 
-    /// The set of the rules of an entry, if they are kept as bits.
+    /// The set of an entry, if its rules are stored as bitsets.
     #[inline(always)]
     fn wide(&self, words: &[u32]) -> Option<(&WideTable, bitsets::SetId)> {
         match *words {
@@ -172,7 +177,7 @@ impl PortTable {
         }
     }
 
-    /// The first of the rules kept at `ports`, whatever its ports.
+    /// The first rule of the entry `ports`, regardless of its ports.
     pub(crate) fn first(&self, ports: PortsId) -> RuleIndex {
         self.words.from(ports)[0]
     }
@@ -218,12 +223,12 @@ impl PortTable {
         self.words.push(&words)
     }
 
-    /// Appends an entry for a set of bits.
+    /// Appends an entry for a bitset.
     fn push_wide(&mut self, first: RuleIndex, set: bitsets::SetId) -> PortsId {
         self.words.push(&[first, WIDE, set])
     }
 
-    /// Gives spare memory back.
+    /// Frees spare capacity.
     pub(crate) fn shrink(&mut self) {
         self.words.shrink();
         if let Some(wide) = self.wide.as_mut().and_then(Arc::get_mut) {
@@ -232,7 +237,7 @@ impl PortTable {
     }
 }
 
-/// The first of the rules of an entry that matches by number, and the packet's port.
+/// The first rule of an entry that matches by port number, and the packet's port.
 #[inline(always)]
 fn by_number(words: &[u32], target: Target<'_>) -> (RuleIndex, Option<u16>) {
     let [_, protocols, _, entries @ ..] = words else { return (NO_RULE, None) };
@@ -256,8 +261,8 @@ fn aliases(words: &[u32]) -> &[[u32; ALIAS_WORDS]] {
     words[from..from + aliases * ALIAS_WORDS].as_chunks::<ALIAS_WORDS>().0
 }
 
-/// The first rule with ANY name that the destination's pod gives to this port; a name that it has not matches
-/// nothing.
+/// The first rule with ANY name that the destination pod gives to this port. A name that the pod does not
+/// have matches nothing.
 fn first_alias(
     aliases: &[[u32; ALIAS_WORDS]],
     names: &[ResolvedPort],

@@ -1,4 +1,4 @@
-//! The steps of a verdict that only unknown pods and labels need (semantics 37).
+//! The steps of a verdict that apply only to unknown pods and labels (semantics 37).
 
 use crate::decision::{Direction, Outcome, Reason, Verdict};
 use crate::packet::Packet;
@@ -10,8 +10,8 @@ use crate::snapshot::ids::NodeId;
 use crate::snapshot::ruleset::{PeerFacts, Ruleset};
 
 impl Snapshot {
-    /// The last step of [`Snapshot::evaluate_rules`] where labels are unknown, or where some rule might deny
-    /// a peer that is.
+    /// The last step of [`Snapshot::evaluate_rules`] if labels are unknown, or if some rule might deny an
+    /// unknown peer.
     pub(super) fn evaluate_unknown(
         &self,
         outcome: Outcome,
@@ -43,8 +43,8 @@ impl Snapshot {
         outcome
     }
 
-    /// Evaluates what was denied by the cautious view of unknown labels by the hopeful one: if that allows
-    /// it, the denial is provisional.
+    /// Evaluates a packet that the strict view of unknown labels denies in the permissive view. If that
+    /// allows it, the denial is provisional.
     #[cold]
     fn evaluate_unsure(
         &self,
@@ -76,7 +76,7 @@ impl Snapshot {
         }
     }
 
-    /// In scope `Cluster`: the node to whose pods an address belongs that no pod has.
+    /// In scope `Cluster`: the node with the pod CIDR of an address that no known pod has.
     #[cold]
     pub(super) fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
         let node = self.cluster_cidrs.node(address)?;

@@ -1,9 +1,7 @@
-//! From a page's number to the page: a hash table in blocks, of which a change copies the one that it
-//! touches.
+//! Maps page numbers to pages: a hash table in buckets. A change copies only the bucket that it modifies.
 //!
-//! A persistent tree would copy less where a cluster is huge, but every lookup would climb it; here a lookup
-//! is one line of memory for nearly every page. What a change copies besides its block is one pointer for
-//! each block.
+//! A persistent tree would copy less in huge clusters, but each lookup would descend it. Here a lookup loads
+//! one cache line for nearly every page. Besides its bucket, a change copies one pointer for each bucket.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -14,7 +12,7 @@ use crate::snapshot::hosts::Page;
 
 /// The higher bits of an address of one family: see [`Page`].
 pub(crate) trait PageNumber: Copy + Eq {
-    /// No page has this number: numbers lack the lowest bits of an address.
+    /// No page has this number, because numbers lack the lowest bits of an address.
     const NO_PAGE: Self;
 
     fn hash(self) -> u64;
@@ -43,34 +41,34 @@ impl PageNumber for u128 {
     }
 }
 
-/// Slots of a block.
+/// Slots of a bucket.
 const SLOTS: usize = 64;
 
-/// A block is never fuller than this: a search always meets an empty slot, and nearly always at once.
+/// The most used slots of a bucket. So a search always ends at an empty slot, and nearly always soon.
 const FULL: usize = 48;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages<N> {
-    /// None, or a power of two of them.
+    /// Empty, or a power of two.
     blocks: Arc<[Arc<Block<N>>]>,
 }
 
-/// Begins where a line of memory does, so that no slot lies in two.
+/// Aligned to cache lines, so that no slot spans two.
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 struct Block<N> {
-    /// A page stands in the slot that its number hashes to, or in the next after it (round the end) that was
-    /// empty.
+    /// A page is in the slot that its number hashes to, or in the next slot that was empty, wrapping around
+    /// at the end.
     slots: [Slot<N>; SLOTS],
     used: usize,
 }
 
-/// One line of memory, or for IPv4 half of one.
+/// One cache line; for IPv4, half of one.
 #[derive(Clone, Debug)]
 #[repr(align(32))]
 struct Slot<N> {
-    /// [`PageNumber::NO_PAGE`] exactly where there is no page.
+    /// [`PageNumber::NO_PAGE`] if and only if there is no page.
     number: N,
     page: Option<Page>,
 }
@@ -94,7 +92,7 @@ impl<N: PageNumber> Pages<N> {
         block.slots[block.find(hash, number)].page.as_ref()
     }
 
-    /// The page of this number, to be changed.
+    /// The page of this number, for modification.
     pub(crate) fn get_mut(&mut self, number: N) -> Option<&mut Page> {
         self.get(number)?;
         let hash = number.hash();
@@ -103,7 +101,7 @@ impl<N: PageNumber> Pages<N> {
         block.slots[slot].page.as_mut()
     }
 
-    /// Takes a page in. There must be none of this number.
+    /// Inserts a page. There must be no page of this number.
     pub(crate) fn insert(&mut self, number: N, page: Page) {
         let hash = number.hash();
         while self.blocks.get(self.block_of(hash)).is_none_or(|block| block.used == FULL) {
@@ -112,20 +110,20 @@ impl<N: PageNumber> Pages<N> {
         self.block_mut(hash).insert(hash, number, page);
     }
 
-    /// Takes a page out. It must be there.
+    /// Removes a page, which must exist.
     pub(crate) fn remove(&mut self, number: N) {
         let hash = number.hash();
         self.block_mut(hash).remove(hash, number);
     }
 
-    /// Twice as many blocks.
+    /// Doubles the number of buckets.
     fn grow(&mut self) {
         let mut blocks = vec![Block::default(); (self.blocks.len() * 2).max(1)];
         let last = blocks.len() - 1;
         for slot in self.blocks.iter().flat_map(|block| &block.slots) {
             if let Some(page) = &slot.page {
                 let hash = slot.number.hash();
-                // Half of a block's pages stay together, so none gets fuller than it was.
+                // The pages of a bucket are split over two, so no bucket gets fuller than before.
                 blocks[hash as usize & last].insert(hash, slot.number, page.clone());
             }
         }
@@ -139,7 +137,7 @@ impl<N: PageNumber> Pages<N> {
 
     fn block_mut(&mut self, hash: u64) -> &mut Block<N> {
         let place = self.block_of(hash);
-        // Snapshots may share both: then this works on copies.
+        // Copies what snapshots still share.
         Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[place])
     }
 }
@@ -151,7 +149,7 @@ impl<N: PageNumber> Default for Block<N> {
 }
 
 impl<N: PageNumber> Block<N> {
-    /// The slot of the page of this number, or the empty one where it would stand.
+    /// The slot of the page of this number, or the empty slot where it would be inserted.
     #[inline]
     fn find(&self, hash: u64, number: N) -> usize {
         let mut slot = slot_of(hash);
@@ -167,7 +165,7 @@ impl<N: PageNumber> Block<N> {
         self.used += 1;
     }
 
-    /// Empties a slot, and moves up those behind it that stand there only because it was taken.
+    /// Empties a slot, and moves back the pages after it that are not in the slot they hash to.
     fn remove(&mut self, hash: u64, number: N) {
         let mut empty = self.find(hash, number);
         if self.slots[empty].page.is_none() {
@@ -188,7 +186,7 @@ impl<N: PageNumber> Block<N> {
     }
 }
 
-/// Where in its block a page belongs. The lower bits of the hash chose the block.
+/// The slot that a page hashes to. The lower bits of the hash select the bucket.
 #[inline]
 fn slot_of(hash: u64) -> usize {
     (hash >> 32) as usize % SLOTS
@@ -204,7 +202,7 @@ mod tests {
     use super::*;
     use crate::snapshot::hosts::Host;
 
-    /// A page by which a number is known again.
+    /// A page that encodes a number.
     fn page(number: usize) -> Page {
         Page { first: number as u8, hosts: vec![Host::default(); number >> 8].into() }
     }
@@ -226,7 +224,7 @@ mod tests {
 
     #[test]
     fn pages_of_ipv4_come_and_go() {
-        // Neighbours, as in pod CIDRs, and numbers far from one another.
+        // Neighbours, as in pod CIDRs, and numbers far apart.
         let numbers = (0..3_000).map(|n| 0x28_0000 + n).chain((0..3_000).map(|n| 0x100_0000 + n * 0x3ff1));
         come_and_go(&numbers.collect::<Vec<u32>>(), 1);
     }
@@ -238,11 +236,11 @@ mod tests {
         come_and_go(&numbers.collect::<Vec<u128>>(), 1 << 100);
     }
 
-    /// Pages come, go and change in any order, and older tables stay as they were. `other` is none of the
-    /// numbers.
+    /// Inserts, removes and changes pages in any order; older tables stay as they were. `other` is not among
+    /// the numbers.
     fn come_and_go<N: PageNumber>(numbers: &[N], other: N) {
         let mut pages = Pages::default();
-        assert!(pages.get(numbers[0]).is_none(), "nothing in an empty table");
+        assert!(pages.get(numbers[0]).is_none(), "an empty table has no page");
         for (place, number) in numbers.iter().enumerate() {
             pages.insert(*number, page(place));
         }

@@ -1,8 +1,7 @@
-//! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and
-//! blocks.
+//! Compiles the ports of the rule sets of one tier. The memory is linear in the number of rules and blocks.
 //!
-//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of
-//! a block. Beyond that, rules are kept as [bits](super::bitsets).
+//! Bound: ports are precomputed for at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and
+//! edge of a block. Beyond that, rules are stored as [bitsets](super::bitsets).
 
 use std::sync::Arc;
 
@@ -12,20 +11,20 @@ use super::bitsets::{Cursor, Interner, SetId, rules_in, set_words};
 use super::wide::WideTable;
 use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex, SetIndex};
 
-/// Rules for which ports are precomputed, over all sets of rules of a tier: some 50 KiB.
+/// Rules for which ports are precomputed, summed over all rule sets of a tier: about 50 KiB.
 const ALLOWED: usize = 4_096;
-/// The same, for each rule and edge of a block.
+/// Further rules for which ports are precomputed, for each rule and edge of a block.
 const ALLOWED_EACH: usize = 16;
-/// Sets of rules that are always precomputed.
+/// The ports of rule sets of at most this size are always precomputed.
 const FEW: usize = 8;
-/// Names of ports that are searched one by one at most.
+/// The most port names that are searched one by one.
 const FEW_ALIASES: usize = 64;
 
-/// The rules that hold at one place, in the form that fits.
+/// The rules that match at one prefix or identity.
 pub(crate) enum RulesAt<'a> {
     /// Rules, ascending, each with its port set.
     Few(Vec<(RuleIndex, SetIndex)>),
-    /// A set of bits, from [`PortsCompiler::cursor`].
+    /// A bitset, from [`PortsCompiler::cursor`].
     Many(&'a mut Cursor),
 }
 
@@ -44,14 +43,14 @@ pub(crate) struct PortsCompiler {
     found_in: Vec<u64>,
     /// The number of calls so far.
     calls: u64,
-    /// Of the sets that are kept as bits.
+    /// Deduplicates bitsets.
     interner: Interner,
-    /// Their ports.
+    /// Ports compiled so far, by their bitset.
     known_sets: FxHashMap<SetId, PortsId>,
 }
 
 impl PortsCompiler {
-    /// For rules in order, each with its port set, whose blocks have so many edges: beginnings and
+    /// A compiler for rules in order, each with its port set. `edges` is the number of block beginnings and
     /// exceptions.
     pub(crate) fn new(rules: Vec<SetIndex>, sets: Vec<Arc<PortSet>>, edges: usize) -> Self {
         let allowed = ALLOWED + ALLOWED_EACH * (rules.len() + edges);
@@ -68,22 +67,22 @@ impl PortsCompiler {
         self.rules[rule as usize]
     }
 
-    /// Whether ports of so many rules, taken together, may be precomputed.
+    /// Whether ports may be precomputed for this many rules in total.
     pub(crate) fn allows(&self, rules: usize) -> bool {
         rules <= self.allowed
     }
 
-    /// How many words of bits a set of rules has, at least one.
+    /// The number of words of a bitset, at least one.
     pub(crate) fn set_words(&self) -> usize {
         set_words(self.rules.len())
     }
 
-    /// A set of bits that changes rule by rule.
+    /// An empty bitset that is modified rule by rule.
     pub(crate) fn cursor(&mut self, table: &mut PortTable) -> Cursor {
         self.wide(table).0.bitsets.cursor()
     }
 
-    /// The ports of the rules at a place, compiled if they are not yet.
+    /// The ports of the rules at a prefix, compiled if needed.
     pub(crate) fn ports_of(&mut self, table: &mut PortTable, rules: RulesAt<'_>) -> PortsId {
         match rules {
             RulesAt::Few(rules) => self.ports_of_rules(table, rules),
@@ -91,7 +90,7 @@ impl PortsCompiler {
         }
     }
 
-    /// The same, for rules in any order.
+    /// The ports of these rules, which may be in any order; compiled if needed.
     pub(crate) fn ports_of_rules(
         &mut self,
         table: &mut PortTable,
@@ -116,7 +115,7 @@ impl PortsCompiler {
         id
     }
 
-    /// The same, for rules as bits, in [`PortsCompiler::set_words`] words. They are never precomputed.
+    /// The ports of a bitset of [`PortsCompiler::set_words`] words. They are never precomputed.
     pub(crate) fn ports_of_bits(&mut self, table: &mut PortTable, bits: &[u64]) -> PortsId {
         let Some(first) = rules_in(bits).next() else { return NO_PORTS };
         let (wide, interner) = self.wide(table);
@@ -124,7 +123,7 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// Keeps the first of the rules with equal ports: the others can never decide.
+    /// Keeps the first of the rules with equal ports, because the others can never decide.
     fn deduplicate(&mut self, rules: &mut Vec<(RuleIndex, SetIndex)>) {
         self.found_in.resize(self.sets.len(), 0);
         self.calls += 1;
@@ -139,8 +138,7 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// The table's part that is kept as bits, made if it does not exist yet. A snapshot may still share it:
-    /// then this is a copy.
+    /// The table of bitsets, created if needed. If a snapshot still shares it, it is copied.
     fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut Interner) {
         let Self { sets, rules, interner, .. } = self;
         let wide = table.wide.get_or_insert_with(|| {
@@ -166,7 +164,7 @@ mod tests {
     use crate::snapshot::ports::{PortAlias, PortRange, ResolvedPort, Target};
     use crate::spec::IpBlock;
 
-    /// Nets that meet: inside one another, and at each other's edges.
+    /// Nested and adjacent networks.
     const NETS: [&str; 14] = [
         "0.0.0.0/0",
         "10.0.0.0/8",
@@ -222,7 +220,7 @@ mod tests {
             .zip(rules)
             .flat_map(|(rule, (blocks, _))| blocks.iter().map(move |block| Block { rule, set: rule, block }))
             .collect();
-        // Rules without blocks are for every address.
+        // Rules without blocks match every address.
         let everyone: Vec<(RuleIndex, SetIndex)> = numbers()
             .zip(rules)
             .filter(|(_, (blocks, _))| blocks.is_empty())
