@@ -1,4 +1,4 @@
-//! The connections whose decision a change may alter.
+//! The connections with a decision that a change may alter.
 //!
 //! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the
 //! agent, which flushes cached verdicts, revalidates packets and sweeps connections of these addresses only.

@@ -9,19 +9,19 @@
 //!
 //! A full rebuild compiles everything again when most ids are no longer used.
 
+pub(crate) mod address_owners;
 mod affected;
-pub(crate) mod claims;
-pub(crate) mod classes;
-pub(crate) mod compiled;
+pub(crate) mod cached_rulesets;
 pub(crate) mod compiled_selector;
+pub(crate) mod compiled_state;
 mod diff;
 mod dirty;
+pub(crate) mod identities;
 pub(crate) mod policies;
-pub(crate) mod rulesets;
 mod scope;
-pub(crate) mod selectors;
+pub(crate) mod selector_cache;
 pub(crate) mod shared;
-pub(crate) mod vocabulary;
+pub(crate) mod symbol_table;
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
@@ -29,8 +29,8 @@ use std::sync::Arc;
 
 use crate::admission::{Budget, Refusal};
 use crate::affected::Affected;
-use crate::compiler::claims::Claims;
-use crate::compiler::compiled::Compiled;
+use crate::compiler::address_owners::AddressOwners;
+use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::dirty::Dirty;
 use crate::decision::Verdict;
 use crate::inventory::{Change, Inventory, Pod};
@@ -46,8 +46,8 @@ pub struct Compiler {
     on_unknown_pod: Verdict,
     generation: Generation,
     inventory: Inventory,
-    claims: Claims,
-    compiled: Compiled,
+    owners: AddressOwners,
+    compiled: CompiledState,
 }
 
 /// A snapshot, and how it differs from the one before.
@@ -67,8 +67,8 @@ impl Compiler {
             on_unknown_pod: Verdict::Deny,
             generation: Generation::default(),
             inventory: Inventory::default(),
-            claims: Claims::default(),
-            compiled: Compiled::default(),
+            owners: AddressOwners::default(),
+            compiled: CompiledState::default(),
         }
     }
 
@@ -95,13 +95,13 @@ impl Compiler {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Compilation {
         let mut dirty = Dirty::default();
         for change in changes {
-            self.take(change, &mut dirty);
+            self.apply_change(change, &mut dirty);
         }
         let pod_cidrs = self.scope.pod_cidrs(&self.inventory);
         dirty.pod_cidrs = pod_cidrs != self.compiled.pod_cidrs();
         self.generation = self.generation.next();
-        let Self { scope, inventory, claims, compiled, .. } = self;
-        let affected = compiled.update(scope, inventory, claims, dirty);
+        let Self { scope, inventory, owners, compiled, .. } = self;
+        let affected = compiled.update(scope, inventory, owners, dirty);
         let affected = if self.generation == Generation::default().next() { Affected::All } else { affected };
         Compilation { snapshot: Arc::new(compiled.snapshot(self.generation, self.on_unknown_pod)), affected }
     }
@@ -135,28 +135,28 @@ impl Compiler {
     }
 
     /// Applies a change to the inventory and the address owners, and marks what it makes dirty.
-    fn take(&mut self, change: Change, dirty: &mut Dirty) {
-        let Self { inventory, claims, .. } = self;
+    fn apply_change(&mut self, change: Change, dirty: &mut Dirty) {
+        let Self { inventory, owners, .. } = self;
         match &change {
             Change::Pod(_) => {}
             Change::PodGone(name) => {
                 dirty
                     .addresses
-                    .extend(inventory.pods.get(name).into_iter().flat_map(|pod| claims.leave_pod(pod)));
+                    .extend(inventory.pods.get(name).into_iter().flat_map(|pod| owners.remove_pod(pod)));
             }
             Change::Node(node) => {
                 let before = inventory.nodes.get(&node.name);
                 dirty.cluster_cidrs |= before.map(|node| &node.pod_cidrs) != Some(&node.pod_cidrs);
                 if before != Some(node) {
-                    dirty.addresses.extend(before.into_iter().flat_map(|node| claims.leave_node(node)));
-                    dirty.addresses.extend(claims.enter_node(node));
+                    dirty.addresses.extend(before.into_iter().flat_map(|node| owners.remove_node(node)));
+                    dirty.addresses.extend(owners.add_node(node));
                 }
             }
             Change::NodeGone(name) => {
                 dirty.cluster_cidrs |= inventory.nodes.contains_key(name);
                 dirty
                     .addresses
-                    .extend(inventory.nodes.get(name).into_iter().flat_map(|node| claims.leave_node(node)));
+                    .extend(inventory.nodes.get(name).into_iter().flat_map(|node| owners.remove_node(node)));
             }
             Change::Namespace(namespace) => {
                 if inventory.namespaces.get(&namespace.name) != Some(namespace) {
@@ -172,23 +172,23 @@ impl Compiler {
             Change::PolicyGone(name) => drop(dirty.policies.insert(name.clone())),
         }
         match change {
-            Change::Pod(pod) => self.take_pod(pod, dirty),
+            Change::Pod(pod) => self.apply_pod(pod, dirty),
             change => inventory.apply(change),
         }
     }
 
     /// Applies a change of a pod. Pods are numerous, so this looks up their map only once.
-    fn take_pod(&mut self, pod: Pod, dirty: &mut Dirty) {
-        let Self { inventory, claims, .. } = self;
+    fn apply_pod(&mut self, pod: Pod, dirty: &mut Dirty) {
+        let Self { inventory, owners, .. } = self;
         let pod = match inventory.pods.entry(pod.name.clone()) {
             Entry::Occupied(before) if **before.get() == pod => return,
             Entry::Occupied(mut before) => {
                 let pod = Arc::new(pod);
-                dirty.addresses.extend(claims.leave_pod(&before.insert(Arc::clone(&pod))));
+                dirty.addresses.extend(owners.remove_pod(&before.insert(Arc::clone(&pod))));
                 pod
             }
-            Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(pod))),
+            Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(pod))),
         };
-        dirty.addresses.extend(claims.enter_pod(&pod));
+        dirty.addresses.extend(owners.add_pod(&pod));
     }
 }

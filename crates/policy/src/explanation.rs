@@ -1,4 +1,4 @@
-//! A decision in words, made off the packet's path.
+//! Explanations of decisions in words, created off the packet's path.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl fmt::Display for Explanation {
             return write!(f, "{verdict}: {}", Reason::sentence_of(self.reason).unwrap_or(self.reason));
         }
         write!(f, "{verdict}: isolated by ")?;
-        for (place, policy) in self.isolated_by.iter().take(SHOWN_POLICIES).enumerate() {
-            write!(f, "{}{policy}", if place == 0 { "" } else { ", " })?;
+        for (position, policy) in self.isolated_by.iter().take(SHOWN_POLICIES).enumerate() {
+            write!(f, "{}{policy}", if position == 0 { "" } else { ", " })?;
         }
         if let Some(more) = self.isolated_by.len().checked_sub(SHOWN_POLICIES).filter(|more| *more > 0) {
             write!(f, " and {more} more")?;

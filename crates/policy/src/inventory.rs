@@ -59,7 +59,7 @@ pub struct PodUid(pub u128);
 
 impl Pod {
     /// Orders pods that have the same address: it belongs to the greatest (semantics 22).
-    pub(crate) fn claim_order(&self) -> impl Ord + '_ {
+    pub(crate) fn owner_order(&self) -> impl Ord + '_ {
         (self.reported, self.created, &self.name)
     }
 }

@@ -23,7 +23,7 @@
 //! - [`explanation`]: explains a decision in words, off the packet's path.
 //! - [`published`]: the cell through which workers get the current snapshot, and the grace period after a
 //!   swap.
-//! - [`affected`]: the connections whose decision a change may alter.
+//! - [`affected`]: the connections with a decision that a change may alter.
 //! - [`mod@reference`]: a naive implementation of the same semantics, written from the API's text. Property
 //!   tests check that both agree.
 #![forbid(unsafe_code)]

@@ -20,7 +20,7 @@ use crate::snapshot::Snapshot;
 pub struct Published {
     current: ArcSwap<Snapshot>,
     /// One counter per worker: odd while the worker is inside, even otherwise. Only that worker writes it.
-    passes: Box<[CachePadded<AtomicU64>]>,
+    counters: Box<[CachePadded<AtomicU64>]>,
 }
 
 impl Published {
@@ -28,7 +28,7 @@ impl Published {
     pub fn new(first: Arc<Snapshot>, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             current: ArcSwap::new(first),
-            passes: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            counters: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
         })
     }
 
@@ -43,11 +43,11 @@ impl Published {
         // Pairs with the fence in `Reader::enter`: a worker that is not inside below will see `next`.
         fence(Ordering::SeqCst);
         let inside = self
-            .passes
+            .counters
             .iter()
             .enumerate()
-            .map(|(worker, pass)| (worker, pass.load(Ordering::Acquire)))
-            .filter(|(_, pass)| pass % 2 == 1)
+            .map(|(worker, counter)| (worker, counter.load(Ordering::Acquire)))
+            .filter(|(_, counter)| counter % 2 == 1)
             .collect();
         Grace { published: Arc::clone(self), inside }
     }
@@ -57,7 +57,7 @@ impl Published {
     /// # Panics
     /// If `worker` is not below the number given to [`Published::new`]. That is a bug, and shows at startup.
     pub fn reader(self: &Arc<Self>, worker: usize) -> Reader {
-        assert!(worker < self.passes.len(), "worker {worker} of {}", self.passes.len());
+        assert!(worker < self.counters.len(), "worker {worker} of {}", self.counters.len());
         Reader { published: Arc::clone(self), worker }
     }
 }
@@ -74,8 +74,8 @@ pub struct Grace {
 impl Grace {
     /// Whether every worker has finished the verdict that was in progress under the old snapshot.
     pub fn over(&mut self) -> bool {
-        let passes = &self.published.passes;
-        self.inside.retain(|(worker, pass)| passes[*worker].load(Ordering::Acquire) == *pass);
+        let counters = &self.published.counters;
+        self.inside.retain(|(worker, counter)| counters[*worker].load(Ordering::Acquire) == *counter);
         self.inside.is_empty()
     }
 }
@@ -89,23 +89,23 @@ pub struct Reader {
 
 impl Reader {
     /// Enters. Keep the guard until the kernel has the verdict: dropping it leaves.
-    pub fn enter(&mut self) -> Pass<'_> {
-        let pass = &self.published.passes[self.worker];
-        pass.store(pass.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    pub fn enter(&mut self) -> ReadGuard<'_> {
+        let counter = &self.published.counters[self.worker];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         // Pairs with the fence in `Published::publish`: either the publisher sees that this worker is inside,
         // or this worker sees the new snapshot.
         fence(Ordering::SeqCst);
-        Pass { snapshot: self.published.current.load(), pass }
+        ReadGuard { snapshot: self.published.current.load(), counter }
     }
 }
 
 /// The snapshot of one verdict in progress. The grace period of a later snapshot waits until this is dropped.
-pub struct Pass<'a> {
+pub struct ReadGuard<'a> {
     snapshot: Guard<Arc<Snapshot>>,
-    pass: &'a AtomicU64,
+    counter: &'a AtomicU64,
 }
 
-impl Deref for Pass<'_> {
+impl Deref for ReadGuard<'_> {
     type Target = Arc<Snapshot>;
 
     fn deref(&self) -> &Arc<Snapshot> {
@@ -113,8 +113,8 @@ impl Deref for Pass<'_> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        self.pass.store(self.pass.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.counter.store(self.counter.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }

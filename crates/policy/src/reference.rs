@@ -1,5 +1,5 @@
 //! A naive implementation of the semantics, written from the API's text: slow and obvious. Property tests
-//! hold the compiled engine to it.
+//! check the compiled engine against it.
 //!
 //! From: an [`Inventory`], a [`Packet`]. To: what the engine must return, as [`Explanation`]s. Nothing is
 //! precomputed, and nothing is shared with the compiler. Every verdict reads the whole inventory again, with
@@ -61,9 +61,13 @@ pub fn verdict_unproven(
     on_unknown_pod: Verdict,
     packet: &Packet,
 ) -> Verdict {
-    let ways = [*packet, packet.reversed()];
+    let openings = [*packet, packet.reversed()];
     let verdict = |packet| evaluate(inventory, scope, on_unknown_pod, packet, Directions::Both).verdict();
-    if ways.iter().all(|packet| verdict(packet) == Verdict::Allow) { Verdict::Allow } else { Verdict::Deny }
+    if openings.iter().all(|packet| verdict(packet) == Verdict::Allow) {
+        Verdict::Allow
+    } else {
+        Verdict::Deny
+    }
 }
 
 /// Evaluates a packet.
@@ -118,7 +122,7 @@ fn evaluate_both(
     let from_unknown = is_unknown_peer(inventory, packet.source());
     // A denial is provisional if it depends on something that is not known (yet): which pod the peer is, or
     // labels of either end (semantics 37). The rest of the explanation stays, because it holds until then. An
-    // allowed packet is denied provisionally if it is allowed only because the peer is unknown.
+    // allowance is provisional if it depends on which pod the peer is.
     let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
         let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
             return evaluated;
@@ -132,10 +136,10 @@ fn evaluate_both(
             };
         }
         let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
-        let reason = if from_or_to_unknown && might_allow(Reading::Cautious) {
+        let reason = if from_or_to_unknown && might_allow(Reading::Strict) {
             Reason::UnknownPeer
-        } else if from_or_to_unknown && might_allow(Reading::Hopeful)
-            || evaluate_pod(inventory, packet, direction, pod, Reading::Hopeful).verdict == Verdict::Allow
+        } else if from_or_to_unknown && might_allow(Reading::Permissive)
+            || evaluate_pod(inventory, packet, direction, pod, Reading::Permissive).verdict == Verdict::Allow
         {
             Reason::UnknownLabels
         } else {
@@ -165,7 +169,7 @@ fn evaluate_side(
         Some(pod) if !is_evaluated(inventory, scope, pod) => {
             plain(direction, Outcome::allow(Reason::OtherNode))
         }
-        Some(pod) => evaluate_pod(inventory, packet, direction, pod, Reading::Cautious),
+        Some(pod) => evaluate_pod(inventory, packet, direction, pod, Reading::Strict),
     }
 }
 
@@ -173,9 +177,9 @@ fn evaluate_side(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
     /// Allows nothing that the labels might deny. This yields the verdict.
-    Cautious,
+    Strict,
     /// Denies nothing that the labels might allow. If this reading allows, a denial is provisional.
-    Hopeful,
+    Permissive,
 }
 
 impl Reading {
@@ -186,18 +190,18 @@ impl Reading {
         match (matches, self, action) {
             (Match::No, _, _) => None,
             (Match::Yes, _, action) => Some(action),
-            (Match::Unknown, Self::Cautious, Action::Accept) => None,
-            (Match::Unknown, Self::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
-            (Match::Unknown, Self::Hopeful, Action::Deny) => None,
-            (Match::Unknown, Self::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
+            (Match::Unknown, Self::Strict, Action::Accept) => None,
+            (Match::Unknown, Self::Strict, Action::Deny | Action::Pass) => Some(Action::Deny),
+            (Match::Unknown, Self::Permissive, Action::Deny) => None,
+            (Match::Unknown, Self::Permissive, Action::Accept | Action::Pass) => Some(Action::Accept),
         }
     }
 
     /// Whether a NetworkPolicy that applies, or might, isolates the pod.
     fn isolates(self, applies: Match) -> bool {
         match self {
-            Self::Cautious => applies != Match::No,
-            Self::Hopeful => applies == Match::Yes,
+            Self::Strict => applies != Match::No,
+            Self::Permissive => applies == Match::Yes,
         }
     }
 }
@@ -220,7 +224,7 @@ fn evaluate_pod(
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
-        // The FIRST rule whose policy applies AND whose peers AND ports match decides (semantics 3).
+        // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
         let first = rules(&policies, tier, direction).find_map(|(policy, applies, index, rule)| {
             let matches = applies.min(peers_match(inventory, &connection, rule));
             let action = reading.action(rule.action, matches).filter(|_| ports_match(&connection, rule))?;
@@ -272,15 +276,15 @@ fn might_allow(
                 continue;
             }
             // Whatever pod it is, no later rule is evaluated.
-            let surely =
+            let certain =
                 peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
             match action {
                 Action::Accept => return true,
-                Action::Deny if surely && !might_pass => return false,
+                Action::Deny if certain && !might_pass => return false,
                 Action::Deny => {}
                 Action::Pass => might_pass = true,
             }
-            if surely {
+            if certain {
                 break;
             }
         }
@@ -292,23 +296,23 @@ fn might_allow(
 /// considering each rule alone as in [`might_allow`]. A Pass rule that might match counts as a denial.
 fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
     let policies = applying(inventory, pod);
-    let isolated = isolating(&policies, direction, Reading::Cautious).next().is_some();
+    let isolated = isolating(&policies, direction, Reading::Strict).next().is_some();
     let connection = Connection::new(inventory, packet, direction);
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
         if tier == Tier::Baseline && isolated {
             continue;
         }
         for (_, applies, _, rule) in rules(&policies, tier, direction) {
-            let Some(action) = Reading::Cautious.action(rule.action, applies) else { continue };
+            let Some(action) = Reading::Strict.action(rule.action, applies) else { continue };
             if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
                 continue;
             }
-            let surely =
+            let certain =
                 peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
             match action {
-                Action::Accept if surely => return false,
+                Action::Accept if certain => return false,
                 Action::Accept => {}
-                Action::Pass if surely => break,
+                Action::Pass if certain => break,
                 Action::Deny | Action::Pass => return true,
             }
         }

@@ -57,12 +57,12 @@ impl Selector {
         self.all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether the selector matches namespace `name` with these labels. The label that holds its name is
-    /// known even if the others are not (semantics 11, 37).
+    /// Whether the selector matches namespace `name` with these labels. The label with its name is known even
+    /// if the others are not (semantics 11, 37).
     pub fn matches_namespace(&self, name: &str, labels: &Labels) -> Match {
         self.all(|requirement| {
             if !labels.are_known() && **requirement.key() == *NAME_LABEL {
-                requirement.holds(Some(name)).into()
+                requirement.matches_value(Some(name)).into()
             } else {
                 requirement.matches(labels)
             }
@@ -97,11 +97,11 @@ impl Requirement {
 
     /// Whether the requirement matches these labels; [`Match::Unknown`] if they are unknown.
     pub fn matches(&self, labels: &Labels) -> Match {
-        if labels.are_known() { self.holds(labels.value(self.key())).into() } else { Match::Unknown }
+        if labels.are_known() { self.matches_value(labels.value(self.key())).into() } else { Match::Unknown }
     }
 
     /// Whether the requirement matches if its key has this value, or is missing.
-    fn holds(&self, value: Option<&str>) -> bool {
+    fn matches_value(&self, value: Option<&str>) -> bool {
         match self {
             Self::In(_, values) => value.is_some_and(|value| values.iter().any(|v| **v == *value)),
             Self::NotIn(_, values) => !value.is_some_and(|value| values.iter().any(|v| **v == *value)),

@@ -5,13 +5,13 @@
 //! everything that stayed the same.
 
 pub(crate) mod address;
-pub(crate) mod addresses;
 pub(crate) mod arena;
-pub(crate) mod class_table;
 pub(crate) mod cluster_cidrs;
 mod ends;
-pub(crate) mod hosts;
+pub(crate) mod identity_table;
 pub(crate) mod ids;
+pub(crate) mod ip_blocks;
+pub(crate) mod ipcache;
 pub(crate) mod ports;
 pub(crate) mod ruleset;
 pub(crate) mod trie;
@@ -32,8 +32,8 @@ use crate::packet::Packet;
 use crate::snapshot::address::Address;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::ends::Ends;
-use crate::snapshot::hosts::{Host, HostPod, Hosts};
 use crate::snapshot::ids::NodeId;
+use crate::snapshot::ipcache::{IpCache, IpCacheEntry, PodEntry};
 use crate::snapshot::ruleset::{Ruleset, Rulesets};
 use crate::spec::PolicySpec;
 
@@ -58,7 +58,7 @@ pub struct Size {
     /// Rules of these policies, in both directions.
     pub rules: usize,
     /// Identities that have pods: no policy distinguishes pods of one identity as peers.
-    pub classes: usize,
+    pub identities: usize,
     /// Pairs of rulesets (ingress and egress). Pods to which the same policies apply share one.
     pub rulesets: usize,
 }
@@ -71,17 +71,17 @@ pub struct Snapshot {
     /// Whether verdicts need the steps for unknown pods and labels. That is so if ANY pod has unknown labels
     /// that policies refer to, if ANY rule can deny pods by their labels, or if the scope is `Cluster`.
     /// Otherwise verdicts skip these steps.
-    pub(crate) minds_unknown: bool,
+    pub(crate) handles_unknown: bool,
     /// This node; `None` in scope `Cluster`, or while the Node object is unknown.
-    pub(crate) here: Option<NodeId>,
+    pub(crate) own_node: Option<NodeId>,
     /// Whether the scope is `Cluster`.
-    pub(crate) everywhere: bool,
+    pub(crate) cluster_scope: bool,
     /// The pod CIDRs of this node.
     pub(crate) pod_cidrs: Arc<[IpNet]>,
     /// The pod CIDRs of all nodes.
     pub(crate) cluster_cidrs: Arc<ClusterCidrs>,
-    pub(crate) hosts: Hosts,
-    /// Addresses of evaluated pods: a subset of `hosts`.
+    pub(crate) ipcache: IpCache,
+    /// Addresses of evaluated pods: a subset of `ipcache`.
     pub(crate) evaluated: imbl::OrdSet<IpAddr>,
     /// By identity: what applies to its pods. Every identity that has evaluated pods has an entry. If an
     /// identity has unknown labels, its entry holds what applies in the strict view, and the next entry what
@@ -113,21 +113,21 @@ impl Snapshot {
     /// All steps but the last (`PortTable::first_of_some`) are marked for inlining: as calls they took a
     /// fifth of the instructions.
     pub fn evaluate(&self, packet: &Packet, directions: Directions) -> Decision {
-        if self.minds_unknown {
+        if self.handles_unknown {
             self.evaluate_with_unknown(packet, directions)
         } else {
-            self.evaluate_minding::<false>(packet, directions)
+            self.evaluate_directions::<false>(packet, directions)
         }
     }
 
     /// A separate function, so that its steps cost other verdicts nothing.
     #[inline(never)]
     fn evaluate_with_unknown(&self, packet: &Packet, directions: Directions) -> Decision {
-        self.evaluate_minding::<true>(packet, directions)
+        self.evaluate_directions::<true>(packet, directions)
     }
 
     #[inline(always)]
-    fn evaluate_minding<const UNKNOWN: bool>(&self, packet: &Packet, directions: Directions) -> Decision {
+    fn evaluate_directions<const UNKNOWN: bool>(&self, packet: &Packet, directions: Directions) -> Decision {
         // Both arms are the same code. The first is compiled without the steps for IPv6.
         let decision = match (packet.source(), packet.destination()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -194,7 +194,7 @@ impl Snapshot {
         }
         let egress = match self.rules_for::<UNKNOWN>(ends.source_address, ends.source) {
             Ok(rulesets) => {
-                // The destination is the node itself, so the peer is known.
+                // In this case the destination is the node itself, so the peer is known.
                 let peer_is_known = directions == Directions::Egress;
                 self.evaluate_rules::<UNKNOWN>(
                     &rulesets.egress,
@@ -223,13 +223,13 @@ impl Snapshot {
     fn rules_for<const UNKNOWN: bool>(
         &self,
         address: impl Address,
-        host: Option<&Host>,
+        entry: Option<&IpCacheEntry>,
     ) -> Result<&Rulesets, Outcome> {
         let unknown = Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPod };
-        match host.and_then(|host| host.pod.as_ref()) {
+        match entry.and_then(|entry| entry.pod.as_ref()) {
             Some(pod) if !pod.is_evaluated() => Err(Outcome::allow(Reason::OtherNode)),
             Some(pod) => self.rulesets_of(pod).ok_or(unknown),
-            None if self.is_unknown_pod::<UNKNOWN>(address, host) => Err(unknown),
+            None if self.is_unknown_pod::<UNKNOWN>(address, entry) => Err(unknown),
             None => Err(Outcome::allow(Reason::NotAPod)),
         }
     }
@@ -237,8 +237,8 @@ impl Snapshot {
     /// Evaluates the rules of a known pod.
     ///
     /// A denial is provisional if the peer is a pod that is not known (yet), or if labels of either end are
-    /// unknown, and some rule might allow the packet once they are known (semantics 37). An allowed packet is
-    /// denied provisionally if some rule might deny the peer once it is known.
+    /// unknown, and some rule might allow the packet once they are known (semantics 37). So is an allowance,
+    /// if some rule might deny the peer once it is known. The verdict is `on_unknown_pod` then.
     #[inline(always)]
     fn evaluate_rules<const UNKNOWN: bool>(
         &self,
@@ -253,49 +253,59 @@ impl Snapshot {
         if UNKNOWN {
             return self.evaluate_unknown(outcome, ruleset, ends, packet, direction, peer_is_known);
         }
-        let unsure = outcome.verdict == Verdict::Deny
+        let provisional = outcome.verdict == Verdict::Deny
             && !peer_is_known
-            && self.is_unknown_peer(peer.address, ends.peer_host(direction))
+            && self.is_unknown_peer(peer.address, ends.peer_entry(direction))
             && ruleset.might_allow(peer, target, direction);
-        if unsure { Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer } } else { outcome }
+        if provisional {
+            Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer }
+        } else {
+            outcome
+        }
     }
 
     /// Whether an address belongs to a pod of the cluster that is not known (yet): it is in the pod CIDRs of
     /// ANY node, no known pod has it, and it is not a node's own. Flannel gives each node two addresses of
     /// its pod CIDR.
     #[inline(always)]
-    fn is_unknown_peer(&self, address: impl Address, host: Option<&Host>) -> bool {
-        host.is_none() && self.cluster_cidrs.contains(address)
+    fn is_unknown_peer(&self, address: impl Address, entry: Option<&IpCacheEntry>) -> bool {
+        entry.is_none() && self.cluster_cidrs.contains(address)
     }
 
     /// Whether an address without a known pod belongs to a pod of this node: it is in the node's pod CIDRs,
     /// and not the node's own. In scope `Cluster`, of any node.
     #[inline]
-    fn is_unknown_pod<const UNKNOWN: bool>(&self, address: impl Address, host: Option<&Host>) -> bool {
-        if UNKNOWN && self.everywhere {
-            return self.node_of_unknown_pod(address, host).is_some();
+    fn is_unknown_pod<const UNKNOWN: bool>(
+        &self,
+        address: impl Address,
+        entry: Option<&IpCacheEntry>,
+    ) -> bool {
+        if UNKNOWN && self.cluster_scope {
+            return self.node_of_unknown_pod(address, entry).is_some();
         }
         let address: IpAddr = address.into();
         // ANY of the CIDRs.
         self.pod_cidrs.iter().any(|cidr| cidr.contains(&address))
-            && !host.is_some_and(|host| host.is_of(self.here))
+            && !entry.is_some_and(|entry| entry.is_of(self.own_node))
     }
 
     /// The node of the pod at the packet's destination.
     fn node_of<const UNKNOWN: bool>(&self, ends: &Ends<'_, impl Address>) -> Option<NodeId> {
-        match ends.destination.and_then(|host| host.pod.as_ref()) {
+        match ends.destination.and_then(|entry| entry.pod.as_ref()) {
             Some(pod) => pod.node(),
-            None if UNKNOWN && self.everywhere => {
+            None if UNKNOWN && self.cluster_scope => {
                 self.node_of_unknown_pod(ends.destination_address, ends.destination)
             }
-            None if self.is_unknown_pod::<UNKNOWN>(ends.destination_address, ends.destination) => self.here,
+            None if self.is_unknown_pod::<UNKNOWN>(ends.destination_address, ends.destination) => {
+                self.own_node
+            }
             None => None,
         }
     }
 
     #[inline(always)]
-    fn rulesets_of(&self, pod: &HostPod) -> Option<&Rulesets> {
-        self.rulesets.get(pod.class() as usize)?.as_deref()
+    fn rulesets_of(&self, pod: &PodEntry) -> Option<&Rulesets> {
+        self.rulesets.get(pod.identity() as usize)?.as_deref()
     }
 
     #[inline(always)]
@@ -303,8 +313,8 @@ impl Snapshot {
         Ends {
             source_address,
             destination_address,
-            source: self.hosts.get(source_address),
-            destination: self.hosts.get(destination_address),
+            source: self.ipcache.get(source_address),
+            destination: self.ipcache.get(destination_address),
         }
     }
 
@@ -356,7 +366,7 @@ impl Snapshot {
     }
 
     fn ruleset(&self, ends: &Ends<'_, impl Address>, direction: Direction) -> Option<&Ruleset> {
-        let rulesets = self.rulesets_of(ends.host(direction)?.pod.as_ref()?)?;
+        let rulesets = self.rulesets_of(ends.subject_entry(direction)?.pod.as_ref()?)?;
         Some(match direction {
             Direction::Ingress => &rulesets.ingress,
             Direction::Egress => &rulesets.egress,
@@ -378,12 +388,12 @@ impl Snapshot {
     /// The pod that has this address: not finished, not hostNetwork, and the latest if several report it
     /// (semantics 22).
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
-        self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::name)
+        self.ipcache.get(address.to_canonical())?.pod.as_ref().map(PodEntry::name)
     }
 
     /// The state of the pod that [`Snapshot::pod_at`] names.
     pub fn pod(&self, address: IpAddr) -> Option<&Pod> {
-        self.hosts.get(address.to_canonical())?.pod.as_ref().map(HostPod::pod)
+        self.ipcache.get(address.to_canonical())?.pod.as_ref().map(PodEntry::pod)
     }
 
     /// Addresses of the pods that this snapshot evaluates.
@@ -395,7 +405,7 @@ impl Snapshot {
     /// in that direction.
     pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
         self.evaluated.iter().copied().filter(move |address| {
-            let pod = self.hosts.get(*address).and_then(|host| host.pod.as_ref());
+            let pod = self.ipcache.get(*address).and_then(|entry| entry.pod.as_ref());
             pod.and_then(|pod| self.rulesets_of(pod)).is_some_and(|rulesets| match direction {
                 Direction::Ingress => rulesets.ingress.is_open(),
                 Direction::Egress => rulesets.egress.is_open(),

@@ -1,8 +1,5 @@
 //! Which connections a change affects, in scenarios. `property.rs` checks the same for random clusters.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a scenario that can't be built is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a scenario that can't be built is a bug in the test")]
 
 mod common;
 
@@ -58,8 +55,16 @@ fn with_peers(of: &str, peers: &[&str]) -> Affected {
 #[test]
 fn a_remote_pod_affects_its_connections_with_pods_that_have_rules_its_change_matters_to() {
     let mut compiler = compiler();
-    assert_eq!(affected(&mut compiler, far("app=other,version=2")), Affected::NONE, "no policy refers to the label");
-    assert_eq!(affected(&mut compiler, far("app=another")), Affected::NONE, "no rule distinguishes the values");
+    assert_eq!(
+        affected(&mut compiler, far("app=other,version=2")),
+        Affected::NONE,
+        "no policy refers to the label"
+    );
+    assert_eq!(
+        affected(&mut compiler, far("app=another")),
+        Affected::NONE,
+        "no rule distinguishes the values"
+    );
     assert_eq!(affected(&mut compiler, far("app=client")), with_peers(FAR, &[WEB]));
     assert_eq!(affected(&mut compiler, Change::PodGone(pod_name("shop/far"))), with_peers(FAR, &[WEB]));
     let unknown_until_now = affected(&mut compiler, far("app=other"));

@@ -1,10 +1,7 @@
 //! Policies as large as the API server accepts, made so that precomputed forms would explode. The memory for
 //! compiling them grows linearly with their size, and verdicts equal those of the reference.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a cluster that can't be built is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a cluster that can't be built is a bug in the test")]
 
 mod common;
 
@@ -298,7 +295,8 @@ fn unused_symbols_and_ports_take_no_memory() {
             }]);
             rule
         });
-        let policy = rules.fold(network_policy("a/symbols", "app=server"), |policy, rule| policy.ingress(rule));
+        let policy =
+            rules.fold(network_policy("a/symbols", "app=server"), |policy, rule| policy.ingress(rule));
         let server = pod("a/server").labels("app=server").at("10.244.0.1").on("n1");
         let server = server.port(&format!("p{number}-0"), Protocol::TCP, 80);
         drop(compiler.apply([policy.into(), server.into()]));

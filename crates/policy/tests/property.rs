@@ -1,10 +1,7 @@
 //! The compiled engine equals the reference, over random clusters, random changes and random packets, in both
 //! scopes. No change alters a decision between addresses that it does not affect.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a world that can't be built is a bug in the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a world that can't be built is a bug in the test")]
 
 mod common;
 
@@ -39,8 +36,8 @@ fn compiled_equals_reference() {
                 prop_assert_eq!(open(&snapshot), open(&rebuilt));
                 prop_assert_eq!(snapshot.size().rules, rebuilt.size().rules);
                 prop_assert_eq!(snapshot.size().pod_addresses, rebuilt.size().pod_addresses);
-                for (place, packet) in world.packets.iter().enumerate() {
-                    let directions = if place % 8 == 7 { Directions::Egress } else { Directions::Both };
+                for (index, packet) in world.packets.iter().enumerate() {
+                    let directions = if index % 8 == 7 { Directions::Egress } else { Directions::Both };
                     let inventory = compiler.inventory();
                     let expected =
                         reference::evaluate(inventory, &scope, world.on_unknown_pod, packet, directions);

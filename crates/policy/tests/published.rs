@@ -25,7 +25,11 @@ fn the_grace_period_waits_only_for_workers_that_were_inside() {
     let mut grace = published.publish(compiler.apply([]).snapshot);
     assert_eq!(inside.generation(), Generation(1), "a guard keeps its snapshot");
     let later = quick.enter();
-    assert_eq!(later.generation(), Generation(2), "a worker that enters after the swap sees the new snapshot");
+    assert_eq!(
+        later.generation(),
+        Generation(2),
+        "a worker that enters after the swap sees the new snapshot"
+    );
     assert!(!grace.over(), "worker 0 is still inside");
     drop(inside);
     assert!(grace.over(), "worker 1 entered after the swap");
@@ -71,15 +75,15 @@ fn no_verdict_outlives_its_grace_period_under_load() {
 fn work(reader: &mut Reader, under: &AtomicU64, stop: &AtomicBool, verdicts: &AtomicU64) {
     let mut last = Generation(0);
     while !stop.load(Ordering::Relaxed) {
-        let pass = reader.enter();
-        under.store(pass.generation().0, Ordering::SeqCst);
-        assert!(pass.generation() >= last, "a worker never sees an older snapshot");
-        last = pass.generation();
+        let guard = reader.enter();
+        under.store(guard.generation().0, Ordering::SeqCst);
+        assert!(guard.generation() >= last, "a worker never sees an older snapshot");
+        last = guard.generation();
         if last.0.is_multiple_of(7) {
             thread::yield_now();
         }
         under.store(0, Ordering::SeqCst);
-        drop(pass);
+        drop(guard);
         verdicts.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::{Action, Change, Direction, Directions, Node, Scope, Tier, Verdict};
 
 #[test]
@@ -51,7 +51,7 @@ fn s39_a_node_evaluates_only_its_own_pods() {
         (tcp(D, "10.244.2.2", 1), "allow not-isolated | allow other-node"),
         (tcp(A, "10.244.2.2", 1), "deny default-deny of web/p | allow other-node"),
     ];
-    told(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Both, probes);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn s40_an_unknown_pod_of_this_node_gets_the_configured_verdict() {
     for (on_unknown_pod, text) in [(Verdict::Deny, "deny"), (Verdict::Allow, "allow")] {
         let probes = probes(text);
         let probes: Vec<Probe<'_>> = probes.iter().map(|(packet, text)| (*packet, text.as_str())).collect();
-        told(Scope::Node("n1".into()), on_unknown_pod, &two_nodes(), Directions::Both, &probes);
+        check_probes(Scope::Node("n1".into()), on_unknown_pod, &two_nodes(), Directions::Both, &probes);
     }
 }
 
@@ -82,9 +82,9 @@ fn s39_a_pod_without_a_node_belongs_to_the_node_with_its_pod_cidr() {
     let lost = pod("web/a").labels("app=a").at(A).unscheduled();
     let changes: Vec<Change> = cluster().into_iter().chain([lost.into(), deny.into()]).collect();
     let probes: &[Probe<'_>] = &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")];
-    told(Scope::Node("n1".into()), Verdict::Deny, &changes, Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &changes, Directions::Both, probes);
     let elsewhere: &[Probe<'_>] = &[(tcp(B, A, 1), "allow other-node | allow other-node")];
-    told(Scope::Node("n2".into()), Verdict::Deny, &changes, Directions::Both, elsewhere);
+    check_probes(Scope::Node("n2".into()), Verdict::Deny, &changes, Directions::Both, elsewhere);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn s43_packets_to_the_node_itself_are_evaluated_as_egress_only() {
         (tcp(A, "192.168.0.1", 1), "deny default-deny of web/p | allow not-a-pod"),
         (tcp(D, "192.168.0.1", 1), "allow not-isolated | allow not-a-pod"),
     ];
-    told(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Egress, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Egress, probes);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::Reason;
 use policy::{
     Action, Change, Directions, Packet, Peer, PodUid, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,

@@ -3,7 +3,7 @@
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::{
     Action, Change, Direction, Directions, Labels, Match, Namespace, Peer, Requirement, Scope, Selector,
     Tier, Verdict,
@@ -220,14 +220,14 @@ fn a_provisional_denial_gets_the_configured_verdict_and_explains_what_is_unknown
     let changes: Vec<Change> = cluster().into_iter().chain([policy.into(), unreadable_namespace()]).collect();
     let probes: &[Probe<'_>] =
         &[(tcp(D, A, 1), "allow not-isolated | allow unknown-labels of web/p near web/p[0] by its peer")];
-    told(Scope::Node("n1".into()), Verdict::Allow, &changes, Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Allow, &changes, Directions::Both, probes);
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes);
     let packet = tcp(D, A, 1);
     let decision = snapshot.evaluate(&packet, Directions::Both);
     assert!(decision.is_provisional());
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
-        "denied: policy might allow it, but labels of a pod at either end, or of its namespace, are unknown; else denied: \
-         isolated by web/p; nearest miss: web/p ingress[0] (port matches, peer does not)"
+        "denied: policy might allow it, but labels of a pod at either end, or of its namespace, are unknown; \
+         else denied: isolated by web/p; nearest miss: web/p ingress[0] (port matches, peer does not)"
     );
 }

@@ -1,7 +1,7 @@
 //! What a batch of changes makes dirty, so that it must be compiled again.
 //!
 //! From: [`Compiler`](crate::Compiler), which compares each change with the inventory. To:
-//! [`Compiled`](crate::compiler::compiled::Compiled).
+//! [`CompiledState`](crate::compiler::compiled_state::CompiledState).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,17 +1,17 @@
-//! Compiled policies: selectors, port sets and rules by id.
+//! CompiledState policies: selectors, port sets and rules by id.
 
 use std::sync::Arc;
 
-use crate::compiler::classes::View;
 use crate::compiler::compiled_selector::SelectorId;
-use crate::compiler::selectors::Selectors;
+use crate::compiler::identities::View;
+use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
-use crate::compiler::vocabulary::Vocabulary;
+use crate::compiler::symbol_table::SymbolTable;
 use crate::decision::Direction;
 use crate::names::PolicyName;
 use crate::packet::Protocol;
 use crate::selector::Selector;
-use crate::snapshot::addresses;
+use crate::snapshot::ip_blocks;
 use crate::snapshot::ports::{PortAlias, PortRange, PortSet};
 use crate::spec::{
     Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Tier,
@@ -33,7 +33,7 @@ pub(crate) struct CompiledPolicy {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Applied<'a> {
     pub policy: &'a CompiledPolicy,
-    /// [`View::Known`] if it certainly applies; else how the doubt is interpreted.
+    /// [`View::Known`] if it certainly applies; else the view in which it might.
     pub view: View,
 }
 
@@ -45,68 +45,68 @@ pub(crate) struct Applied<'a> {
 pub(crate) struct CompiledRule {
     /// Its index among the policy's rules, ingress before egress. The rule's id is the policy's first id plus
     /// this.
-    place: u32,
+    index: u32,
     pub action: Action,
     /// Whether the rule has no list of peers, and so matches every peer.
-    pub everyone: bool,
+    pub every_peer: bool,
     /// Whether ANY of its selectors can match a pod. A selector that could not be understood never does.
     pub pods: bool,
     pub selectors: Box<[SelectorId]>,
-    /// Normalised by [`addresses::normalise`].
+    /// Normalised by [`ip_blocks::normalise`].
     pub blocks: Box<[IpBlock]>,
     pub ports: Arc<PortSet>,
 }
 
 impl CompiledPolicy {
-    /// Compiles a policy. Its symbols must be in the vocabulary. Appends selectors that did not exist before
-    /// to `fresh`.
+    /// Compiles a policy. Its symbols must be in the symbol table. Appends selectors that did not exist
+    /// before to `fresh`.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
         first_rule: u32,
-        vocabulary: &Vocabulary,
-        selectors: &mut Selectors,
+        symbols: &SymbolTable,
+        selectors: &mut SelectorCache,
         port_sets: &mut Shared<PortSet>,
         fresh: &mut Vec<SelectorId>,
     ) -> Self {
-        let mut enter = |namespaces: &NamespaceMatch, pods: &Selector, action| {
-            let (id, new) = selectors.enter(vocabulary, namespaces, pods, action);
+        let mut acquire = |namespaces: &NamespaceMatch, pods: &Selector, action| {
+            let (id, new) = selectors.acquire(symbols, namespaces, pods, action);
             fresh.extend(new.then_some(id));
             id
         };
-        let subject = enter(&spec.subject.namespaces, &spec.subject.pods, Action::Accept);
-        let mut choose = |rule: &RuleSpec, action| -> Box<[SelectorId]> {
+        let subject = acquire(&spec.subject.namespaces, &spec.subject.pods, Action::Accept);
+        let mut select = |rule: &RuleSpec, action| -> Box<[SelectorId]> {
             let peers = rule.peers.iter().flatten();
-            let chosen = peers.filter_map(|peer| match peer {
-                Peer::Pods { namespaces, pods } => Some(enter(namespaces, pods, action)),
+            let selected = peers.filter_map(|peer| match peer {
+                Peer::Pods { namespaces, pods } => Some(acquire(namespaces, pods, action)),
                 Peer::Block(_) | Peer::Nothing => None,
             });
-            chosen.collect()
+            selected.collect()
         };
         let mut compile = |first: usize, rules: &[RuleSpec]| -> Box<[CompiledRule]> {
             let mut compiled = Vec::with_capacity(rules.len());
-            for (place, rule) in (first as u32..).zip(rules) {
-                let ports = port_sets.share(port_set(vocabulary, rule.ports.as_deref()));
+            for (index, rule) in (first as u32..).zip(rules) {
+                let ports = port_sets.share(port_set(symbols, rule.ports.as_deref()));
                 let blocks = rule.peers.iter().flatten().filter_map(|peer| match peer {
-                    Peer::Block(block) => addresses::normalise(block),
+                    Peer::Block(block) => ip_blocks::normalise(block),
                     Peer::Pods { .. } | Peer::Nothing => None,
                 });
                 compiled.push(CompiledRule {
-                    place,
+                    index,
                     action: rule.action,
-                    everyone: rule.peers.is_none(),
-                    pods: rule.peers.iter().flatten().any(might_choose_pods),
-                    selectors: choose(rule, rule.action),
+                    every_peer: rule.peers.is_none(),
+                    pods: rule.peers.iter().flatten().any(might_select_pods),
+                    selectors: select(rule, rule.action),
                     blocks: blocks.collect(),
                     ports: Arc::clone(&ports),
                 });
                 let beside: &[Action] =
                     if rule.action == Action::Pass { &[Action::Deny, Action::Accept] } else { &[] };
                 compiled.extend(beside.iter().map(|action| CompiledRule {
-                    place,
+                    index,
                     action: *action,
-                    everyone: false,
+                    every_peer: false,
                     pods: false,
-                    selectors: choose(rule, *action),
+                    selectors: select(rule, *action),
                     blocks: Box::from([]),
                     ports: Arc::clone(&ports),
                 }));
@@ -119,10 +119,10 @@ impl CompiledPolicy {
     }
 
     /// Releases the policy's selectors.
-    pub(crate) fn leave(&self, selectors: &mut Selectors) {
-        selectors.leave(self.subject);
+    pub(crate) fn release(&self, selectors: &mut SelectorCache) {
+        selectors.release(self.subject);
         for rule in self.ingress.iter().chain(&self.egress) {
-            rule.selectors.iter().for_each(|selector| selectors.leave(*selector));
+            rule.selectors.iter().for_each(|selector| selectors.release(*selector));
         }
     }
 
@@ -148,7 +148,7 @@ impl CompiledPolicy {
             Direction::Egress => &self.egress,
         };
         let counts = self.spec.tier != Tier::NetworkPolicy || self.isolates(direction);
-        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.place, rule))
+        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.index, rule))
     }
 
     /// The sort key of the order of evaluation.
@@ -162,7 +162,7 @@ impl<'a> Applied<'a> {
     /// Whether it isolates the pods. A policy that might apply isolates in the strict view, but not in the
     /// permissive view.
     pub(crate) fn isolates(&self, direction: Direction) -> bool {
-        self.view != View::Hopeful && self.policy.isolates(direction)
+        self.view != View::Permissive && self.policy.isolates(direction)
     }
 
     /// The rules that apply in `direction`, with their ids and effective actions.
@@ -182,13 +182,13 @@ impl<'a> Applied<'a> {
 fn viewed(action: Action, view: View) -> Option<Action> {
     match (view, action) {
         (View::Known, action) => Some(action),
-        (View::Cautious, Action::Accept) | (View::Hopeful, Action::Deny) => None,
-        (View::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
-        (View::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
+        (View::Strict, Action::Accept) | (View::Permissive, Action::Deny) => None,
+        (View::Strict, Action::Deny | Action::Pass) => Some(Action::Deny),
+        (View::Permissive, Action::Accept | Action::Pass) => Some(Action::Accept),
     }
 }
 
-fn might_choose_pods(peer: &Peer) -> bool {
+fn might_select_pods(peer: &Peer) -> bool {
     match peer {
         Peer::Pods { namespaces, pods } => {
             *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
@@ -197,7 +197,7 @@ fn might_choose_pods(peer: &Peer) -> bool {
     }
 }
 
-fn port_set(vocabulary: &Vocabulary, ports: Option<&[PortMatch]>) -> PortSet {
+fn port_set(symbols: &SymbolTable, ports: Option<&[PortMatch]>) -> PortSet {
     let Some(ports) = ports else { return PortSet::everything() };
     let (mut ranges, mut names) = (Vec::new(), Vec::new());
     for PortMatch { protocol, numbers } in ports {
@@ -210,7 +210,7 @@ fn port_set(vocabulary: &Vocabulary, ports: Option<&[PortMatch]>) -> PortSet {
             PortNumbers::Range(first, last) if first <= last => range(*first, *last, false),
             PortNumbers::Range(..) | PortNumbers::Nothing => {}
             PortNumbers::Named(name) => {
-                names.extend(vocabulary.port(name).map(|name| PortAlias { name, protocol: *protocol }));
+                names.extend(symbols.port(name).map(|name| PortAlias { name, protocol: *protocol }));
             }
         }
     }

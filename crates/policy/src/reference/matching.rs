@@ -41,8 +41,8 @@ pub(super) fn selects(inventory: &Inventory, policy: &PolicySpec, pod: &Pod) -> 
     namespace_matches(inventory, namespaces, &pod.name.namespace).min(pods.matches(&pod.labels))
 }
 
-fn namespace_matches(inventory: &Inventory, chosen: &NamespaceMatch, namespace: &str) -> Match {
-    match chosen {
+fn namespace_matches(inventory: &Inventory, selector: &NamespaceMatch, namespace: &str) -> Match {
+    match selector {
         NamespaceMatch::Named(name) => Match::from(**name == *namespace),
         NamespaceMatch::Labels(selector) => match inventory.namespaces.get(namespace) {
             Some(known) => selector.matches_namespace(namespace, &known.labels),

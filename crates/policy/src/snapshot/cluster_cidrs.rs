@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_clusters_if_any_node_gives_it_to_pods() {
+    fn an_address_is_in_the_cluster_if_any_node_gives_it_to_pods() {
         holds(
             &["10.244.2.0/24", "10.244.1.7/24", "10.244.2.0/25", "fd00:2::/64"],
             &["10.244.1.0", "10.244.1.255", "10.244.2.1", "10.244.2.200", "fd00:2::1"],
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_cidr_says_which_node_it_is_and_of_equal_ones_the_first() {
+    fn the_longest_cidr_decides_the_node_and_among_equal_ones_the_first() {
         let cidrs = ["10.244.0.0/16", "10.244.2.0/24", "10.244.2.7/24", "fd00:2::/64"];
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         let cluster = ClusterCidrs::new(cidrs.iter().zip(0..));

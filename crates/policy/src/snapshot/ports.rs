@@ -216,8 +216,8 @@ impl PortTable {
         }
         for (number, (protocol, intervals)) in intervals.iter().enumerate() {
             let entry = [*protocol, intervals.portless, words.len() as u32, intervals.count() as u32];
-            let place = entries + number * PROTOCOL_WORDS;
-            words[place..place + PROTOCOL_WORDS].copy_from_slice(&entry);
+            let position = entries + number * PROTOCOL_WORDS;
+            words[position..position + PROTOCOL_WORDS].copy_from_slice(&entry);
             intervals.append(&mut words);
         }
         self.words.push(&words)

@@ -10,8 +10,8 @@ use crate::decision::{Direction, Outcome, Reason, RuleId};
 use crate::explanation::Miss;
 use crate::names::PolicyName;
 use crate::snapshot::address::Address;
-use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ids::ClassId;
+use crate::snapshot::identity_table::IdentityTable;
+use crate::snapshot::ids::IdentityId;
 use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
 use crate::snapshot::trie::Tries;
 use crate::spec::{Action, Tier};
@@ -41,49 +41,49 @@ pub(crate) struct TierRules {
     pub tier: Tier,
     /// The id and action of each rule.
     pub rules: Arc<[(RuleId, Action)]>,
-    pub peers: Peers,
+    pub peers: PeerTable,
     /// The ports of the rules that a lookup by peer yields.
     pub ports: PortTable,
     /// The ports of all rules, regardless of their peers: finds the nearest miss.
     pub any_peer: PortsId,
     /// The potential matches: rules that might match an unknown peer.
-    pub hopes: Hopes,
+    pub potential: PotentialRules,
 }
 
 /// Potential matches by action: rules that select pods, rules without peers, and rules that combine a block
 /// with a named port, which the peer might have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hopes {
-    pub accept: Addresses,
-    pub pass: Addresses,
+pub(crate) struct PotentialRules {
+    pub accept: AddressTable,
+    pub pass: AddressTable,
     /// Rules that deny, and rules that pass, since a Pass can lead to a denial by skipping rules.
-    pub deny: Addresses,
+    pub deny: AddressTable,
 }
 
 /// Maps a peer to the rules with a matching peer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Peers {
+pub(crate) struct PeerTable {
     /// By identity.
-    pub classes: ClassTable,
+    pub identities: IdentityTable,
     /// Rules with a block that contains the address, and rules without peers.
-    pub addresses: Addresses,
+    pub addresses: AddressTable,
 }
 
 /// Maps an address to rules.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Addresses {
+pub(crate) struct AddressTable {
     /// The tries of the families for which some rule has a block.
     pub tries: Tries,
     /// The rules that match every address: for families without blocks.
-    pub everyone: PortsId,
+    pub every_address: PortsId,
 }
 
 /// The other end of a connection.
 #[derive(Clone, Copy)]
-pub(crate) struct PeerFacts<A> {
+pub(crate) struct PacketPeer<A> {
     pub address: A,
     /// `None` if the address is not a pod's. No selector matches it then (semantics 7).
-    pub class: Option<ClassId>,
+    pub identity: Option<IdentityId>,
 }
 
 impl Ruleset {
@@ -102,7 +102,7 @@ impl Ruleset {
 
     /// Evaluates a connection with `peer`.
     #[inline(always)]
-    pub(crate) fn evaluate(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> Outcome {
+    pub(crate) fn evaluate(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
             if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {
@@ -125,20 +125,20 @@ impl Ruleset {
     /// each rule alone, for any labels and, if the peer is the `target`, any names of its ports.
     pub(crate) fn might_allow(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> bool {
         for tier in &self.tiers {
-            let first = |hope: &Addresses| tier.first_hope(hope, peer, target, direction);
+            let first = |potential: &AddressTable| tier.first_potential(potential, peer, target, direction);
             // The first rule that matches regardless of who the peer is.
             let certain = tier.first_match(peer, target);
-            if first(&tier.hopes.accept) < certain {
+            if first(&tier.potential.accept) < certain {
                 return true;
             }
             match tier.rules.get(certain as usize) {
                 Some((_, Action::Accept)) => return true,
-                Some((_, Action::Deny)) if certain <= first(&tier.hopes.pass) => return false,
+                Some((_, Action::Deny)) if certain <= first(&tier.potential.pass) => return false,
                 _ => {}
             }
         }
@@ -150,13 +150,13 @@ impl Ruleset {
     /// counts as a denial.
     pub(crate) fn might_deny(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> bool {
         for tier in &self.tiers {
             let certain = tier.first_match(peer, target);
-            if tier.first_hope(&tier.hopes.deny, peer, target, direction) < certain {
+            if tier.first_potential(&tier.potential.deny, peer, target, direction) < certain {
                 return true;
             }
             match tier.rules.get(certain as usize) {
@@ -171,7 +171,7 @@ impl Ruleset {
     /// The NetworkPolicy rule that came nearest to matching, if none matched.
     pub(crate) fn nearest_miss(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
     ) -> Option<(RuleId, Miss)> {
         let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
@@ -188,23 +188,23 @@ impl Ruleset {
 impl TierRules {
     /// The first of these rules that might match an unknown peer. If the peer is the `target`, it might have
     /// any port names.
-    fn first_hope(
+    fn first_potential(
         &self,
-        hope: &Addresses,
-        peer: PeerFacts<impl Address>,
+        potential: &AddressTable,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> RuleIndex {
-        let ports = hope.get(peer.address);
+        let ports = potential.get(peer.address);
         match direction {
             Direction::Ingress => self.ports.first_match(ports, target),
             Direction::Egress => self.ports.first_possible(ports, target),
         }
     }
 
-    /// The first rule whose peer AND port match.
+    /// The first rule with a peer AND a port that match.
     #[inline(always)]
-    fn first_match(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> RuleIndex {
+    fn first_match(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
     }
 
@@ -212,18 +212,19 @@ impl TierRules {
     #[inline(always)]
     fn first_by_peer(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         first: impl Fn(PortsId) -> RuleIndex,
     ) -> RuleIndex {
         let by_address = first(self.peers.addresses.get(peer.address));
-        let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
-        by_address.min(by_class)
+        let by_identity =
+            peer.identity.map_or(NO_RULE, |identity| first(self.peers.identities.get(identity)));
+        by_address.min(by_identity)
     }
 }
 
-impl Addresses {
+impl AddressTable {
     #[inline]
     fn get(&self, address: impl Address) -> PortsId {
-        self.tries.longest_prefix(address).unwrap_or(self.everyone)
+        self.tries.longest_prefix(address).unwrap_or(self.every_address)
     }
 }

@@ -1,8 +1,8 @@
 //! An immutable prefix trie from addresses to values. Its first step consumes as many bits as its prefixes
 //! fill, each further step four. A leaf holds the value of the longest prefix, so a lookup never backtracks.
 //!
-//! The usual crate takes about 40 ns per address. This trie takes one or two loads below the prefix that all
-//! prefixes share.
+//! A general-purpose trie crate takes about 40 ns per address. This trie takes one or two loads below the
+//! prefix that all prefixes share.
 //!
 //! A step takes 64 bytes, and a long isolated prefix takes many steps. If a trie would have more than
 //! [`MOST_ENTRIES`], everything below the first step is stored as runs of sorted intervals instead
@@ -18,7 +18,9 @@ use ipnet::IpNet;
 
 use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
-use crate::snapshot::ports::PortsId;
+
+/// The value of a prefix: below 2^30.
+pub(crate) type Value = u32;
 
 /// Bits that a step below the first consumes.
 const STEP: u32 = 4;
@@ -50,7 +52,7 @@ pub(crate) struct Tries {
 impl Tries {
     /// The value of the longest prefix of `address`.
     #[inline(always)]
-    pub(crate) fn longest_prefix(&self, address: impl Address) -> Option<PortsId> {
+    pub(crate) fn longest_prefix(&self, address: impl Address) -> Option<Value> {
         match address.bits() {
             AddressBits::Ipv4(bits) => Some(self.ipv4.as_ref()?.longest_prefix(bits)),
             AddressBits::Ipv6(bits) => Some(self.ipv6.as_ref()?.longest_prefix(bits)),
@@ -133,7 +135,7 @@ pub(crate) struct Trie<B> {
     /// The mask of these bits.
     shared_mask: B,
     /// The value of addresses that begin with other bits.
-    elsewhere: PortsId,
+    elsewhere: Value,
     /// The bits that the first step consumes: a multiple of [`STEP`], at least one.
     first_step: u32,
     /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a
@@ -146,7 +148,7 @@ pub(crate) struct Trie<B> {
 impl<B: Bits> Trie<B> {
     /// Builds a trie. Values are below 2^30. Prefixes are of one family and sorted, outer ones first. The
     /// first is the empty prefix.
-    pub(crate) fn new(prefixes: &[(IpNet, PortsId)]) -> Self {
+    pub(crate) fn new(prefixes: &[(IpNet, Value)]) -> Self {
         let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
         let shared = inner.first().map_or(B::NONE, |(prefix, _)| B::of(prefix.network()));
@@ -180,7 +182,7 @@ impl<B: Bits> Trie<B> {
     }
 
     /// The entries for these prefixes; `None` if there would be more than [`MOST_ENTRIES`].
-    fn steps(&self, inner: &[(IpNet, PortsId)]) -> Option<Vec<u32>> {
+    fn steps(&self, inner: &[(IpNet, Value)]) -> Option<Vec<u32>> {
         let mut entries = vec![LEAF | self.elsewhere; 1 << self.first_step];
         for (prefix, value) in inner {
             let length = u32::from(prefix.prefix_len()) - self.shared_bits;
@@ -193,7 +195,7 @@ impl<B: Bits> Trie<B> {
     }
 
     /// Builds the first step from runs of the intervals of these prefixes.
-    fn set_runs(&mut self, prefixes: &[(IpNet, PortsId)]) {
+    fn set_runs(&mut self, prefixes: &[(IpNet, Value)]) {
         let intervals = runs::intervals(prefixes);
         let mut runs = Runs::default();
         let beginning = |block: usize| {
@@ -206,7 +208,7 @@ impl<B: Bits> Trie<B> {
             while intervals.get(at + 1).is_some_and(|(start, _)| *start <= begin) {
                 at += 1;
             }
-            let is_inside = |(start, _): &&(B, PortsId)| {
+            let is_inside = |(start, _): &&(B, Value)| {
                 (*start ^ self.shared) & self.shared_mask == B::NONE
                     && (*start << self.shared_bits).first(self.first_step) == block
             };
@@ -228,7 +230,7 @@ impl<B: Bits> Trie<B> {
 
     /// The value of the longest prefix of an address.
     #[inline(always)]
-    fn longest_prefix(&self, address: B) -> PortsId {
+    fn longest_prefix(&self, address: B) -> Value {
         if (address ^ self.shared) & self.shared_mask != B::NONE {
             return self.elsewhere;
         }
@@ -243,22 +245,22 @@ impl<B: Bits> Trie<B> {
     }
 
     #[cold]
-    fn in_run(&self, run: u32, address: B) -> PortsId {
+    fn in_run(&self, run: u32, address: B) -> Value {
         self.runs.as_ref().map_or(self.elsewhere, |runs| runs.find(run, address))
     }
 
-    fn insert(&self, entries: &mut Vec<u32>, mut bits: B, mut length: u32, value: PortsId) {
+    fn insert(&self, entries: &mut Vec<u32>, mut bits: B, mut length: u32, value: Value) {
         let (mut begin, mut step) = (0, self.first_step);
         while length > step {
-            let place = begin + bits.first(step);
-            let entry = entries[place];
+            let position = begin + bits.first(step);
+            let entry = entries[position];
             begin = if entry & LEAF == 0 {
                 entry as usize
             } else {
                 // The new step inherits the leaf's value; longer prefixes overwrite it.
                 let below = entries.len();
                 entries.resize(below + (1 << STEP), entry);
-                entries[place] = below as u32;
+                entries[position] = below as u32;
                 below
             };
             bits <<= step;
@@ -277,14 +279,14 @@ mod tests {
 
     /// Builds a trie that numbers its prefixes.
     fn trie<B: Bits>(prefixes: &[&str]) -> Trie<B> {
-        let values: Vec<(IpNet, PortsId)> =
+        let values: Vec<(IpNet, Value)> =
             prefixes.iter().map(|prefix| prefix.parse().unwrap()).zip(0..).collect();
         assert!(values.is_sorted_by_key(|(prefix, _)| *prefix));
         Trie::new(&values)
     }
 
     #[track_caller]
-    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: PortsId) {
+    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: Value) {
         assert_eq!(trie.longest_prefix(B::of(address.parse().unwrap())), value, "{address}");
     }
 
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_is_as_wide_as_its_prefixes_fill() {
+    fn the_first_step_is_as_wide_as_the_prefixes_fill() {
         let networks: Vec<String> = (0..1_000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
         let mut prefixes = vec!["0.0.0.0/0"];
         prefixes.extend(networks.iter().map(String::as_str));
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_that_would_take_many_steps_are_runs_of_intervals() {
+    fn prefixes_that_would_take_many_steps_are_stored_as_runs() {
         // Each IPv6 address alone would take 28 steps of 64 bytes.
         let mut prefixes: Vec<IpNet> = (0..4_000_u128)
             .map(|n| {
@@ -377,7 +379,7 @@ mod tests {
         prefixes.extend(["::/0", "2000::/3", "2000::/4"].map(|net| net.parse::<IpNet>().unwrap()));
         prefixes.sort_unstable();
         prefixes.dedup();
-        let values: Vec<(IpNet, PortsId)> = prefixes.iter().copied().zip(0..).collect();
+        let values: Vec<(IpNet, Value)> = prefixes.iter().copied().zip(0..).collect();
         let trie = Trie::<u128>::new(&values);
         assert!(trie.runs.is_some() && trie.bytes() < 600_000, "{} bytes", trie.bytes());
         let longest = |address: IpAddr| {

@@ -1,14 +1,11 @@
 //! Shared code of the engine's tests: builds clusters, prints them as scenarios, and evaluates packets with
 //! engine and reference.
 #![allow(dead_code, reason = "each test uses a part of it")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a scenario that can't be built is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a scenario that can't be built is a bug in the test")]
 
 pub mod build;
+pub mod probes;
 pub mod scenario;
-pub mod told;
 pub mod world;
 
 use policy::{

@@ -322,9 +322,9 @@ fn packet() -> impl Strategy<Value = Packet> {
 
 /// All pairs of addresses of the random clusters.
 pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
-    let with_earlier = |(place, one): (usize, &'static &str)| {
+    let with_earlier = |(index, one): (usize, &'static &str)| {
         let pair = move |other: &&str| (one.parse().unwrap(), other.parse().unwrap());
-        ADDRESSES[..place].iter().map(pair)
+        ADDRESSES[..index].iter().map(pair)
     };
     ADDRESSES.iter().enumerate().flat_map(with_earlier)
 }

@@ -132,16 +132,16 @@ pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
 
 /// Finds the sets and chunks that a [`Bitsets`] already has.
 #[derive(Debug, Default)]
-pub(super) struct Interner {
+pub(super) struct SetInterner {
     /// Chunks, by their bits.
     chunks: HashTable<u32>,
     /// Sets, by their chunks.
     sets: HashTable<SetId>,
-    /// A reusable buffer of [`Interner::set_of_bits`]: the chunks of one set.
+    /// A reusable buffer of [`SetInterner::set_of_bits`]: the chunks of one set.
     buffer: Vec<u32>,
 }
 
-impl Interner {
+impl SetInterner {
     /// The cursor's current set.
     pub(super) fn set(&mut self, bitsets: &mut Bitsets, cursor: &mut Cursor) -> SetId {
         let words = bitsets.chunk_words;
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn neighbouring_sets_share_their_chunks() {
-        let (mut bitsets, mut interner) = (Bitsets::new(10_000), Interner::default());
+        let (mut bitsets, mut interner) = (Bitsets::new(10_000), SetInterner::default());
         let mut cursor = bitsets.cursor();
         (0..10_000).for_each(|rule| cursor.insert(rule));
         let all = interner.set(&mut bitsets, &mut cursor);
@@ -259,14 +259,14 @@ mod tests {
             cursor.insert(rule);
             assert_eq!(interner.set(&mut bitsets, &mut cursor), all);
         }
-        // 10,001 sets of 20 chunks: a chunk of its own and 20 numbers each.
+        // 10,001 sets of 20 chunks: each takes one new chunk and 20 numbers.
         assert!(bitsets.bytes() < 10_100 * (64 + 20 * 4), "{} bytes", bitsets.bytes());
     }
 
     proptest! {
         #[test]
         fn the_first_rule_of_both_sets_is_found(sets in vec(vec(0_u32..2_000, 0..12), 2..6)) {
-            let (mut bitsets, mut interner) = (Bitsets::new(2_000), Interner::default());
+            let (mut bitsets, mut interner) = (Bitsets::new(2_000), SetInterner::default());
             let mut set_of = |rules: &Vec<RuleIndex>| interner.set_of(&mut bitsets, rules.iter().copied());
             let ids: Vec<SetId> = sets.iter().map(&mut set_of).collect();
             for (a, rules) in ids.iter().zip(&sets) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::bitsets::{Cursor, Interner, SetId, rules_in, set_words};
+use super::bitsets::{Cursor, SetId, SetInterner, rules_in, set_words};
 use super::wide::WideTable;
 use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex, SetIndex};
 
@@ -44,7 +44,7 @@ pub(crate) struct PortsCompiler {
     /// The number of calls so far.
     calls: u64,
     /// Deduplicates bitsets.
-    interner: Interner,
+    interner: SetInterner,
     /// Ports compiled so far, by their bitset.
     known_sets: FxHashMap<SetId, PortsId>,
 }
@@ -139,7 +139,7 @@ impl PortsCompiler {
     }
 
     /// The table of bitsets, created if needed. If a snapshot still shares it, it is copied.
-    fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut Interner) {
+    fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut SetInterner) {
         let Self { sets, rules, interner, .. } = self;
         let wide = table.wide.get_or_insert_with(|| {
             let of_rules: Vec<&PortSet> = rules.iter().map(|set| &*sets[*set as usize]).collect();
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
     use crate::packet::Protocol;
-    use crate::snapshot::addresses::{self, Block};
+    use crate::snapshot::ip_blocks::{self, RuleBlock};
     use crate::snapshot::ports::{PortAlias, PortRange, ResolvedPort, Target};
     use crate::spec::IpBlock;
 
@@ -190,7 +190,7 @@ mod tests {
     fn rule() -> impl Strategy<Value = Rule> {
         let net = || select(&NETS[..]).prop_map(|net| net.parse::<IpNet>().unwrap());
         let block = (net(), vec(net(), 0..5)).prop_filter_map("nothing is left", |(cidr, except)| {
-            addresses::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
+            ip_blocks::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
         });
         let protocol = || select(vec![None, Some(Protocol::TCP), Some(Protocol::UDP)]);
         let port = || select(&PORTS[..]);
@@ -204,36 +204,38 @@ mod tests {
         })
     }
 
-    struct Compiled {
+    struct Tables {
         table: PortTable,
         tries: crate::snapshot::trie::Tries,
-        everyone: PortsId,
+        every_address: PortsId,
     }
 
-    fn compile(rules: &[Rule], allowed: Option<usize>) -> Compiled {
+    fn compile(rules: &[Rule], allowed: Option<usize>) -> Tables {
         let sets = rules.iter().map(|(_, ports)| Arc::new(ports.clone())).collect();
         let numbers = || 0..rules.len() as RuleIndex;
         let mut ports = PortsCompiler::new(numbers().collect(), sets, 0);
         ports.allowed = allowed.unwrap_or(ports.allowed);
         let mut table = PortTable::default();
-        let blocks: Vec<Block<'_>> = numbers()
+        let blocks: Vec<RuleBlock<'_>> = numbers()
             .zip(rules)
-            .flat_map(|(rule, (blocks, _))| blocks.iter().map(move |block| Block { rule, set: rule, block }))
+            .flat_map(|(rule, (blocks, _))| {
+                blocks.iter().map(move |block| RuleBlock { rule, set: rule, block })
+            })
             .collect();
         // Rules without blocks match every address.
-        let everyone: Vec<(RuleIndex, SetIndex)> = numbers()
+        let every_address: Vec<(RuleIndex, SetIndex)> = numbers()
             .zip(rules)
             .filter(|(_, (blocks, _))| blocks.is_empty())
             .map(|(rule, _)| (rule, rule))
             .collect();
-        let tries = addresses::compile(&blocks, &everyone, &mut ports, &mut table);
-        let everyone = ports.ports_of_rules(&mut table, everyone);
-        Compiled { table, tries, everyone }
+        let tries = ip_blocks::compile(&blocks, &every_address, &mut ports, &mut table);
+        let every_address = ports.ports_of_rules(&mut table, every_address);
+        Tables { table, tries, every_address }
     }
 
-    impl Compiled {
+    impl Tables {
         fn found(&self, address: IpAddr, target: Target<'_>) -> [RuleIndex; 3] {
-            let ports = self.tries.longest_prefix(address).unwrap_or(self.everyone);
+            let ports = self.tries.longest_prefix(address).unwrap_or(self.every_address);
             let Self { table, .. } = self;
             [table.first(ports), table.first_match(ports, target), table.first_possible(ports, target)]
         }
@@ -242,7 +244,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn rules_as_bits_say_what_precomputed_ports_say(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
+        fn bitsets_and_precomputed_ports_agree(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
             let (precomputed, bits) = (compile(&rules, Some(usize::MAX)), compile(&rules, Some(0)));
             prop_assert!(precomputed.table.wide.is_none() && (rules.len() <= FEW || rules.iter().all(|(blocks, _)| blocks.is_empty()) || bits.table.wide.is_some()));
             let names: Vec<ResolvedPort> =

@@ -45,12 +45,12 @@ fn indexed(words: &[u32], port: u16) -> RuleIndex {
     let group = block / GROUP * GROUP_WORDS;
     let (held, before) = (words[group], words[group + 1]);
     let bit = 1 << (block % GROUP);
-    let place = INDEX_WORDS + (before + (held & (bit - 1)).count_ones()) as usize * BLOCK_WORDS;
-    let starts = u64::from(words[place]) | u64::from(words[place + 1]) << 32;
+    let position = INDEX_WORDS + (before + (held & (bit - 1)).count_ones()) as usize * BLOCK_WORDS;
+    let starts = u64::from(words[position]) | u64::from(words[position + 1]) << 32;
     // A block without a start belongs to the last interval before it. The index is then that of the next
     // block.
     let starts = if held & bit == 0 { 0 } else { starts & (u64::MAX >> (BLOCK - 1 - port)) };
-    words[(words[place + 2] + starts.count_ones() - 1) as usize]
+    words[(words[position + 2] + starts.count_ones() - 1) as usize]
 }
 
 /// The ports of one protocol.
@@ -83,13 +83,13 @@ impl Intervals {
             segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
         bounds.sort_unstable();
         bounds.dedup();
-        let place = |bound: u32| bounds.partition_point(|b| *b < bound);
+        let position = |bound: u32| bounds.partition_point(|b| *b < bound);
         let mut assigned = vec![NO_RULE; bounds.len()];
         // For each interval, the next one at or after it without a rule: a union-find structure.
         let mut unassigned: Vec<usize> = (0..=bounds.len()).collect();
         for (rule, from, to) in segments {
-            let end = place(to);
-            let mut at = find_root(&mut unassigned, place(from));
+            let end = position(to);
+            let mut at = find_root(&mut unassigned, position(from));
             while at < end {
                 assigned[at] = rule;
                 unassigned[at] = at + 1;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_is_found_where_intervals_are_many() {
+    fn every_port_is_found_among_many_intervals() {
         let every = |step: usize| (0..=u16::MAX).step_by(step).map(|start| (start, u32::from(start) + 1));
         for step in [1, 7, 64, 2048, 4095, 4096, 32_768] {
             check(every(step).collect());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bitsets::{Bitsets, EMPTY, Interner, SetId};
+use super::bitsets::{Bitsets, EMPTY, SetId, SetInterner};
 use super::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
 use crate::packet::Protocol;
 
@@ -31,7 +31,7 @@ struct WidePorts {
 
 impl WideTable {
     /// The table for all rules of a tier, in order.
-    pub(super) fn new(rules: &[&PortSet], interner: &mut Interner) -> Self {
+    pub(super) fn new(rules: &[&PortSet], interner: &mut SetInterner) -> Self {
         let mut bitsets = Bitsets::new(rules.len());
         let all =
             || (0..).zip(rules).flat_map(|(rule, set)| set.ranges.iter().map(move |range| (rule, *range)));
@@ -78,8 +78,8 @@ impl WideTable {
         let sets = resolved.flat_map(|resolved| {
             [None, Some(resolved.protocol)].into_iter().filter_map(|protocol| {
                 let alias = PortAlias { name: resolved.name, protocol };
-                let place = self.aliases.binary_search_by_key(&alias, |(alias, _)| *alias).ok()?;
-                Some(self.aliases[place].1)
+                let position = self.aliases.binary_search_by_key(&alias, |(alias, _)| *alias).ok()?;
+                Some(self.aliases[position].1)
             })
         });
         sets.map(|set| self.bitsets.first_of_both(rules, set)).fold(first, RuleIndex::min)
@@ -113,7 +113,7 @@ impl WidePorts {
         protocol: Option<Protocol>,
         ranges: impl Iterator<Item = (RuleIndex, PortRange)>,
         bitsets: &mut Bitsets,
-        interner: &mut Interner,
+        interner: &mut SetInterner,
     ) -> Self {
         let mut portless = bitsets.cursor();
         // The ports where a rule begins and ceases to match.

@@ -3,8 +3,7 @@
 
 use ipnet::IpNet;
 
-use super::Bits;
-use crate::snapshot::ports::PortsId;
+use super::{Bits, Value};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -14,7 +13,7 @@ pub(super) struct Runs<B> {
     /// The first address of each interval.
     starts: Vec<B>,
     /// The value of each interval.
-    values: Vec<PortsId>,
+    values: Vec<Value>,
 }
 
 impl<B> Default for Runs<B> {
@@ -25,7 +24,7 @@ impl<B> Default for Runs<B> {
 
 impl<B: Bits> Runs<B> {
     /// Adds a run: its first address with its value, and the intervals that follow. Returns the run's number.
-    pub(super) fn push(&mut self, begin: B, value: PortsId, more: &[(B, PortsId)]) -> u32 {
+    pub(super) fn push(&mut self, begin: B, value: Value, more: &[(B, Value)]) -> u32 {
         for (start, value) in [(begin, value)].iter().chain(more) {
             self.starts.push(*start);
             self.values.push(*value);
@@ -35,7 +34,7 @@ impl<B: Bits> Runs<B> {
     }
 
     /// The value at an address that is in this run.
-    pub(super) fn find(&self, run: u32, address: B) -> PortsId {
+    pub(super) fn find(&self, run: u32, address: B) -> Value {
         let (from, to) = (self.begins[run as usize] as usize, self.begins[run as usize + 1] as usize);
         // The first interval starts at or before every address of the run.
         let after = self.starts[from..to].partition_point(|start| *start <= address);
@@ -52,15 +51,15 @@ impl<B: Bits> Runs<B> {
 /// Converts prefixes to intervals, so that each has the value of its longest prefix. Returns the first
 /// addresses, ascending from 0, and their values. Prefixes are of one family and sorted, outer ones first;
 /// the first is the empty prefix.
-pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, PortsId)]) -> Vec<(B, PortsId)> {
-    let mut intervals: Vec<(B, PortsId)> = Vec::with_capacity(2 * prefixes.len());
-    let mut set = |start: B, value: PortsId| match intervals.last_mut() {
+pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, Value)]) -> Vec<(B, Value)> {
+    let mut intervals: Vec<(B, Value)> = Vec::with_capacity(2 * prefixes.len());
+    let mut set = |start: B, value: Value| match intervals.last_mut() {
         Some(last) if last.0 == start => last.1 = value,
         Some(last) if last.1 == value => {}
         _ => intervals.push((start, value)),
     };
     // The last addresses and values of the prefixes that contain the current one.
-    let mut around: Vec<(B, PortsId)> = Vec::new();
+    let mut around: Vec<(B, Value)> = Vec::new();
     for (prefix, value) in prefixes {
         let (begin, end) = (B::of(prefix.network()), B::of(prefix.broadcast()));
         leave(&mut around, Some(begin), &mut set);
@@ -73,7 +72,7 @@ pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, PortsId)]) -> Vec<(B, Ports
 
 /// Leaves the prefixes that end before an address, or all of them. After each, the value of its outer prefix
 /// applies.
-fn leave<B: Bits>(around: &mut Vec<(B, PortsId)>, before: Option<B>, mut set: impl FnMut(B, PortsId)) {
+fn leave<B: Bits>(around: &mut Vec<(B, Value)>, before: Option<B>, mut set: impl FnMut(B, Value)) {
     while let Some((end, _)) = around.pop_if(|(end, _)| before.is_none_or(|begin| *end < begin)) {
         if let (Some(start), Some((_, value))) = (end.next(), around.last()) {
             set(start, *value);

@@ -3,16 +3,16 @@
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::{
     Action, Change, Decision, Direction, Directions, NamespaceMatch, Outcome, Peer, PortNumbers, Protocol,
     Reason, RuleId, Scope, Selector, Tier, Verdict,
 };
 
 /// In the pod CIDR of node `n2`; no known pod has it.
-const COMING: &str = "10.244.2.77";
+const UNKNOWN: &str = "10.244.2.77";
 /// In the pod CIDR of this node; no known pod has it.
-const COMING_HERE: &str = "10.244.1.77";
+const UNKNOWN_HERE: &str = "10.244.1.77";
 
 /// The usual cluster, node `n2` with a pod, and these policies.
 fn changes(policies: impl IntoIterator<Item = Change>) -> Vec<Change> {
@@ -22,7 +22,7 @@ fn changes(policies: impl IntoIterator<Item = Change>) -> Vec<Change> {
 
 #[track_caller]
 fn on_n1(policies: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
-    told(Scope::Node("n1".into()), Verdict::Deny, &changes(policies), Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &changes(policies), Directions::Both, probes);
 }
 
 /// Pod `web/a` allows `app=b` of its namespace on port 80, and a block on port 81.
@@ -38,10 +38,10 @@ fn s41_an_unknown_pod_might_match_a_selector() {
     on_n1(
         [some_pods()],
         &[
-            (tcp(COMING, A, 80), "allow not-a-pod | deny unknown-peer of web/p near web/p[0] by its peer"),
+            (tcp(UNKNOWN, A, 80), "allow not-a-pod | deny unknown-peer of web/p near web/p[0] by its peer"),
             // Neither rule allows a pod on this port.
-            (tcp(COMING, A, 81), "allow not-a-pod | deny default-deny of web/p near web/p[1] by its peer"),
-            (tcp(COMING, A, 82), "allow not-a-pod | deny default-deny of web/p"),
+            (tcp(UNKNOWN, A, 81), "allow not-a-pod | deny default-deny of web/p near web/p[1] by its peer"),
+            (tcp(UNKNOWN, A, 82), "allow not-a-pod | deny default-deny of web/p"),
             // Known pods of this node and of the other, and an address outside the cluster.
             (
                 tcp("10.244.2.2", A, 80),
@@ -51,10 +51,10 @@ fn s41_an_unknown_pod_might_match_a_selector() {
             (tcp(OUTSIDE, A, 80), "allow not-a-pod | deny default-deny of web/p near web/p[1] by its port"),
             // Both pods are unknown.
             (
-                tcp(COMING_HERE, A, 80),
+                tcp(UNKNOWN_HERE, A, 80),
                 "deny unknown-pod | deny unknown-peer of web/p near web/p[0] by its peer",
             ),
-            (tcp(COMING_HERE, A, 82), "deny unknown-pod | deny default-deny of web/p"),
+            (tcp(UNKNOWN_HERE, A, 82), "deny unknown-pod | deny default-deny of web/p"),
         ],
     );
 }
@@ -77,8 +77,8 @@ fn without_a_selector_no_pod_could_change_a_denial() {
     on_n1(
         [policy.into()],
         &[
-            (tcp(COMING, A, 1), "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer"),
-            (tcp(A, COMING, 1), "deny default-deny of web/p | allow not-a-pod"),
+            (tcp(UNKNOWN, A, 1), "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer"),
+            (tcp(A, UNKNOWN, 1), "deny default-deny of web/p | allow not-a-pod"),
         ],
     );
 }
@@ -93,17 +93,17 @@ fn s41_an_unknown_destination_might_give_its_port_a_name() {
     on_n1(
         [policy.into()],
         &[
-            (tcp(A, COMING, 80), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
-            (udp(COMING), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
+            (tcp(A, UNKNOWN, 80), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
+            (udp(UNKNOWN), "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod"),
             // Outside of the block of the rule with the named port.
             (udp("10.244.2.200"), "deny default-deny of web/p near web/p[0] by its port | allow not-a-pod"),
             (
-                raw(A, COMING, Protocol::SCTP),
+                raw(A, UNKNOWN, Protocol::SCTP),
                 "deny unknown-peer of web/p near web/p[0] by its port | allow not-a-pod",
             ),
             // A packet without a port has no port name. Known pods have only their own names.
             (
-                raw(A, COMING, Protocol::TCP),
+                raw(A, UNKNOWN, Protocol::TCP),
                 "deny default-deny of web/p near web/p[0] by its port | allow not-a-pod",
             ),
             (
@@ -125,11 +125,11 @@ fn in_the_other_tiers_the_first_rule_that_might_match_is_a_potential_match() {
     on_n1(
         [admin.into(), baseline.into(), network_policy("db/p", "").ingress(rule().tcp(2)).into()],
         &[
-            (tcp(COMING, A, 1), "allow not-a-pod | deny unknown-peer admin[3]"),
+            (tcp(UNKNOWN, A, 1), "allow not-a-pod | deny unknown-peer admin[3]"),
             // It might pass the tier. Then Baseline denies it for `web/a`, but not for `db/d`.
-            (tcp(COMING, A, 2), "allow not-a-pod | deny rule admin[3]"),
-            (tcp(COMING, D, 2), "allow not-a-pod | deny unknown-peer admin[3]"),
-            (tcp(COMING, A, 3), "allow not-a-pod | deny rule admin[3]"),
+            (tcp(UNKNOWN, A, 2), "allow not-a-pod | deny rule admin[3]"),
+            (tcp(UNKNOWN, D, 2), "allow not-a-pod | deny unknown-peer admin[3]"),
+            (tcp(UNKNOWN, A, 3), "allow not-a-pod | deny rule admin[3]"),
         ],
     );
 }
@@ -147,11 +147,11 @@ fn s41_a_rule_that_might_deny_an_unknown_pod_denies_it_until_it_is_known() {
         [admin.into()],
         &[
             // The rule that certainly matches comes first.
-            (tcp(COMING, A, 1), "allow not-a-pod | allow rule admin[0]"),
-            (tcp(COMING, A, 2), "allow not-a-pod | deny unknown-peer"),
-            (tcp(COMING, A, 3), "allow not-a-pod | deny unknown-peer"),
-            (tcp(COMING, A, 4), "allow not-a-pod | allow not-isolated"),
-            (tcp(A, COMING, 5), "deny unknown-peer | allow not-a-pod"),
+            (tcp(UNKNOWN, A, 1), "allow not-a-pod | allow rule admin[0]"),
+            (tcp(UNKNOWN, A, 2), "allow not-a-pod | deny unknown-peer"),
+            (tcp(UNKNOWN, A, 3), "allow not-a-pod | deny unknown-peer"),
+            (tcp(UNKNOWN, A, 4), "allow not-a-pod | allow not-isolated"),
+            (tcp(A, UNKNOWN, 5), "deny unknown-peer | allow not-a-pod"),
             (tcp(A, OUTSIDE, 5), "allow not-isolated | allow not-a-pod"),
             (tcp(OUTSIDE, A, 2), "allow not-a-pod | allow not-isolated"),
         ],
@@ -161,7 +161,7 @@ fn s41_a_rule_that_might_deny_an_unknown_pod_denies_it_until_it_is_known() {
 #[test]
 fn the_peer_of_a_packet_to_the_node_itself_is_no_unknown_pod() {
     let policy = network_policy("web/p", "app=a").egress(rule().pods_in("web", ""));
-    told(
+    check_probes(
         Scope::Node("n1".into()),
         Verdict::Deny,
         &changes([policy.into()]),
@@ -177,19 +177,19 @@ fn the_peer_of_a_packet_to_the_node_itself_is_no_unknown_pod() {
 fn s42_a_provisional_denial_gets_the_configured_verdict_and_a_final_one_does_not() {
     let scope = Scope::Node("n1".into());
     let probes: &[Probe<'_>] = &[
-        (tcp(COMING, A, 80), "allow not-a-pod | allow unknown-peer of web/p near web/p[0] by its peer"),
-        (tcp(COMING, A, 82), "allow not-a-pod | deny default-deny of web/p"),
-        (tcp(COMING_HERE, A, 82), "allow unknown-pod | deny default-deny of web/p"),
+        (tcp(UNKNOWN, A, 80), "allow not-a-pod | allow unknown-peer of web/p near web/p[0] by its peer"),
+        (tcp(UNKNOWN, A, 82), "allow not-a-pod | deny default-deny of web/p"),
+        (tcp(UNKNOWN_HERE, A, 82), "allow unknown-pod | deny default-deny of web/p"),
     ];
-    told(scope, Verdict::Allow, &changes([some_pods()]), Directions::Both, probes);
+    check_probes(scope, Verdict::Allow, &changes([some_pods()]), Directions::Both, probes);
 }
 
 #[test]
 fn a_pod_that_becomes_known_or_a_node_that_is_deleted_ends_a_provisional_denial() {
-    let known = pod("web/b2").labels("app=b").at(COMING).on("n2");
-    on_n1([some_pods(), known.into()], &[(tcp(COMING, A, 80), "allow other-node | allow rule web/p[0]")]);
+    let known = pod("web/b2").labels("app=b").at(UNKNOWN).on("n2");
+    on_n1([some_pods(), known.into()], &[(tcp(UNKNOWN, A, 80), "allow other-node | allow rule web/p[0]")]);
     let gone = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer";
-    on_n1([some_pods(), Change::NodeGone("n2".into())], &[(tcp(COMING, A, 80), gone)]);
+    on_n1([some_pods(), Change::NodeGone("n2".into())], &[(tcp(UNKNOWN, A, 80), gone)]);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn s42_a_decision_is_provisional_unless_one_direction_denies_finally() {
 #[test]
 fn an_explanation_says_what_is_unknown_and_what_denies_until_then() {
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes([some_pods()]));
-    let packet = tcp(COMING, A, 80);
+    let packet = tcp(UNKNOWN, A, 80);
     let decision = snapshot.evaluate(&packet, Directions::Both);
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),

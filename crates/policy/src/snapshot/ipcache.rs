@@ -12,14 +12,14 @@ use std::sync::Arc;
 use crate::inventory::Pod;
 use crate::names::PodName;
 use crate::snapshot::address::{Address, AddressBits, AddressKey, address_of};
-use crate::snapshot::hosts::pages::{PageNumber, Pages};
-use crate::snapshot::ids::{ClassId, NodeId};
+use crate::snapshot::ids::{IdentityId, NodeId};
+use crate::snapshot::ipcache::pages::{PageNumber, Pages};
 use crate::snapshot::ports::ResolvedPorts;
 
 /// Every address that a pod or node has. The key of a page is the address without its last six bits. No page
 /// is empty.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hosts {
+pub(crate) struct IpCache {
     ipv4: Pages<u32>,
     ipv6: Pages<u128>,
 }
@@ -30,71 +30,71 @@ struct Page {
     /// The offset of the first entry, 0 to 63.
     first: u8,
     /// The entries from the first to the last; empty ones where no pod or node has the address.
-    hosts: Arc<[Host]>,
+    entries: Arc<[IpCacheEntry]>,
 }
 
 /// The owners of one address. Takes half a cache line.
 #[derive(Clone, Debug, Default)]
 #[repr(align(32))]
-pub(crate) struct Host {
+pub(crate) struct IpCacheEntry {
     /// The pod to which the address belongs.
-    pub pod: Option<HostPod>,
+    pub pod: Option<PodEntry>,
     /// The nodes that have the address as their own: nearly always none or one.
     pub nodes: Option<Arc<Vec<NodeId>>>,
 }
 
 /// A pod that has an address.
 #[derive(Clone, Debug)]
-pub(crate) struct HostPod {
+pub(crate) struct PodEntry {
     pod: Arc<Pod>,
     /// The identity, shifted left by one; the lowest bit says whether this snapshot evaluates the pod.
-    class_and_evaluated: u32,
+    identity_and_evaluated: u32,
     /// The pod's node, or [`NO_NODE`]; combined with [`PROVISIONAL`].
-    node_and_unsure: NodeId,
+    node_and_provisional: NodeId,
     /// Its named ports that policies refer to.
     pub ports: ResolvedPorts,
 }
 
 /// Set if policies refer to unknown labels of the pod or of its namespace. Shares a field with the node,
 /// since both are rarely read.
-const UNSURE: NodeId = 1 << 31;
+const PROVISIONAL: NodeId = 1 << 31;
 
 /// The node is not known.
-const NO_NODE: NodeId = UNSURE - 1;
+const NO_NODE: NodeId = PROVISIONAL - 1;
 
-impl Hosts {
+impl IpCache {
     /// The entry of an address; `None` if no pod or node has it.
     #[inline(always)]
-    pub(crate) fn get(&self, address: impl Address) -> Option<&Host> {
-        let (page, place) = match address.bits() {
-            AddressBits::Ipv4(bits) => (self.ipv4.get(bits >> PLACE_BITS)?, place_of(bits.into())),
-            AddressBits::Ipv6(bits) => (self.ipv6.get(bits >> PLACE_BITS)?, place_of(bits)),
+    pub(crate) fn get(&self, address: impl Address) -> Option<&IpCacheEntry> {
+        let (page, offset) = match address.bits() {
+            AddressBits::Ipv4(bits) => (self.ipv4.get(bits >> OFFSET_BITS)?, offset_in_page(bits.into())),
+            AddressBits::Ipv6(bits) => (self.ipv6.get(bits >> OFFSET_BITS)?, offset_in_page(bits)),
         };
-        page.hosts.get(place.wrapping_sub(page.first) as usize).filter(|host| !host.is_nobody())
+        page.entries.get(offset.wrapping_sub(page.first) as usize).filter(|entry| !entry.is_empty())
     }
 
     /// Replaces the entries of these addresses. No address occurs twice, and neighbours follow each other.
-    pub(crate) fn update(&mut self, mut hosts: Vec<(AddressKey, Host)>) {
-        for of_page in hosts.chunk_by_mut(|(one, _), (next, _)| one >> PLACE_BITS == next >> PLACE_BITS) {
+    pub(crate) fn update(&mut self, mut entries: Vec<(AddressKey, IpCacheEntry)>) {
+        for of_page in entries.chunk_by_mut(|(one, _), (next, _)| one >> OFFSET_BITS == next >> OFFSET_BITS) {
             match address_of(of_page[0].0).bits() {
-                AddressBits::Ipv4(bits) => update_page(&mut self.ipv4, bits >> PLACE_BITS, of_page),
-                AddressBits::Ipv6(bits) => update_page(&mut self.ipv6, bits >> PLACE_BITS, of_page),
+                AddressBits::Ipv4(bits) => update_page(&mut self.ipv4, bits >> OFFSET_BITS, of_page),
+                AddressBits::Ipv6(bits) => update_page(&mut self.ipv6, bits >> OFFSET_BITS, of_page),
             }
         }
     }
 }
 
 /// Replaces entries of one page. Creates the page if needed, and removes it if it ends up empty.
-fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, hosts: &mut [(AddressKey, Host)]) {
+fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, entries: &mut [(AddressKey, IpCacheEntry)]) {
     if let Some(page) = pages.get_mut(number) {
-        page.update(hosts);
-        if page.hosts.is_empty() {
+        page.update(entries);
+        if page.entries.is_empty() {
             pages.remove(number);
         }
     } else {
         let mut page = Page::default();
-        page.update(hosts);
-        if !page.hosts.is_empty() {
+        page.update(entries);
+        if !page.entries.is_empty() {
             pages.insert(number, page);
         }
     }
@@ -102,49 +102,49 @@ fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, hosts: &mut [(Add
 
 impl Page {
     /// Replaces entries; they come in ascending order of address.
-    fn update(&mut self, updates: &mut [(AddressKey, Host)]) {
-        let mut hosts: Vec<Host> = match Arc::get_mut(&mut self.hosts) {
+    fn update(&mut self, updates: &mut [(AddressKey, IpCacheEntry)]) {
+        let mut entries: Vec<IpCacheEntry> = match Arc::get_mut(&mut self.entries) {
             // No snapshot shares the page, so its entries can be moved.
-            Some(hosts) => hosts.iter_mut().map(std::mem::take).collect(),
-            None => self.hosts.to_vec(),
+            Some(entries) => entries.iter_mut().map(std::mem::take).collect(),
+            None => self.entries.to_vec(),
         };
-        let mut first = if hosts.is_empty() { PLACES } else { self.first };
-        for (key, host) in updates {
-            let place = place_of(*key);
-            if place < first {
-                let before = if hosts.is_empty() { 0 } else { (first - place) as usize };
-                hosts.splice(..0, std::iter::repeat_n(Host::default(), before));
-                first = place;
+        let mut first = if entries.is_empty() { PAGE_ADDRESSES } else { self.first };
+        for (key, entry) in updates {
+            let offset = offset_in_page(*key);
+            if offset < first {
+                let before = if entries.is_empty() { 0 } else { (first - offset) as usize };
+                entries.splice(..0, std::iter::repeat_n(IpCacheEntry::default(), before));
+                first = offset;
             }
-            let place = (place - first) as usize;
-            if place >= hosts.len() {
-                hosts.resize_with(place + 1, Host::default);
+            let offset = (offset - first) as usize;
+            if offset >= entries.len() {
+                entries.resize_with(offset + 1, IpCacheEntry::default);
             }
-            hosts[place] = std::mem::take(host);
+            entries[offset] = std::mem::take(entry);
         }
-        let there = |host: &Host| !host.is_nobody();
-        hosts.truncate(hosts.iter().rposition(there).map_or(0, |last| last + 1));
-        let before = hosts.iter().position(there).unwrap_or(0);
-        *self = Self { first: first + before as u8, hosts: hosts.drain(before..).collect() };
+        let is_used = |entry: &IpCacheEntry| !entry.is_empty();
+        entries.truncate(entries.iter().rposition(is_used).map_or(0, |last| last + 1));
+        let before = entries.iter().position(is_used).unwrap_or(0);
+        *self = Self { first: first + before as u8, entries: entries.drain(before..).collect() };
     }
 }
 
 /// How many of the last bits of an address are its offset in a page.
-const PLACE_BITS: u32 = 6;
+const OFFSET_BITS: u32 = 6;
 
 /// Addresses per page.
-const PLACES: u8 = 1 << PLACE_BITS;
+const PAGE_ADDRESSES: u8 = 1 << OFFSET_BITS;
 
 /// The offset of an address in its page, from its bits or its key.
 #[inline(always)]
-fn place_of(bits: u128) -> u8 {
-    bits as u8 % PLACES
+fn offset_in_page(bits: u128) -> u8 {
+    bits as u8 % PAGE_ADDRESSES
 }
 
-impl Host {
+impl IpCacheEntry {
     /// Whether no pod or node has the address.
     #[inline]
-    fn is_nobody(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.pod.is_none() && self.nodes.is_none()
     }
 
@@ -164,19 +164,19 @@ impl Host {
     }
 }
 
-impl HostPod {
+impl PodEntry {
     /// The entry of a pod. The identity is below 2^31; if the pod has two identities, it is the strict one.
     pub(crate) fn new(
         pod: Arc<Pod>,
-        class: ClassId,
-        unsure: bool,
+        identity: IdentityId,
+        provisional: bool,
         evaluated: bool,
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
-        let class_and_evaluated = class << 1 | u32::from(evaluated);
-        let node_and_unsure = node.unwrap_or(NO_NODE) | if unsure { UNSURE } else { 0 };
-        Self { pod, class_and_evaluated, node_and_unsure, ports }
+        let identity_and_evaluated = identity << 1 | u32::from(evaluated);
+        let node_and_provisional = node.unwrap_or(NO_NODE) | if provisional { PROVISIONAL } else { 0 };
+        Self { pod, identity_and_evaluated, node_and_provisional, ports }
     }
 
     /// The pod.
@@ -191,32 +191,32 @@ impl HostPod {
 
     /// The pod's identity; the strict one if it has two.
     #[inline]
-    pub(crate) fn class(&self) -> ClassId {
-        self.class_and_evaluated >> 1
+    pub(crate) fn identity(&self) -> IdentityId {
+        self.identity_and_evaluated >> 1
     }
 
     /// The identity that reads unknown labels permissively (semantics 37); the same as [`PodEntry::identity`]
     /// if no labels are unknown.
-    pub(crate) fn hopeful_class(&self) -> ClassId {
-        self.class() + ClassId::from(self.is_provisional())
+    pub(crate) fn permissive_identity(&self) -> IdentityId {
+        self.identity() + IdentityId::from(self.is_provisional())
     }
 
     /// Whether policies refer to unknown labels of the pod or of its namespace.
     #[inline]
     pub(crate) fn is_provisional(&self) -> bool {
-        self.node_and_unsure & UNSURE != 0
+        self.node_and_provisional & PROVISIONAL != 0
     }
 
     /// Whether this snapshot evaluates the pod.
     #[inline]
     pub(crate) fn is_evaluated(&self) -> bool {
-        self.class_and_evaluated & 1 == 1
+        self.identity_and_evaluated & 1 == 1
     }
 
     /// Its node, if it is known.
     #[inline]
     pub(crate) fn node(&self) -> Option<NodeId> {
-        let node = self.node_and_unsure & !UNSURE;
+        let node = self.node_and_provisional & !PROVISIONAL;
         (node != NO_NODE).then_some(node)
     }
 }
@@ -229,7 +229,7 @@ mod tests {
     use crate::labels::Labels;
     use crate::snapshot::address::key_of;
 
-    fn host(name: &str) -> Host {
+    fn entry(name: &str) -> IpCacheEntry {
         let pod = Pod {
             name: PodName::new("web", name),
             labels: Labels::none(),
@@ -241,46 +241,49 @@ mod tests {
             created: 0,
             uid: Default::default(),
         };
-        Host { pod: Some(HostPod::new(Arc::new(pod), 5, true, true, None, None)), nodes: None }
+        IpCacheEntry { pod: Some(PodEntry::new(Arc::new(pod), 5, true, true, None, None)), nodes: None }
     }
 
-    fn name_at(hosts: &Hosts, address: &str) -> Option<String> {
+    fn name_at(ipcache: &IpCache, address: &str) -> Option<String> {
         let address: IpAddr = address.parse().unwrap();
-        let host = hosts.get(address)?;
-        host.pod.as_ref().map(|pod| pod.name().name.to_string())
+        let entry = ipcache.get(address)?;
+        entry.pod.as_ref().map(|pod| pod.name().name.to_string())
     }
 
     #[test]
-    fn a_host_is_half_a_line_of_memory() {
-        assert_eq!(size_of::<Host>(), 32);
-        let pod = host("a").pod.unwrap();
-        assert_eq!((pod.class(), pod.hopeful_class(), pod.is_evaluated(), pod.node()), (5, 6, true, None));
+    fn an_entry_takes_half_a_cache_line() {
+        assert_eq!(size_of::<IpCacheEntry>(), 32);
+        let pod = entry("a").pod.unwrap();
+        assert_eq!(
+            (pod.identity(), pod.permissive_identity(), pod.is_evaluated(), pod.node()),
+            (5, 6, true, None)
+        );
     }
 
     #[test]
     fn neighbours_come_and_go_and_older_maps_stay_as_they_were() {
         let key = |address: &str| key_of(address.parse().unwrap());
-        let mut hosts = Hosts::default();
+        let mut ipcache = IpCache::default();
         let all = [("10.0.0.2", "a"), ("10.0.0.63", "b"), ("10.0.0.64", "c"), ("fd00::2", "d")];
-        hosts.update(all.map(|(address, name)| (key(address), host(name))).into());
-        let older = hosts.clone();
-        hosts.update(vec![
-            (key("10.0.0.2"), Host::default()),
-            (key("10.0.0.3"), Host::default()),
-            (key("10.0.0.63"), host("e")),
-            (key("10.0.0.64"), Host::default()),
-            (key("10.0.0.128"), Host::default()),
+        ipcache.update(all.map(|(address, name)| (key(address), entry(name))).into());
+        let older = ipcache.clone();
+        ipcache.update(vec![
+            (key("10.0.0.2"), IpCacheEntry::default()),
+            (key("10.0.0.3"), IpCacheEntry::default()),
+            (key("10.0.0.63"), entry("e")),
+            (key("10.0.0.64"), IpCacheEntry::default()),
+            (key("10.0.0.128"), IpCacheEntry::default()),
         ]);
         let all = ["10.0.0.2", "10.0.0.63", "10.0.0.64", "fd00::2", "10.0.0.3", "fd00::3"];
-        let names = |hosts: &Hosts| all.map(|address| name_at(hosts, address).unwrap_or_default());
-        assert_eq!(names(&hosts), ["", "e", "", "d", "", ""]);
+        let names = |ipcache: &IpCache| all.map(|address| name_at(ipcache, address).unwrap_or_default());
+        assert_eq!(names(&ipcache), ["", "e", "", "d", "", ""]);
         assert_eq!(names(&older), ["a", "b", "c", "d", "", ""]);
         for address in ["10.0.0.64", "10.0.0.128"] {
-            assert!(hosts.ipv4.get(key(address) as u32 >> PLACE_BITS).is_none(), "no page is empty");
+            assert!(ipcache.ipv4.get(key(address) as u32 >> OFFSET_BITS).is_none(), "no page is empty");
         }
-        hosts.update(vec![(key("10.0.0.0"), host("f")), (key("10.0.0.2"), host("g"))]);
-        assert_eq!(names(&hosts), ["g", "e", "", "d", "", ""], "before, between and after those that stay");
-        assert_eq!(name_at(&hosts, "10.0.0.0").as_deref(), Some("f"));
+        ipcache.update(vec![(key("10.0.0.0"), entry("f")), (key("10.0.0.2"), entry("g"))]);
+        assert_eq!(names(&ipcache), ["g", "e", "", "d", "", ""], "before, between and after those that stay");
+        assert_eq!(name_at(&ipcache, "10.0.0.0").as_deref(), Some("f"));
         assert_eq!(address_of(key("::ffff:10.0.0.2")), "10.0.0.2".parse::<IpAddr>().unwrap());
     }
 }

@@ -14,45 +14,45 @@ use crate::snapshot::ids::NodeId;
 
 /// The pods and nodes that have each address.
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
-    pods: FxHashMap<AddressKey, PodClaims>,
-    nodes: FxHashMap<AddressKey, NodeClaims>,
+pub(crate) struct AddressOwners {
+    pods: FxHashMap<AddressKey, PodOwners>,
+    nodes: FxHashMap<AddressKey, NodeOwners>,
     node_ids: FxHashMap<Arc<str>, NodeId>,
 }
 
 /// The pods that have an address: nearly always one.
 #[derive(Debug)]
-enum PodClaims {
+enum PodOwners {
     One(Arc<Pod>),
     Several(Vec<Arc<Pod>>),
 }
 
 #[derive(Debug, Default)]
-struct NodeClaims {
+struct NodeOwners {
     /// Nodes that report the address as their own.
     reported: Vec<NodeId>,
     /// Nodes that have it implicitly: it is one of the first two addresses of their pod CIDR.
     implied: Vec<NodeId>,
 }
 
-impl Claims {
+impl AddressOwners {
     /// Adds a pod as owner of its addresses, and returns them.
-    pub(crate) fn enter_pod(&mut self, pod: &Arc<Pod>) -> Vec<AddressKey> {
+    pub(crate) fn add_pod(&mut self, pod: &Arc<Pod>) -> Vec<AddressKey> {
         let addresses = addresses_of(pod);
         for address in &addresses {
             match self.pods.entry(*address) {
-                Entry::Vacant(place) => drop(place.insert(PodClaims::One(Arc::clone(pod)))),
-                Entry::Occupied(mut claims) => claims.get_mut().enter(pod),
+                Entry::Vacant(entry) => drop(entry.insert(PodOwners::One(Arc::clone(pod)))),
+                Entry::Occupied(mut owners) => owners.get_mut().add(pod),
             }
         }
         addresses
     }
 
     /// Removes a pod as owner of its addresses, and returns them.
-    pub(crate) fn leave_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
+    pub(crate) fn remove_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
         let addresses = addresses_of(pod);
         for address in &addresses {
-            if self.pods.get_mut(address).is_some_and(|claims| claims.leave(&pod.name)) {
+            if self.pods.get_mut(address).is_some_and(|owners| owners.remove(&pod.name)) {
                 self.pods.remove(address);
             }
         }
@@ -60,7 +60,7 @@ impl Claims {
     }
 
     /// Adds a node as owner of its addresses, and returns them.
-    pub(crate) fn enter_node(&mut self, node: &Node) -> Vec<AddressKey> {
+    pub(crate) fn add_node(&mut self, node: &Node) -> Vec<AddressKey> {
         let id = self.node_id(&node.name);
         let (reported, implied) = own_addresses(node);
         for address in &reported {
@@ -73,37 +73,37 @@ impl Claims {
     }
 
     /// Removes a node as owner of its addresses, and returns them.
-    pub(crate) fn leave_node(&mut self, node: &Node) -> Vec<AddressKey> {
+    pub(crate) fn remove_node(&mut self, node: &Node) -> Vec<AddressKey> {
         let id = self.node_id(&node.name);
         let (reported, implied) = own_addresses(node);
-        let touched = [reported, implied].concat();
-        for address in &touched {
-            if let Some(claims) = self.nodes.get_mut(address) {
-                claims.reported.retain(|node| *node != id);
-                claims.implied.retain(|node| *node != id);
-                if claims.reported.is_empty() && claims.implied.is_empty() {
+        let addresses = [reported, implied].concat();
+        for address in &addresses {
+            if let Some(owners) = self.nodes.get_mut(address) {
+                owners.reported.retain(|node| *node != id);
+                owners.implied.retain(|node| *node != id);
+                if owners.reported.is_empty() && owners.implied.is_empty() {
                     self.nodes.remove(address);
                 }
             }
         }
-        touched
+        addresses
     }
 
     /// The pod to which an address belongs: the one that reported it last, then the newest, then the last by
     /// name (semantics 22).
     pub(crate) fn owner(&self, address: AddressKey) -> Option<&Arc<Pod>> {
         match self.pods.get(&address)? {
-            PodClaims::One(pod) => Some(pod),
-            PodClaims::Several(pods) => pods.iter().max_by(|a, b| a.claim_order().cmp(&b.claim_order())),
+            PodOwners::One(pod) => Some(pod),
+            PodOwners::Several(pods) => pods.iter().max_by(|a, b| a.owner_order().cmp(&b.owner_order())),
         }
     }
 
     /// The nodes that have an address as their own. If a pod has the address, only nodes that report it
     /// count.
     pub(crate) fn nodes(&self, address: AddressKey, has_pod: bool) -> Option<Arc<Vec<NodeId>>> {
-        let claims = self.nodes.get(&address)?;
-        let implied: &[NodeId] = if has_pod { &[] } else { &claims.implied };
-        let nodes = [&claims.reported, implied].concat();
+        let owners = self.nodes.get(&address)?;
+        let implied: &[NodeId] = if has_pod { &[] } else { &owners.implied };
+        let nodes = [&owners.reported, implied].concat();
         (!nodes.is_empty()).then(|| Arc::new(nodes))
     }
 
@@ -123,8 +123,8 @@ impl Claims {
     }
 }
 
-impl PodClaims {
-    fn enter(&mut self, pod: &Arc<Pod>) {
+impl PodOwners {
+    fn add(&mut self, pod: &Arc<Pod>) {
         match self {
             Self::One(one) => *self = Self::Several(vec![Arc::clone(one), Arc::clone(pod)]),
             Self::Several(pods) => pods.push(Arc::clone(pod)),
@@ -132,7 +132,7 @@ impl PodClaims {
     }
 
     /// Removes a pod. Returns whether none is left.
-    fn leave(&mut self, name: &PodName) -> bool {
+    fn remove(&mut self, name: &PodName) -> bool {
         match self {
             Self::One(one) => one.name == *name,
             Self::Several(pods) => {

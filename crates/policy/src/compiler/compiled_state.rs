@@ -9,24 +9,24 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::{Admission, Budget, Refusal};
 use crate::affected::Affected;
-use crate::compiler::claims::Claims;
-use crate::compiler::classes::{Chosen, Class, Classes};
+use crate::compiler::address_owners::AddressOwners;
+use crate::compiler::cached_rulesets::CachedRulesets;
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::diff::Diff;
 use crate::compiler::dirty::Dirty;
+use crate::compiler::identities::{Identities, Identity, SubjectMatch};
 use crate::compiler::policies::{Applied, CompiledPolicy};
-use crate::compiler::rulesets::Built;
 use crate::compiler::scope::Scope;
-use crate::compiler::selectors::Selectors;
+use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
-use crate::compiler::vocabulary::{NewWords, Vocabulary};
+use crate::compiler::symbol_table::{NewSymbols, SymbolTable};
 use crate::decision::Verdict;
 use crate::inventory::{Inventory, Pod};
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::address::{AddressKey, address_of, key_of};
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
-use crate::snapshot::hosts::{Host, HostPod, Hosts};
-use crate::snapshot::ids::{ClassId, NodeId};
+use crate::snapshot::ids::{IdentityId, NodeId};
+use crate::snapshot::ipcache::{IpCache, IpCacheEntry, PodEntry};
 use crate::snapshot::ports::{PortSet, ResolvedPort};
 use crate::snapshot::ruleset::Rulesets;
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
@@ -37,25 +37,25 @@ const LAST_RULE: u32 = 1 << 31;
 
 /// How many more symbols than twice those of the last full rebuild are allowed. A symbol takes about 100
 /// bytes.
-const SPARE_WORDS: usize = 1 << 16;
+const SPARE_SYMBOLS: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Compiled {
+pub(crate) struct CompiledState {
     admission: Admission,
     /// Policies for which the last update changed the admission.
     readmitted: BTreeSet<PolicyName>,
-    here: Option<NodeId>,
+    own_node: Option<NodeId>,
     /// Whether pods of every node are evaluated.
-    everywhere: bool,
+    cluster_scope: bool,
     pod_cidrs: Arc<[IpNet]>,
     /// The pod CIDRs of all nodes.
     cluster_cidrs: Arc<ClusterCidrs>,
-    vocabulary: Vocabulary,
+    symbols: SymbolTable,
     /// The number of symbols after the last full rebuild.
-    words_at_start: usize,
-    selectors: Selectors,
-    classes: Classes,
+    symbols_after_rebuild: usize,
+    selectors: SelectorCache,
+    identities: Identities,
     port_sets: Shared<PortSet>,
     policies: BTreeMap<PolicyName, CompiledPolicy>,
     /// By subject: the policies that have it. Holds no selectors that are not a subject.
@@ -66,15 +66,15 @@ pub(crate) struct Compiled {
     /// The number of policies that can deny by a rule: those of the Admin and Baseline tiers.
     denying: usize,
     /// Cached rulesets, by the sorted subjects that select a pod.
-    built: FxHashMap<Arc<[Chosen]>, Built>,
+    cached_rulesets: FxHashMap<Arc<[SubjectMatch]>, CachedRulesets>,
     /// Identities that have evaluated pods and may have no rulesets yet.
-    wanting: Vec<ClassId>,
+    pending: Vec<IdentityId>,
     /// By subject: the number of rulesets with its policies, as of the last count. Holds only counts above
     /// one.
-    rulesets_of: FxHashMap<SelectorId, u32>,
+    ruleset_counts: FxHashMap<SelectorId, u32>,
     /// Whether identities have gained or lost rulesets since the last count.
-    must_count: bool,
-    hosts: Hosts,
+    ruleset_counts_stale: bool,
+    ipcache: IpCache,
     evaluated: imbl::OrdSet<IpAddr>,
     /// By identity: the rulesets of the next snapshot.
     rulesets: Vec<Option<Arc<Rulesets>>>,
@@ -87,7 +87,7 @@ pub(crate) struct Compiled {
     resolved_ports: Shared<Vec<ResolvedPort>>,
 }
 
-impl Compiled {
+impl CompiledState {
     /// This node's pod CIDRs.
     pub(crate) fn pod_cidrs(&self) -> &[IpNet] {
         &self.pod_cidrs
@@ -99,7 +99,7 @@ impl Compiled {
         &mut self,
         scope: &Scope,
         inventory: &Inventory,
-        claims: &mut Claims,
+        owners: &mut AddressOwners,
         mut dirty: Dirty,
     ) -> Affected {
         self.diff = Diff::default();
@@ -107,18 +107,18 @@ impl Compiled {
         if dirty.pod_cidrs {
             self.pod_cidrs = scope.pod_cidrs(inventory).into();
             // Which pods are evaluated depends on the pod CIDRs.
-            dirty.addresses.extend(claims.addresses());
+            dirty.addresses.extend(owners.addresses());
         }
         if dirty.cluster_cidrs {
             let cidrs = inventory.nodes.values().flat_map(|node| {
-                let id = claims.node_id(&node.name);
+                let id = owners.node_id(&node.name);
                 node.pod_cidrs.iter().map(move |cidr| (cidr, id))
             });
             self.cluster_cidrs = Arc::new(ClusterCidrs::new(cidrs));
         }
-        self.everywhere = *scope == Scope::Cluster;
-        self.here = match scope {
-            Scope::Node(name) if inventory.nodes.contains_key(name) => Some(claims.node_id(name)),
+        self.cluster_scope = *scope == Scope::Cluster;
+        self.own_node = match scope {
+            Scope::Node(name) if inventory.nodes.contains_key(name) => Some(owners.node_id(name)),
             _ => None,
         };
         self.admission.begin();
@@ -130,17 +130,17 @@ impl Compiled {
         }
         self.readmitted = self.admission.settle().into_iter().collect();
         dirty.policies.extend(self.readmitted.iter().cloned());
-        self.compile_admitted(scope, inventory, claims, dirty);
+        self.compile_admitted(scope, inventory, owners, dirty);
         let diff = std::mem::take(&mut self.diff);
         let affected = self.affected(&diff);
         if self.must_rebuild() {
             self.clear();
             let policies = inventory.policies.keys().cloned().collect();
-            let addresses = claims.addresses().collect();
+            let addresses = owners.addresses().collect();
             self.compile_admitted(
                 scope,
                 inventory,
-                claims,
+                owners,
                 Dirty { policies, addresses, ..Dirty::default() },
             );
             // The state is the same with other ids, so no connection is affected.
@@ -151,8 +151,14 @@ impl Compiled {
 
     /// Compiles what is dirty, then the policies for which this changed the admission, until no admission
     /// changes.
-    fn compile_admitted(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, dirty: Dirty) {
-        self.compile(scope, inventory, claims, dirty);
+    fn compile_admitted(
+        &mut self,
+        scope: &Scope,
+        inventory: &Inventory,
+        owners: &mut AddressOwners,
+        dirty: Dirty,
+    ) {
+        self.compile(scope, inventory, owners, dirty);
         // The number of rulesets of a policy depends only on subjects and pods, so the second round changes
         // nothing.
         loop {
@@ -162,13 +168,19 @@ impl Compiled {
                 break;
             }
             self.readmitted.extend(policies.iter().cloned());
-            self.compile(scope, inventory, claims, Dirty { policies, ..Dirty::default() });
+            self.compile(scope, inventory, owners, Dirty { policies, ..Dirty::default() });
         }
-        self.build_wanted();
+        self.build_pending();
     }
 
-    /// Compiles what is dirty, except rulesets, which [`Compiled::build_wanted`] builds.
-    fn compile(&mut self, scope: &Scope, inventory: &Inventory, claims: &mut Claims, mut dirty: Dirty) {
+    /// Compiles what is dirty, except rulesets, which [`CompiledState::build_pending`] builds.
+    fn compile(
+        &mut self,
+        scope: &Scope,
+        inventory: &Inventory,
+        owners: &mut AddressOwners,
+        mut dirty: Dirty,
+    ) {
         let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = dirty
             .policies
             .iter()
@@ -178,37 +190,39 @@ impl Compiled {
                 Some((name, if is_admitted { Arc::clone(spec) } else { Arc::new(spec.without_rules()) }))
             })
             .collect();
-        let mut new = NewWords::default();
-        specs.values().for_each(|spec| self.vocabulary.learn(spec, &mut new));
+        let mut new = NewSymbols::default();
+        specs.values().for_each(|spec| self.symbols.intern(spec, &mut new));
         let changed_subjects = self.update_policies(&dirty.policies, &specs);
         drop(specs);
-        self.mark_dirty_by_words(&new, inventory, &mut dirty);
+        self.mark_dirty_by_symbols(&new, inventory, &mut dirty);
         self.update_namespaces(inventory, &mut dirty);
         // Sorted, because neighbours share a page.
         let mut addresses: Vec<AddressKey> = dirty.addresses.into_iter().collect();
         addresses.sort_unstable();
-        let hosts =
-            addresses.into_iter().map(|key| (key, self.host(key, scope, inventory, claims))).collect();
-        self.hosts.update(hosts);
-        self.update_classes();
+        let entries = addresses
+            .into_iter()
+            .map(|key| (key, self.ipcache_entry(key, scope, inventory, owners)))
+            .collect();
+        self.ipcache.update(entries);
+        self.update_identities();
         self.find_subjects();
         self.detach(&changed_subjects);
-        self.diff.subjects(&changed_subjects);
+        self.diff.record_subjects(&changed_subjects);
     }
 
     /// Whether pods of every node are evaluated.
-    pub(crate) fn is_everywhere(&self) -> bool {
-        self.everywhere
+    pub(crate) fn is_cluster_scope(&self) -> bool {
+        self.cluster_scope
     }
 
     /// All compiled selectors.
-    pub(crate) fn selectors(&self) -> &Selectors {
+    pub(crate) fn selectors(&self) -> &SelectorCache {
         &self.selectors
     }
 
     /// The ipcache.
-    pub(crate) fn hosts(&self) -> &Hosts {
-        &self.hosts
+    pub(crate) fn ipcache(&self) -> &IpCache {
+        &self.ipcache
     }
 
     /// Addresses of evaluated pods.
@@ -217,13 +231,13 @@ impl Compiled {
     }
 
     /// The rulesets of evaluated pods, without duplicates.
-    pub(crate) fn built(&self) -> impl Iterator<Item = &Built> {
-        self.built.values()
+    pub(crate) fn cached_rulesets(&self) -> impl Iterator<Item = &CachedRulesets> {
+        self.cached_rulesets.values()
     }
 
     /// The subjects that select the evaluated pods of an identity.
-    pub(crate) fn selected_by(&self, class: ClassId) -> Option<Arc<[Chosen]>> {
-        self.classes.get(class).rulesets.clone()
+    pub(crate) fn selected_by(&self, identity: IdentityId) -> Option<Arc<[SubjectMatch]>> {
+        self.identities.get(identity).rulesets.clone()
     }
 
     /// Sets the budget of policies. Must be called before the first update.
@@ -266,55 +280,62 @@ impl Compiled {
         Snapshot {
             generation,
             on_unknown_pod,
-            minds_unknown: self.everywhere || self.denying > 0 || self.classes.are_unsure(),
-            here: self.here,
-            everywhere: self.everywhere,
+            handles_unknown: self.cluster_scope || self.denying > 0 || self.identities.has_provisional(),
+            own_node: self.own_node,
+            cluster_scope: self.cluster_scope,
             pod_cidrs: Arc::clone(&self.pod_cidrs),
             cluster_cidrs: Arc::clone(&self.cluster_cidrs),
-            hosts: self.hosts.clone(),
+            ipcache: self.ipcache.clone(),
             evaluated: self.evaluated.clone(),
             rulesets: Arc::clone(rulesets),
             policies: Arc::clone(policies),
             size: Size {
-                pod_addresses: self.classes.addresses(),
+                pod_addresses: self.identities.addresses(),
                 evaluated_addresses: self.evaluated.len(),
                 policies: self.policies.len(),
                 rules: self.rules,
-                classes: self.classes.inhabited(),
-                rulesets: self.built.len(),
+                identities: self.identities.populated(),
+                rulesets: self.cached_rulesets.len(),
             },
         }
     }
 
     /// Whether to do a full rebuild, which reclaims ids that are no longer used.
     fn must_rebuild(&self) -> bool {
-        self.classes.is_stale(self.built.len())
+        self.identities.is_stale(self.cached_rulesets.len())
             || self.selectors.is_stale()
             || self.next_rule > LAST_RULE
-            || self.vocabulary.words() > 2 * self.words_at_start + SPARE_WORDS
+            || self.symbols.symbol_count() > 2 * self.symbols_after_rebuild + SPARE_SYMBOLS
     }
 
     /// Discards everything that depends on policies and pods.
     fn clear(&mut self) {
         let before = std::mem::take(self);
-        let Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, .. } = before;
-        let kept =
-            Self { admission, readmitted, here, everywhere, pod_cidrs, cluster_cidrs, ..Self::default() };
-        *self = Self { must_count: true, ..kept };
+        let Self { admission, readmitted, own_node, cluster_scope, pod_cidrs, cluster_cidrs, .. } = before;
+        let kept = Self {
+            admission,
+            readmitted,
+            own_node,
+            cluster_scope,
+            pod_cidrs,
+            cluster_cidrs,
+            ..Self::default()
+        };
+        *self = Self { ruleset_counts_stale: true, ..kept };
     }
 
     /// Marks as dirty the pods and namespaces that have a new symbol.
-    fn mark_dirty_by_words(&mut self, new: &NewWords, inventory: &Inventory, dirty: &mut Dirty) {
-        if self.classes.len() == 0 {
+    fn mark_dirty_by_symbols(&mut self, new: &NewSymbols, inventory: &Inventory, dirty: &mut Dirty) {
+        if self.identities.len() == 0 {
             // No pod has an identity yet.
-            self.words_at_start = self.vocabulary.words();
+            self.symbols_after_rebuild = self.symbols.symbol_count();
             return;
         }
-        if new.concern_namespaces() {
-            dirty.namespaces.extend(self.classes.namespaces().cloned());
+        if new.affects_namespaces() {
+            dirty.namespaces.extend(self.identities.namespaces().cloned());
         }
-        if new.concern_pods() {
-            let pods = inventory.pods.values().filter(|pod| new.concern(pod));
+        if new.affects_pods() {
+            let pods = inventory.pods.values().filter(|pod| new.affects(pod));
             dirty.addresses.extend(addresses_of(pods));
         }
     }
@@ -328,29 +349,29 @@ impl Compiled {
         let mut changed = FxHashSet::default();
         if !names.is_empty() {
             self.published_policies = None;
-            self.must_count = true;
+            self.ruleset_counts_stale = true;
         }
         for name in names {
             if let Some(before) = self.policies.remove(name) {
-                before.leave(&mut self.selectors);
+                before.release(&mut self.selectors);
                 self.rules -= before.len();
                 self.denying -= usize::from(before.spec.tier != Tier::NetworkPolicy);
                 changed.insert(before.subject);
-                self.leave_subject(before.subject, name);
+                self.remove_subject(before.subject, name);
             }
             if let Some(spec) = specs.get(name) {
                 let mut fresh = Vec::new();
-                let Self { vocabulary, selectors, port_sets, .. } = self;
+                let Self { symbols, selectors, port_sets, .. } = self;
                 let policy =
-                    CompiledPolicy::new(spec, self.next_rule, vocabulary, selectors, port_sets, &mut fresh);
+                    CompiledPolicy::new(spec, self.next_rule, symbols, selectors, port_sets, &mut fresh);
                 for selector in fresh {
-                    self.selectors.fill(selector, &self.classes, self.classes.index());
+                    self.selectors.fill(selector, &self.identities, self.identities.index());
                 }
                 self.next_rule += policy.len() as u32;
                 self.rules += policy.len();
                 self.denying += usize::from(policy.spec.tier != Tier::NetworkPolicy);
                 changed.insert(policy.subject);
-                self.enter_subject(policy.subject, name);
+                self.add_subject(policy.subject, name);
                 self.policies.insert(name.clone(), policy);
             }
         }
@@ -358,47 +379,47 @@ impl Compiled {
     }
 
     /// Counts the rulesets that contain each policy. Not done in scope `Cluster`: only an agent has rulesets
-    /// for just the pods of its own node.
+    /// for only the pods of its node.
     fn count_rulesets(&mut self) {
-        if self.everywhere || !std::mem::take(&mut self.must_count) {
+        if self.cluster_scope || !std::mem::take(&mut self.ruleset_counts_stale) {
             return;
         }
-        let wanted = self.wanting.iter().map(|class| self.classes.get(*class));
-        let wanted = wanted.filter(|class| class.evaluated > 0 && class.rulesets.is_none());
-        let keys: FxHashSet<&[Chosen]> =
-            wanted.map(Class::subjects).chain(self.built.keys().map(Arc::as_ref)).collect();
+        let pending = self.pending.iter().map(|identity| self.identities.get(*identity));
+        let pending = pending.filter(|identity| identity.evaluated > 0 && identity.rulesets.is_none());
+        let keys: FxHashSet<&[SubjectMatch]> =
+            pending.map(Identity::subjects).chain(self.cached_rulesets.keys().map(Arc::as_ref)).collect();
         let mut counts: FxHashMap<SelectorId, u32> = FxHashMap::default();
-        keys.into_iter().flatten().for_each(|subject| *counts.entry(subject.by).or_default() += 1);
+        keys.into_iter().flatten().for_each(|subject| *counts.entry(subject.selector).or_default() += 1);
         counts.retain(|_, count| *count > 1);
-        let before = std::mem::replace(&mut self.rulesets_of, counts);
+        let before = std::mem::replace(&mut self.ruleset_counts, counts);
         let changed = self.policies.values().filter_map(|policy| {
-            let (before, now) = (before.get(&policy.subject), self.rulesets_of.get(&policy.subject));
+            let (before, now) = (before.get(&policy.subject), self.ruleset_counts.get(&policy.subject));
             (before != now || now.is_some()).then_some((&policy.name, now.copied().unwrap_or(1)))
         });
         changed.for_each(|(name, rulesets)| self.admission.set_rulesets(name, rulesets));
     }
 
-    fn enter_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
+    fn add_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
         let policies = self.subjects.entry(subject).or_default();
         policies.push(policy.clone());
         if policies.len() == 1 {
-            for (class, chosen) in self.selectors.of_subject(subject) {
-                let Some(subjects) = &mut self.classes.get_mut(class).subjects else { continue };
-                if let Err(place) = subjects.binary_search(&chosen) {
-                    subjects.insert(place, chosen);
+            for (identity, selected) in self.selectors.of_subject(subject) {
+                let Some(subjects) = &mut self.identities.get_mut(identity).subjects else { continue };
+                if let Err(position) = subjects.binary_search(&selected) {
+                    subjects.insert(position, selected);
                 }
             }
         }
     }
 
-    fn leave_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
+    fn remove_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
         let Some(policies) = self.subjects.get_mut(&subject) else { return };
         policies.retain(|name| name != policy);
         if policies.is_empty() {
             self.subjects.remove(&subject);
-            for (class, _) in self.selectors.of_subject(subject) {
-                if let Some(subjects) = &mut self.classes.get_mut(class).subjects {
-                    subjects.retain(|chosen| chosen.by != subject);
+            for (identity, _) in self.selectors.of_subject(subject) {
+                if let Some(subjects) = &mut self.identities.get_mut(identity).subjects {
+                    subjects.retain(|found| found.selector != subject);
                 }
             }
         }
@@ -406,10 +427,10 @@ impl Compiled {
 
     /// Updates the dirty namespaces. If policies see a difference, all pods of the namespace become dirty.
     fn update_namespaces(&mut self, inventory: &Inventory, dirty: &mut Dirty) {
-        let Self { classes, vocabulary, .. } = self;
+        let Self { identities, symbols, .. } = self;
         let namespaces = dirty.namespaces.iter();
         let changed: FxHashSet<&Arc<str>> =
-            namespaces.filter(|name| classes.namespace_changed(vocabulary, inventory, name)).collect();
+            namespaces.filter(|name| identities.namespace_changed(symbols, inventory, name)).collect();
         if !changed.is_empty() {
             let pods = inventory.pods.values().filter(|pod| changed.contains(&pod.name.namespace));
             dirty.addresses.extend(addresses_of(pods));
@@ -418,35 +439,41 @@ impl Compiled {
 
     /// The new ipcache entry of an address. Also updates the identities' counts and the set of evaluated
     /// addresses.
-    fn host(&mut self, key: AddressKey, scope: &Scope, inventory: &Inventory, claims: &mut Claims) -> Host {
-        let pod = claims.owner(key).map(Arc::clone).map(|pod| {
-            let class = self.classes.of_pod(&self.vocabulary, inventory, &pod);
-            let node = pod.node.as_ref().map(|node| claims.node_id(node));
-            let ports = self.vocabulary.resolved_ports(&pod).map(|ports| self.resolved_ports.share(ports));
+    fn ipcache_entry(
+        &mut self,
+        key: AddressKey,
+        scope: &Scope,
+        inventory: &Inventory,
+        owners: &mut AddressOwners,
+    ) -> IpCacheEntry {
+        let pod = owners.owner(key).map(Arc::clone).map(|pod| {
+            let identity = self.identities.of_pod(&self.symbols, inventory, &pod);
+            let node = pod.node.as_ref().map(|node| owners.node_id(node));
+            let ports = self.symbols.resolved_ports(&pod).map(|ports| self.resolved_ports.share(ports));
             let evaluated = scope.evaluates(&pod, &self.pod_cidrs);
-            HostPod::new(pod, class, self.classes.is_provisional(class), evaluated, node, ports)
+            PodEntry::new(pod, identity, self.identities.is_provisional(identity), evaluated, node, ports)
         });
-        let host = Host { nodes: claims.nodes(key, pod.is_some()), pod };
+        let entry = IpCacheEntry { nodes: owners.nodes(key, pod.is_some()), pod };
         let address = address_of(key);
-        let before = self.hosts.get(address);
-        self.diff.host(key, before, |class| self.classes.get(class).rulesets.clone());
-        let before = before.and_then(|host| host.pod.as_ref());
-        let before = before.map(|pod| (pod.class(), pod.is_evaluated()));
-        let now = host.pod.as_ref().map(|pod| (pod.class(), pod.is_evaluated()));
+        let before = self.ipcache.get(address);
+        self.diff.record_entry(key, before, |identity| self.identities.get(identity).rulesets.clone());
+        let before = before.and_then(|entry| entry.pod.as_ref());
+        let before = before.map(|pod| (pod.identity(), pod.is_evaluated()));
+        let now = entry.pod.as_ref().map(|pod| (pod.identity(), pod.is_evaluated()));
         // Adds before it removes, so that an identity keeps its rulesets if its only pod changes.
-        if let Some((class, evaluated)) = now {
-            self.classes.count_in(class, evaluated);
-            if evaluated && self.classes.get(class).evaluated == 1 {
-                self.must_count = true;
-                self.wanting.extend(self.classes.views(class));
+        if let Some((identity, evaluated)) = now {
+            self.identities.add_address(identity, evaluated);
+            if evaluated && self.identities.get(identity).evaluated == 1 {
+                self.ruleset_counts_stale = true;
+                self.pending.extend(self.identities.views(identity));
             }
         }
-        if let Some((class, evaluated)) = before {
-            self.classes.count_out(class, evaluated);
-            if evaluated && self.classes.get(class).evaluated == 0 {
-                for class in self.classes.views(class) {
-                    self.detach_class(class);
-                    self.classes.get_mut(class).subjects = None;
+        if let Some((identity, evaluated)) = before {
+            self.identities.remove_address(identity, evaluated);
+            if evaluated && self.identities.get(identity).evaluated == 0 {
+                for identity in self.identities.views(identity) {
+                    self.detach_identity(identity);
+                    self.identities.get_mut(identity).subjects = None;
                 }
             }
         }
@@ -457,58 +484,58 @@ impl Compiled {
         } else if is_evaluated && !was_evaluated {
             self.evaluated.insert(address);
         }
-        host
+        entry
     }
 
     /// Finds the subjects of identities that now have their first evaluated pod.
     fn find_subjects(&mut self) {
-        for class in &self.wanting {
-            let Class { evaluated, subjects, .. } = self.classes.get(*class);
+        for identity in &self.pending {
+            let Identity { evaluated, subjects, .. } = self.identities.get(*identity);
             if *evaluated == 0 || subjects.is_some() {
                 continue;
             }
-            let chosen =
-                self.subjects.keys().filter_map(|subject| self.selectors.as_subject(*subject, *class));
-            let mut subjects: Vec<Chosen> = chosen.collect();
+            let selected =
+                self.subjects.keys().filter_map(|subject| self.selectors.as_subject(*subject, *identity));
+            let mut subjects: Vec<SubjectMatch> = selected.collect();
             subjects.sort_unstable();
-            self.classes.get_mut(*class).subjects = Some(subjects);
+            self.identities.get_mut(*identity).subjects = Some(subjects);
         }
     }
 
     /// Adds new identities to selectors and to existing rulesets.
-    fn update_classes(&mut self) {
-        let index = self.classes.fresh();
+    fn update_identities(&mut self) {
+        let index = self.identities.fresh();
         if index.is_empty() {
             return;
         }
-        self.rulesets.resize(self.classes.len(), None);
+        self.rulesets.resize(self.identities.len(), None);
         self.published_rulesets = None;
-        let mut chosen_by: FxHashMap<ClassId, Vec<SelectorId>> = FxHashMap::default();
-        let extend = !self.built.is_empty();
-        let mut subjects: Vec<(ClassId, Chosen)> = Vec::new();
-        self.selectors.add_classes(&self.classes, &index, |selector, as_a_peer, class, view| {
-            if extend && as_a_peer {
-                chosen_by.entry(class).or_default().push(selector);
+        let mut selected_by: FxHashMap<IdentityId, Vec<SelectorId>> = FxHashMap::default();
+        let has_rulesets = !self.cached_rulesets.is_empty();
+        let mut subjects: Vec<(IdentityId, SubjectMatch)> = Vec::new();
+        self.selectors.add_identities(&self.identities, &index, |selector, as_peer, identity, view| {
+            if has_rulesets && as_peer {
+                selected_by.entry(identity).or_default().push(selector);
             }
-            if self.classes.get(class).evaluated > 0 && self.subjects.contains_key(&selector) {
-                subjects.push((class, Chosen { by: selector, view }));
+            if self.identities.get(identity).evaluated > 0 && self.subjects.contains_key(&selector) {
+                subjects.push((identity, SubjectMatch { selector, view }));
             }
         });
-        for class in index.iter() {
-            let class = self.classes.get_mut(class);
-            if class.evaluated > 0 {
-                class.subjects = Some(Vec::new());
+        for identity in index.iter() {
+            let identity = self.identities.get_mut(identity);
+            if identity.evaluated > 0 {
+                identity.subjects = Some(Vec::new());
             }
         }
-        for (class, subject) in subjects {
+        for (identity, subject) in subjects {
             // Selectors come in ascending order, so the result is sorted.
-            self.classes.get_mut(class).subjects.get_or_insert_default().push(subject);
+            self.identities.get_mut(identity).subjects.get_or_insert_default().push(subject);
         }
-        self.classes.settle();
-        for built in self.built.values_mut() {
-            if built.add_classes(&chosen_by) {
-                for user in &built.users {
-                    self.rulesets[*user as usize] = Some(Arc::clone(&built.rulesets));
+        self.identities.index_fresh();
+        for cached in self.cached_rulesets.values_mut() {
+            if cached.add_identities(&selected_by) {
+                for user in &cached.users {
+                    self.rulesets[*user as usize] = Some(Arc::clone(&cached.rulesets));
                 }
             }
         }
@@ -516,53 +543,54 @@ impl Compiled {
 
     /// Detaches the rulesets of all identities that a changed subject selects.
     fn detach(&mut self, changed: &FxHashSet<SelectorId>) {
-        let classes: FxHashSet<ClassId> = changed
+        let identities: FxHashSet<IdentityId> = changed
             .iter()
             .flat_map(|subject| self.selectors.of_subject(*subject))
-            .map(|(class, _)| class)
+            .map(|(identity, _)| identity)
             .collect();
-        for class in classes {
-            self.detach_class(class);
-            if self.classes.get(class).evaluated > 0 {
-                self.wanting.push(class);
+        for identity in identities {
+            self.detach_identity(identity);
+            if self.identities.get(identity).evaluated > 0 {
+                self.pending.push(identity);
             }
         }
     }
 
-    fn detach_class(&mut self, class: ClassId) {
-        let Some(key) = self.classes.get_mut(class).rulesets.take() else { return };
-        self.must_count = true;
-        if let Some(built) = self.built.get_mut(&key) {
-            built.users.remove(&class);
-            if built.users.is_empty() {
-                self.built.remove(&key);
+    fn detach_identity(&mut self, identity: IdentityId) {
+        let Some(key) = self.identities.get_mut(identity).rulesets.take() else { return };
+        self.ruleset_counts_stale = true;
+        if let Some(cached) = self.cached_rulesets.get_mut(&key) {
+            cached.users.remove(&identity);
+            if cached.users.is_empty() {
+                self.cached_rulesets.remove(&key);
             }
         }
-        self.rulesets[class as usize] = None;
+        self.rulesets[identity as usize] = None;
         self.published_rulesets = None;
     }
 
     /// Finds or builds rulesets for every identity that has evaluated pods and no rulesets.
-    fn build_wanted(&mut self) {
-        for class in std::mem::take(&mut self.wanting) {
-            let facts = self.classes.get(class);
-            if facts.evaluated == 0 || facts.rulesets.is_some() {
+    fn build_pending(&mut self) {
+        for identity in std::mem::take(&mut self.pending) {
+            let found = self.identities.get(identity);
+            if found.evaluated == 0 || found.rulesets.is_some() {
                 continue;
             }
-            let key: Arc<[Chosen]> = facts.subjects().into();
-            if !self.built.contains_key(&key) {
-                let policies = key.iter().flat_map(|chosen| {
-                    let names = self.subjects.get(&chosen.by).into_iter().flatten();
+            let key: Arc<[SubjectMatch]> = found.subjects().into();
+            if !self.cached_rulesets.contains_key(&key) {
+                let policies = key.iter().flat_map(|subject| {
+                    let names = self.subjects.get(&subject.selector).into_iter().flatten();
                     let policies = names.filter_map(|name| self.policies.get(name));
-                    policies.map(|policy| Applied { policy, view: chosen.view })
+                    policies.map(|policy| Applied { policy, view: subject.view })
                 });
-                self.built.insert(Arc::clone(&key), Built::new(policies.collect(), &self.selectors));
+                self.cached_rulesets
+                    .insert(Arc::clone(&key), CachedRulesets::new(policies.collect(), &self.selectors));
             }
-            if let Some(built) = self.built.get_mut(&key) {
-                built.users.insert(class);
-                self.rulesets[class as usize] = Some(Arc::clone(&built.rulesets));
+            if let Some(cached) = self.cached_rulesets.get_mut(&key) {
+                cached.users.insert(identity);
+                self.rulesets[identity as usize] = Some(Arc::clone(&cached.rulesets));
             }
-            self.classes.get_mut(class).rulesets = Some(key);
+            self.identities.get_mut(identity).rulesets = Some(key);
             self.published_rulesets = None;
         }
     }

@@ -37,11 +37,11 @@ pub type Probe<'a> = (Packet, &'a str);
 #[track_caller]
 pub fn scenario(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
     let changes: Vec<Change> = cluster().into_iter().chain(changes).collect();
-    told(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
+    check_probes(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
 }
 
 #[track_caller]
-pub fn told(
+pub fn check_probes(
     scope: Scope,
     on_unknown_pod: Verdict,
     changes: &[Change],

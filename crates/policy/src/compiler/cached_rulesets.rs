@@ -8,31 +8,31 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::policies::{Applied, CompiledRule};
-use crate::compiler::selectors::Selectors;
+use crate::compiler::selector_cache::SelectorCache;
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
-use crate::snapshot::addresses::{self, Block};
-use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ids::ClassId;
+use crate::snapshot::identity_table::IdentityTable;
+use crate::snapshot::ids::IdentityId;
+use crate::snapshot::ip_blocks::{self, RuleBlock};
 use crate::snapshot::ports::{
     PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, SetIndex, insert_rules, rules_in,
 };
-use crate::snapshot::ruleset::{Addresses, Hopes, Peers, Ruleset, Rulesets, TierRules};
+use crate::snapshot::ruleset::{AddressTable, PeerTable, PotentialRules, Ruleset, Rulesets, TierRules};
 use crate::spec::{Action, IpBlock, Tier};
 
 /// Cached rulesets, with the builders that extend them.
 #[derive(Debug)]
-pub(crate) struct Built {
+pub(crate) struct CachedRulesets {
     pub rulesets: Arc<Rulesets>,
     /// The identities that use them.
-    pub users: FxHashSet<ClassId>,
-    ingress: Box<[Growth]>,
-    egress: Box<[Growth]>,
+    pub users: FxHashSet<IdentityId>,
+    ingress: Box<[TierRulesBuilder]>,
+    egress: Box<[TierRulesBuilder]>,
 }
 
 /// Builds the rules of a tier, and later adds identities to them.
 #[derive(Debug, Default)]
-struct Growth {
+struct TierRulesBuilder {
     /// By selector: the rules that have it as a peer, ascending. Only the first of rules with equal ports is
     /// kept.
     by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
@@ -43,35 +43,41 @@ struct Growth {
     ports: PortsCompiler,
 }
 
-impl Built {
+impl CachedRulesets {
     /// Builds the rulesets for pods to which `policies` apply, or might.
-    pub(crate) fn new(mut policies: Vec<Applied<'_>>, selectors: &Selectors) -> Self {
+    pub(crate) fn new(mut policies: Vec<Applied<'_>>, selectors: &SelectorCache) -> Self {
         policies.sort_unstable_by(|a, b| a.policy.order().cmp(&b.policy.order()));
-        let (ingress, ingress_growth) = build(&policies, Direction::Ingress, selectors);
-        let (egress, egress_growth) = build(&policies, Direction::Egress, selectors);
+        let (ingress, ingress_builders) = build(&policies, Direction::Ingress, selectors);
+        let (egress, egress_builders) = build(&policies, Direction::Egress, selectors);
         let rulesets = Arc::new(Rulesets { ingress, egress });
-        Self { rulesets, users: FxHashSet::default(), ingress: ingress_growth, egress: egress_growth }
+        Self { rulesets, users: FxHashSet::default(), ingress: ingress_builders, egress: egress_builders }
     }
 
     /// Whether ANY egress rule has a named port, which is resolved at the peer (semantics 17).
     pub(crate) fn has_port_names(&self) -> bool {
-        self.egress.iter().any(|growth| growth.has_port_names)
+        self.egress.iter().any(|builder| builder.has_port_names)
     }
 
     /// Whether ANY rule selects peers by their labels or namespaces.
     pub(crate) fn selects_peers(&self) -> bool {
-        let selects = |growth: &Growth| !growth.by_selector.is_empty() || !growth.every_pod.is_empty();
+        let selects =
+            |builder: &TierRulesBuilder| !builder.by_selector.is_empty() || !builder.every_pod.is_empty();
         self.ingress.iter().chain(&self.egress).any(selects)
     }
 
     /// Whether ANY rule matches only one of two identities.
-    pub(crate) fn tells_apart(&self, one: ClassId, other: ClassId, selectors: &Selectors) -> bool {
+    pub(crate) fn distinguishes(
+        &self,
+        one: IdentityId,
+        other: IdentityId,
+        selectors: &SelectorCache,
+    ) -> bool {
         let tiers = self.rulesets.ingress.tiers.iter().chain(&self.rulesets.egress.tiers);
-        tiers.zip(self.ingress.iter().chain(&self.egress)).any(|(tier, growth)| {
-            let classes = &tier.peers.classes;
+        tiers.zip(self.ingress.iter().chain(&self.egress)).any(|(tier, builder)| {
+            let identities = &tier.peers.identities;
             // Different entries may stand for equal rules, so the selectors are compared as well.
-            classes.get(one) != classes.get(other)
-                && growth
+            identities.get(one) != identities.get(other)
+                && builder
                     .by_selector
                     .keys()
                     .any(|id| selectors.is_peer(*id, one) != selectors.is_peer(*id, other))
@@ -79,33 +85,39 @@ impl Built {
     }
 
     /// Adds new identities, each with the selectors that match it. Returns whether the rulesets changed.
-    pub(crate) fn add_classes(&mut self, fresh: &FxHashMap<ClassId, Vec<SelectorId>>) -> bool {
+    pub(crate) fn add_identities(&mut self, fresh: &FxHashMap<IdentityId, Vec<SelectorId>>) -> bool {
         let mut changed = false;
-        for (class, chosen_by) in fresh {
-            let concerns = |growth: &Growth| chosen_by.iter().any(|id| growth.by_selector.contains_key(id));
-            if !self.ingress.iter().chain(&self.egress).any(concerns) {
+        for (identity, selected_by) in fresh {
+            let is_affected = |builder: &TierRulesBuilder| {
+                selected_by.iter().any(|id| builder.by_selector.contains_key(id))
+            };
+            if !self.ingress.iter().chain(&self.egress).any(is_affected) {
                 continue;
             }
             changed = true;
             // Copies the rulesets if snapshots still share them.
             let Rulesets { ingress, egress } = Arc::make_mut(&mut self.rulesets);
             let tiers = ingress.tiers.iter_mut().chain(&mut egress.tiers);
-            for (tier, growth) in tiers.zip(self.ingress.iter_mut().chain(&mut self.egress)) {
-                growth.add_class(tier, *class, chosen_by);
+            for (tier, builder) in tiers.zip(self.ingress.iter_mut().chain(&mut self.egress)) {
+                builder.add_identity(tier, *identity, selected_by);
             }
         }
         changed
     }
 }
 
-fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) -> (Ruleset, Box<[Growth]>) {
+fn build(
+    policies: &[Applied<'_>],
+    direction: Direction,
+    selectors: &SelectorCache,
+) -> (Ruleset, Box<[TierRulesBuilder]>) {
     let mut isolating: Vec<Arc<PolicyName>> = policies
         .iter()
         .filter(|applied| applied.isolates(direction))
         .map(|applied| Arc::clone(&applied.policy.name))
         .collect();
     isolating.sort_unstable();
-    let (mut tiers, mut growths) = (Vec::new(), Vec::new());
+    let (mut tiers, mut builders) = (Vec::new(), Vec::new());
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
         // Baseline applies only if no NetworkPolicy isolates in this direction (semantics 9).
         if tier == Tier::Baseline && !isolating.is_empty() {
@@ -113,12 +125,12 @@ fn build(policies: &[Applied<'_>], direction: Direction, selectors: &Selectors) 
         }
         let of_tier: Vec<_> =
             policies.iter().filter(|applied| applied.policy.spec.tier == tier).copied().collect();
-        if let Some((rules, growth)) = build_tier(tier, &of_tier, direction, selectors) {
+        if let Some((rules, builder)) = build_tier(tier, &of_tier, direction, selectors) {
             tiers.push(rules);
-            growths.push(growth);
+            builders.push(builder);
         }
     }
-    (Ruleset::new(tiers, isolating), growths.into())
+    (Ruleset::new(tiers, isolating), builders.into())
 }
 
 /// Builds one tier from its policies, in order; `None` if it has no rules.
@@ -126,16 +138,16 @@ fn build_tier(
     tier: Tier,
     policies: &[Applied<'_>],
     direction: Direction,
-    selectors: &Selectors,
-) -> Option<(TierRules, Growth)> {
-    let mut growth = Growth::default();
+    selectors: &SelectorCache,
+) -> Option<(TierRules, TierRulesBuilder)> {
+    let mut builder = TierRulesBuilder::default();
     let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
     let (mut sets, mut set_of_rule, mut edges) = (Vec::new(), Vec::new(), 0);
     let (mut rules, mut all) = (Vec::new(), Vec::new());
     let (mut certain, mut accept, mut pass, mut deny) =
         (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
     // Selectors seen with each port set: among rules with equal ports, only the first can decide.
-    let (mut seen, mut seen_everyone) = (FxHashSet::default(), FxHashSet::default());
+    let (mut seen, mut seen_every_peer) = (FxHashSet::default(), FxHashSet::default());
     for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
         let index = rules.len() as RuleIndex;
         rules.push((RuleId(id), action));
@@ -146,118 +158,119 @@ fn build_tier(
             sets.len() as SetIndex - 1
         });
         set_of_rule.push(set);
-        growth.has_port_names |= !rule.ports.names.is_empty();
+        builder.has_port_names |= !rule.ports.names.is_empty();
         edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
-        if rule.everyone && seen_everyone.insert(set) {
-            certain.everyone.push((index, set));
+        if rule.every_peer && seen_every_peer.insert(set) {
+            certain.every_address.push((index, set));
         }
         certain.add_blocks(index, set, rule);
-        let hopes = match action {
+        let potential_matches = match action {
             Action::Accept => [Some(&mut accept), None],
             Action::Pass => [Some(&mut pass), Some(&mut deny)],
             Action::Deny => [Some(&mut deny), None],
         };
-        for hope in hopes.into_iter().flatten() {
-            if rule.everyone || rule.pods {
-                hope.everyone.push((index, set));
+        for potential in potential_matches.into_iter().flatten() {
+            if rule.every_peer || rule.pods {
+                potential.every_address.push((index, set));
             } else if direction == Direction::Egress && !rule.ports.names.is_empty() {
-                hope.add_blocks(index, set, rule);
+                potential.add_blocks(index, set, rule);
             }
         }
         for selector in &rule.selectors {
             if seen.insert((*selector, set)) {
-                growth.by_selector.entry(*selector).or_default().push((index, set));
+                builder.by_selector.entry(*selector).or_default().push((index, set));
             }
         }
     }
     if rules.is_empty() {
         return None;
     }
-    growth.ports = PortsCompiler::new(set_of_rule, sets, edges);
+    builder.ports = PortsCompiler::new(set_of_rule, sets, edges);
     let mut ports = PortTable::default();
-    let any_peer = growth.ports.ports_of_rules(&mut ports, all);
-    let hopes = Hopes {
-        accept: growth.addresses(&mut ports, accept),
-        pass: growth.addresses(&mut ports, pass),
-        deny: growth.addresses(&mut ports, deny),
+    let any_peer = builder.ports.ports_of_rules(&mut ports, all);
+    let potential = PotentialRules {
+        accept: builder.addresses(&mut ports, accept),
+        pass: builder.addresses(&mut ports, pass),
+        deny: builder.addresses(&mut ports, deny),
     };
-    let peers = Peers { classes: ClassTable::default(), addresses: growth.addresses(&mut ports, certain) };
-    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, hopes };
-    growth.take_every_pod(selectors);
-    growth.add_all_classes(&mut rules, selectors);
+    let peers =
+        PeerTable { identities: IdentityTable::default(), addresses: builder.addresses(&mut ports, certain) };
+    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, potential };
+    builder.extract_every_pod(selectors);
+    builder.add_all_identities(&mut rules, selectors);
     rules.ports.shrink();
-    Some((rules, growth))
+    Some((rules, builder))
 }
 
 /// Rules by the address of a peer.
 #[derive(Default)]
 struct ByAddress<'a> {
-    blocks: Vec<Block<'a>>,
+    blocks: Vec<RuleBlock<'a>>,
     /// Pairs of block and port set: among rules with equal pairs, only the first can decide.
     seen: FxHashSet<(&'a IpBlock, SetIndex)>,
     /// Rules that match every address.
-    everyone: Vec<(RuleIndex, SetIndex)>,
+    every_address: Vec<(RuleIndex, SetIndex)>,
 }
 
 impl<'a> ByAddress<'a> {
     fn add_blocks(&mut self, index: RuleIndex, set: SetIndex, rule: &'a CompiledRule) {
         let new = rule.blocks.iter().filter(|block| self.seen.insert((*block, set)));
-        self.blocks.extend(new.map(|block| Block { rule: index, set, block }));
+        self.blocks.extend(new.map(|block| RuleBlock { rule: index, set, block }));
     }
 }
 
-impl Growth {
+impl TierRulesBuilder {
     fn addresses(
         &mut self,
         ports: &mut PortTable,
-        ByAddress { blocks, everyone, .. }: ByAddress<'_>,
-    ) -> Addresses {
-        let tries = addresses::compile(&blocks, &everyone, &mut self.ports, ports);
-        Addresses { tries, everyone: self.ports.ports_of_rules(ports, everyone) }
+        ByAddress { blocks, every_address, .. }: ByAddress<'_>,
+    ) -> AddressTable {
+        let tries = ip_blocks::compile(&blocks, &every_address, &mut self.ports, ports);
+        AddressTable { tries, every_address: self.ports.ports_of_rules(ports, every_address) }
     }
 
     /// Moves rules that select every possible pod out of `by_selector`, so that no identity needs an entry
     /// for them.
-    fn take_every_pod(&mut self, selectors: &Selectors) {
+    fn extract_every_pod(&mut self, selectors: &SelectorCache) {
         let every: Vec<SelectorId> =
             self.by_selector.keys().copied().filter(|id| selectors.is_every_pod(*id)).collect();
         self.every_pod = every.into_iter().filter_map(|id| self.by_selector.remove(&id)).flatten().collect();
     }
 
     /// Adds every identity that some rule selects, in batches.
-    fn add_all_classes(&mut self, rules: &mut TierRules, selectors: &Selectors) {
+    fn add_all_identities(&mut self, rules: &mut TierRules, selectors: &SelectorCache) {
         /// The approximate number of words per batch: 1 MiB.
         const BATCH_WORDS: usize = 1 << 17;
         let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
-        rules.peers.classes = ClassTable::new(every_pod);
-        let last = self.by_selector.keys().filter_map(|id| selectors.last_class(*id)).max();
+        rules.peers.identities = IdentityTable::new(every_pod);
+        let last = self.by_selector.keys().filter_map(|id| selectors.last_identity(*id)).max();
         let end = last.map_or(0, |last| last + 1);
         let width = self.ports.set_words();
         let batch = (BATCH_WORDS / width).max(1);
         for first in (0..end).step_by(batch) {
-            let classes = first..end.min(first + batch as ClassId);
-            let bits = self.rules_by_class(classes.clone(), selectors);
+            let identities = first..end.min(first + batch as IdentityId);
+            let bits = self.rules_by_identity(identities.clone(), selectors);
             // An identity without bits is not selected by any rule.
-            let chosen = classes.zip(bits.chunks_exact(width));
-            let chosen = chosen.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
+            let selected = identities.zip(bits.chunks_exact(width));
+            let selected = selected.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
             // Many identities are selected by the same rules.
             let mut distinct: FxHashMap<&[u64], PortsId> =
-                chosen.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
+                selected.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
             self.compile_ports(&mut distinct, &mut rules.ports);
-            for (class, bits) in chosen {
-                rules.peers.classes.insert(class, distinct[bits]);
+            for (identity, bits) in selected {
+                rules.peers.identities.insert(identity, distinct[bits]);
             }
         }
     }
 
     /// For each of `identities`, the rules that select it, as a bitset of [`PortsCompiler::set_words`] words.
     /// All words are zero if only rules for every pod select it.
-    fn rules_by_class(&self, classes: Range<ClassId>, selectors: &Selectors) -> Vec<u64> {
+    fn rules_by_identity(&self, identities: Range<IdentityId>, selectors: &SelectorCache) -> Vec<u64> {
         let width = self.ports.set_words();
-        let mut bits = vec![0_u64; classes.len() * width];
+        let mut bits = vec![0_u64; identities.len() * width];
         for (id, of_selector) in &self.by_selector {
-            for class in selectors.classes_in(*id, classes.clone()) {
-                let start = (class - classes.start) as usize * width;
+            for identity in selectors.identities_in(*id, identities.clone()) {
+                let start = (identity - identities.start) as usize * width;
                 insert_rules(&mut bits[start..start + width], indexes(of_selector));
             }
         }
@@ -284,16 +297,16 @@ impl Growth {
         }
     }
 
-    fn add_class(&mut self, rules: &mut TierRules, class: ClassId, chosen_by: &[SelectorId]) {
-        if chosen_by.iter().any(|id| self.by_selector.contains_key(id)) {
-            let chosen = self.chosen_by(chosen_by);
-            let ports = self.ports.ports_of_rules(&mut rules.ports, chosen);
-            rules.peers.classes.insert(class, ports);
+    fn add_identity(&mut self, rules: &mut TierRules, identity: IdentityId, selected_by: &[SelectorId]) {
+        if selected_by.iter().any(|id| self.by_selector.contains_key(id)) {
+            let selected = self.selected_by(selected_by);
+            let ports = self.ports.ports_of_rules(&mut rules.ports, selected);
+            rules.peers.identities.insert(identity, ports);
         }
     }
 
     /// The rules with ANY of these selectors as a peer.
-    fn chosen_by(&self, selectors: &[SelectorId]) -> Vec<(RuleIndex, SetIndex)> {
+    fn selected_by(&self, selectors: &[SelectorId]) -> Vec<(RuleIndex, SetIndex)> {
         let by_selector = selectors.iter().filter_map(|id| self.by_selector.get(id)).flatten();
         by_selector.chain(&self.every_pod).copied().collect()
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-use crate::snapshot::hosts::Page;
+use crate::snapshot::ipcache::Page;
 
 /// The higher bits of an address of one family: see [`Page`].
 pub(crate) trait PageNumber: Copy + Eq {
@@ -51,13 +51,13 @@ const FULL: usize = 48;
 #[derive(Clone, Debug)]
 pub(crate) struct Pages<N> {
     /// Empty, or a power of two.
-    blocks: Arc<[Arc<Block<N>>]>,
+    buckets: Arc<[Arc<Bucket<N>>]>,
 }
 
 /// Aligned to cache lines, so that no slot spans two.
 #[derive(Clone, Debug)]
 #[repr(align(64))]
-struct Block<N> {
+struct Bucket<N> {
     /// A page is in the slot that its number hashes to, or in the next slot that was empty, wrapping around
     /// at the end.
     slots: [Slot<N>; SLOTS],
@@ -79,7 +79,7 @@ impl<N: PageNumber> Slot<N> {
 
 impl<N> Default for Pages<N> {
     fn default() -> Self {
-        Self { blocks: Arc::default() }
+        Self { buckets: Arc::default() }
     }
 }
 
@@ -88,67 +88,67 @@ impl<N: PageNumber> Pages<N> {
     #[inline(always)]
     pub(crate) fn get(&self, number: N) -> Option<&Page> {
         let hash = number.hash();
-        let block = self.blocks.get(self.block_of(hash))?;
-        block.slots[block.find(hash, number)].page.as_ref()
+        let bucket = self.buckets.get(self.bucket_of(hash))?;
+        bucket.slots[bucket.find(hash, number)].page.as_ref()
     }
 
     /// The page of this number, for modification.
     pub(crate) fn get_mut(&mut self, number: N) -> Option<&mut Page> {
         self.get(number)?;
         let hash = number.hash();
-        let block = self.block_mut(hash);
-        let slot = block.find(hash, number);
-        block.slots[slot].page.as_mut()
+        let bucket = self.bucket_mut(hash);
+        let slot = bucket.find(hash, number);
+        bucket.slots[slot].page.as_mut()
     }
 
     /// Inserts a page. There must be no page of this number.
     pub(crate) fn insert(&mut self, number: N, page: Page) {
         let hash = number.hash();
-        while self.blocks.get(self.block_of(hash)).is_none_or(|block| block.used == FULL) {
+        while self.buckets.get(self.bucket_of(hash)).is_none_or(|bucket| bucket.used == FULL) {
             self.grow();
         }
-        self.block_mut(hash).insert(hash, number, page);
+        self.bucket_mut(hash).insert(hash, number, page);
     }
 
     /// Removes a page, which must exist.
     pub(crate) fn remove(&mut self, number: N) {
         let hash = number.hash();
-        self.block_mut(hash).remove(hash, number);
+        self.bucket_mut(hash).remove(hash, number);
     }
 
     /// Doubles the number of buckets.
     fn grow(&mut self) {
-        let mut blocks = vec![Block::default(); (self.blocks.len() * 2).max(1)];
-        let last = blocks.len() - 1;
-        for slot in self.blocks.iter().flat_map(|block| &block.slots) {
+        let mut buckets = vec![Bucket::default(); (self.buckets.len() * 2).max(1)];
+        let last = buckets.len() - 1;
+        for slot in self.buckets.iter().flat_map(|bucket| &bucket.slots) {
             if let Some(page) = &slot.page {
                 let hash = slot.number.hash();
                 // The pages of a bucket are split over two, so no bucket gets fuller than before.
-                blocks[hash as usize & last].insert(hash, slot.number, page.clone());
+                buckets[hash as usize & last].insert(hash, slot.number, page.clone());
             }
         }
-        self.blocks = blocks.into_iter().map(Arc::new).collect();
+        self.buckets = buckets.into_iter().map(Arc::new).collect();
     }
 
     #[inline]
-    fn block_of(&self, hash: u64) -> usize {
-        hash as usize & self.blocks.len().wrapping_sub(1)
+    fn bucket_of(&self, hash: u64) -> usize {
+        hash as usize & self.buckets.len().wrapping_sub(1)
     }
 
-    fn block_mut(&mut self, hash: u64) -> &mut Block<N> {
-        let place = self.block_of(hash);
+    fn bucket_mut(&mut self, hash: u64) -> &mut Bucket<N> {
+        let index = self.bucket_of(hash);
         // Copies what snapshots still share.
-        Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[place])
+        Arc::make_mut(&mut Arc::make_mut(&mut self.buckets)[index])
     }
 }
 
-impl<N: PageNumber> Default for Block<N> {
+impl<N: PageNumber> Default for Bucket<N> {
     fn default() -> Self {
         Self { slots: [Slot::EMPTY; SLOTS], used: 0 }
     }
 }
 
-impl<N: PageNumber> Block<N> {
+impl<N: PageNumber> Bucket<N> {
     /// The slot of the page of this number, or the empty slot where it would be inserted.
     #[inline]
     fn find(&self, hash: u64, number: N) -> usize {
@@ -200,15 +200,15 @@ fn next(slot: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::hosts::Host;
+    use crate::snapshot::ipcache::IpCacheEntry;
 
     /// A page that encodes a number.
     fn page(number: usize) -> Page {
-        Page { first: number as u8, hosts: vec![Host::default(); number >> 8].into() }
+        Page { first: number as u8, entries: vec![IpCacheEntry::default(); number >> 8].into() }
     }
 
     fn number_of(page: &Page) -> usize {
-        page.hosts.len() << 8 | usize::from(page.first)
+        page.entries.len() << 8 | usize::from(page.first)
     }
 
     fn all<N: PageNumber>(pages: &Pages<N>, numbers: &[N]) -> Vec<Option<usize>> {
@@ -216,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_a_line_of_memory_or_half_of_one() {
+    fn a_slot_takes_a_cache_line_or_half_of_one() {
         assert_eq!((size_of::<Slot<u32>>(), size_of::<Slot<u128>>()), (32, 64));
-        let block = Arc::new(Block::<u32>::default());
-        assert_eq!(std::ptr::from_ref(&block.slots[0]).addr() % 64, 0);
+        let bucket = Arc::new(Bucket::<u32>::default());
+        assert_eq!(std::ptr::from_ref(&bucket.slots[0]).addr() % 64, 0);
     }
 
     #[test]
@@ -241,12 +241,12 @@ mod tests {
     fn come_and_go<N: PageNumber>(numbers: &[N], other: N) {
         let mut pages = Pages::default();
         assert!(pages.get(numbers[0]).is_none(), "an empty table has no page");
-        for (place, number) in numbers.iter().enumerate() {
-            pages.insert(*number, page(place));
+        for (index, number) in numbers.iter().enumerate() {
+            pages.insert(*number, page(index));
         }
         let before = all(&pages, numbers);
-        assert!(before.iter().enumerate().all(|(place, found)| *found == Some(place)));
-        assert!(pages.blocks.len() <= 512, "{} blocks for {} pages", pages.blocks.len(), numbers.len());
+        assert!(before.iter().enumerate().all(|(index, found)| *found == Some(index)));
+        assert!(pages.buckets.len() <= 512, "{} buckets for {} pages", pages.buckets.len(), numbers.len());
 
         let older = pages.clone();
         for number in numbers.iter().step_by(3) {
@@ -257,16 +257,16 @@ mod tests {
         }
         pages.remove(other);
         assert!(pages.get_mut(other).is_none());
-        for (place, found) in all(&pages, numbers).into_iter().enumerate() {
-            assert_eq!(found, [None, Some(7_777), Some(place)][place % 3], "{place}");
+        for (index, found) in all(&pages, numbers).into_iter().enumerate() {
+            assert_eq!(found, [None, Some(7_777), Some(index)][index % 3], "{index}");
         }
-        assert_eq!(all(&older, numbers), before, "shared blocks are copied, not changed");
+        assert_eq!(all(&older, numbers), before, "shared buckets are copied, not changed");
         for number in numbers.iter().step_by(3) {
             pages.insert(*number, page(1));
         }
         assert!(numbers.iter().all(|number| pages.get(*number).is_some()));
         numbers.iter().for_each(|number| pages.remove(*number));
-        assert!(pages.blocks.iter().all(|block| block.used == 0));
+        assert!(pages.buckets.iter().all(|bucket| bucket.used == 0));
         assert!(numbers.iter().all(|number| pages.get(*number).is_none()));
     }
 }

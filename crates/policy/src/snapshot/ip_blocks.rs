@@ -14,7 +14,7 @@ use crate::spec::IpBlock;
 
 /// A block of one rule.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Block<'a> {
+pub(crate) struct RuleBlock<'a> {
     pub rule: RuleIndex,
     pub set: SetIndex,
     /// `cidr` is canonical and without host bits. Each exception is inside of it, and outside of the other
@@ -25,21 +25,21 @@ pub(crate) struct Block<'a> {
 /// Builds the tries of IPv4 and IPv6. `every_address` are rules that match every address. A family without
 /// blocks needs no trie.
 pub(crate) fn compile(
-    blocks: &[Block<'_>],
-    everyone: &[(RuleIndex, SetIndex)],
+    blocks: &[RuleBlock<'_>],
+    every_address: &[(RuleIndex, SetIndex)],
     ports: &mut PortsCompiler,
     table: &mut PortTable,
 ) -> Tries {
-    let ipv4 = of_family(blocks, IpNet::V4(Ipv4Net::default()), everyone, ports, table);
-    let ipv6 = of_family(blocks, IpNet::V6(Ipv6Net::default()), everyone, ports, table);
+    let ipv4 = family_trie(blocks, IpNet::V4(Ipv4Net::default()), every_address, ports, table);
+    let ipv6 = family_trie(blocks, IpNet::V6(Ipv6Net::default()), every_address, ports, table);
     Tries { ipv4, ipv6 }
 }
 
 /// The trie of one family; `root` is the family's empty prefix.
-fn of_family<B: Bits>(
-    blocks: &[Block<'_>],
+fn family_trie<B: Bits>(
+    blocks: &[RuleBlock<'_>],
     root: IpNet,
-    everyone: &[(RuleIndex, SetIndex)],
+    every_address: &[(RuleIndex, SetIndex)],
     ports: &mut PortsCompiler,
     table: &mut PortTable,
 ) -> Option<Trie<B>> {
@@ -49,7 +49,7 @@ fn of_family<B: Bits>(
     }
     let mut few = ByPortSet::new(ports.sets());
     let mut rules = 0;
-    let values = edges.walk(everyone, root, &mut few, |few| {
+    let values = edges.walk(every_address, root, &mut few, |few| {
         rules += few.sets.len();
         // Stops if too many ports would be precomputed.
         ports.allows(rules).then(|| few.first_of_each_set())
@@ -61,7 +61,7 @@ fn of_family<B: Bits>(
             .collect(),
         None => {
             let mut many = AsBits { blocks: FxHashMap::default(), cursor: ports.cursor(table) };
-            let values = edges.walk(everyone, root, &mut many, |many| {
+            let values = edges.walk(every_address, root, &mut many, |many| {
                 Some(ports.ports_of(table, RulesAt::Many(&mut many.cursor)))
             });
             values.unwrap_or_default()
@@ -120,10 +120,10 @@ struct Edge {
 
 impl Edges {
     /// The edges of the family of `root`.
-    fn new(blocks: &[Block<'_>], root: IpNet) -> Self {
-        let of_family = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root));
-        let mut edges: Vec<Edge> = of_family
-            .flat_map(|Block { rule, set, block }| {
+    fn new(blocks: &[RuleBlock<'_>], root: IpNet) -> Self {
+        let family_trie = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root));
+        let mut edges: Vec<Edge> = family_trie
+            .flat_map(|RuleBlock { rule, set, block }| {
                 let edge = |prefix: IpNet, begins| Edge { prefix, begins, rule: *rule, set: *set };
                 let exceptions = block.except.iter().map(move |except| edge(except, false));
                 exceptions.chain([edge(block.cidr, true)])
@@ -136,34 +136,34 @@ impl Edges {
 
     /// Visits all prefixes, and `root`, and collects the results of `value`. Returns `None` as soon as
     /// `value` does.
-    fn walk<H: Holding, T>(
+    fn walk<H: MatchingRules, T>(
         &self,
-        everyone: &[(RuleIndex, SetIndex)],
+        every_address: &[(RuleIndex, SetIndex)],
         root: IpNet,
-        holding: &mut H,
+        matching: &mut H,
         mut value: impl FnMut(&mut H) -> Option<T>,
     ) -> Option<Vec<(IpNet, T)>> {
-        everyone.iter().for_each(|(rule, set)| holding.enter(*rule, *set));
+        every_address.iter().for_each(|(rule, set)| matching.enter(*rule, *set));
         let mut values = Vec::with_capacity(self.0.len());
         let mut around: Vec<&[Edge]> = Vec::new();
         if self.0.first().is_some_and(|edge| edge.prefix != root) {
-            values.push((root, value(holding)?));
+            values.push((root, value(matching)?));
         }
         for edges in self.0.chunk_by(|a, b| a.prefix == b.prefix) {
             let prefix = edges[0].prefix;
             while let Some(outer) = around.pop_if(|outer| !outer[0].prefix.contains(&prefix)) {
-                outer.iter().for_each(|edge| holding.cross(edge, !edge.begins));
+                outer.iter().for_each(|edge| matching.cross(edge, !edge.begins));
             }
-            edges.iter().for_each(|edge| holding.cross(edge, edge.begins));
+            edges.iter().for_each(|edge| matching.cross(edge, edge.begins));
             around.push(edges);
-            values.push((prefix, value(holding)?));
+            values.push((prefix, value(matching)?));
         }
         Some(values)
     }
 }
 
 /// The rules that match at the current prefix. A rule matches if ANY of its blocks does.
-trait Holding {
+trait MatchingRules {
     /// One more block of the rule matches.
     fn enter(&mut self, rule: RuleIndex, set: SetIndex);
 
@@ -182,7 +182,7 @@ struct AsBits {
     cursor: Cursor,
 }
 
-impl Holding for AsBits {
+impl MatchingRules for AsBits {
     fn enter(&mut self, rule: RuleIndex, _: SetIndex) {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
@@ -224,7 +224,7 @@ impl ByPortSet {
     }
 }
 
-impl Holding for ByPortSet {
+impl MatchingRules for ByPortSet {
     fn enter(&mut self, rule: RuleIndex, set: SetIndex) {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
