@@ -5,16 +5,14 @@
 //! table of [`pages`] small enough for the processor's caches. A page holds only the range from its first to
 //! its last address in use.
 
+mod entry;
+mod page;
 mod pages;
 
-use std::sync::Arc;
-
-use crate::inventory::Pod;
-use crate::names::PodName;
+pub(crate) use self::entry::{IpCacheEntry, PodEntry};
+use self::page::{OFFSET_BITS, Page, offset_in_page};
+use self::pages::{PageNumber, Pages};
 use crate::snapshot::address::{Address, AddressBits, AddressKey, address_of};
-use crate::snapshot::ids::{IdentityId, NodeId};
-use crate::snapshot::ipcache::pages::{PageNumber, Pages};
-use crate::snapshot::ports::ResolvedPorts;
 
 /// Every address that a pod or node has. The key of a page is the address without its last six bits. No page
 /// is empty.
@@ -23,44 +21,6 @@ pub(crate) struct IpCache {
     ipv4: Pages<u32>,
     ipv6: Pages<u128>,
 }
-
-/// The entries of neighbouring addresses.
-#[derive(Clone, Debug, Default)]
-struct Page {
-    /// The offset of the first entry, 0 to 63.
-    first: u8,
-    /// The entries from the first to the last; empty ones where no pod or node has the address.
-    entries: Arc<[IpCacheEntry]>,
-}
-
-/// The owners of one address. Takes half a cache line.
-#[derive(Clone, Debug, Default)]
-#[repr(align(32))]
-pub(crate) struct IpCacheEntry {
-    /// The pod to which the address belongs.
-    pub pod: Option<PodEntry>,
-    /// The nodes that have the address as their own: nearly always none or one.
-    pub nodes: Option<Arc<Vec<NodeId>>>,
-}
-
-/// A pod that has an address.
-#[derive(Clone, Debug)]
-pub(crate) struct PodEntry {
-    pod: Arc<Pod>,
-    /// The identity, shifted left by one; the lowest bit says whether this snapshot evaluates the pod.
-    identity_and_evaluated: u32,
-    /// The pod's node, or [`NO_NODE`]; combined with [`PROVISIONAL`].
-    node_and_provisional: NodeId,
-    /// Its named ports that policies refer to.
-    pub ports: ResolvedPorts,
-}
-
-/// Set if policies refer to unknown labels of the pod or of its namespace. Shares a field with the node,
-/// since both are rarely read.
-const PROVISIONAL: NodeId = 1 << 31;
-
-/// The node is not known.
-const NO_NODE: NodeId = PROVISIONAL - 1;
 
 impl IpCache {
     /// The entry of an address; `None` if no pod or node has it.
@@ -100,133 +60,15 @@ fn update_page<N: PageNumber>(pages: &mut Pages<N>, number: N, entries: &mut [(A
     }
 }
 
-impl Page {
-    /// Replaces entries; they come in ascending order of address.
-    fn update(&mut self, updates: &mut [(AddressKey, IpCacheEntry)]) {
-        let mut entries: Vec<IpCacheEntry> = match Arc::get_mut(&mut self.entries) {
-            // No snapshot shares the page, so its entries can be moved.
-            Some(entries) => entries.iter_mut().map(std::mem::take).collect(),
-            None => self.entries.to_vec(),
-        };
-        let mut first = if entries.is_empty() { PAGE_ADDRESSES } else { self.first };
-        for (key, entry) in updates {
-            let offset = offset_in_page(*key);
-            if offset < first {
-                let before = if entries.is_empty() { 0 } else { (first - offset) as usize };
-                entries.splice(..0, std::iter::repeat_n(IpCacheEntry::default(), before));
-                first = offset;
-            }
-            let offset = (offset - first) as usize;
-            if offset >= entries.len() {
-                entries.resize_with(offset + 1, IpCacheEntry::default);
-            }
-            entries[offset] = std::mem::take(entry);
-        }
-        let is_used = |entry: &IpCacheEntry| !entry.is_empty();
-        entries.truncate(entries.iter().rposition(is_used).map_or(0, |last| last + 1));
-        let before = entries.iter().position(is_used).unwrap_or(0);
-        *self = Self { first: first + before as u8, entries: entries.drain(before..).collect() };
-    }
-}
-
-/// How many of the last bits of an address are its offset in a page.
-const OFFSET_BITS: u32 = 6;
-
-/// Addresses per page.
-const PAGE_ADDRESSES: u8 = 1 << OFFSET_BITS;
-
-/// The offset of an address in its page, from its bits or its key.
-#[inline(always)]
-fn offset_in_page(bits: u128) -> u8 {
-    bits as u8 % PAGE_ADDRESSES
-}
-
-impl IpCacheEntry {
-    /// Whether no pod or node has the address.
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.pod.is_none() && self.nodes.is_none()
-    }
-
-    /// Whether the address is a node's own.
-    #[inline]
-    pub(crate) fn is_of_a_node(&self) -> bool {
-        self.nodes.is_some()
-    }
-
-    /// Whether the address is `node`'s own.
-    #[inline]
-    pub(crate) fn is_of(&self, node: Option<NodeId>) -> bool {
-        match (&self.nodes, node) {
-            (Some(nodes), Some(node)) => nodes.contains(&node),
-            _ => false,
-        }
-    }
-}
-
-impl PodEntry {
-    /// The entry of a pod. The identity is below 2^31; if the pod has two identities, it is the strict one.
-    pub(crate) fn new(
-        pod: Arc<Pod>,
-        identity: IdentityId,
-        provisional: bool,
-        evaluated: bool,
-        node: Option<NodeId>,
-        ports: ResolvedPorts,
-    ) -> Self {
-        let identity_and_evaluated = identity << 1 | u32::from(evaluated);
-        let node_and_provisional = node.unwrap_or(NO_NODE) | if provisional { PROVISIONAL } else { 0 };
-        Self { pod, identity_and_evaluated, node_and_provisional, ports }
-    }
-
-    /// The pod.
-    pub(crate) fn pod(&self) -> &Pod {
-        &self.pod
-    }
-
-    /// Its name.
-    pub(crate) fn name(&self) -> &PodName {
-        &self.pod.name
-    }
-
-    /// The pod's identity; the strict one if it has two.
-    #[inline]
-    pub(crate) fn identity(&self) -> IdentityId {
-        self.identity_and_evaluated >> 1
-    }
-
-    /// The identity that reads unknown labels permissively (semantics 37); the same as [`PodEntry::identity`]
-    /// if no labels are unknown.
-    pub(crate) fn permissive_identity(&self) -> IdentityId {
-        self.identity() + IdentityId::from(self.is_provisional())
-    }
-
-    /// Whether policies refer to unknown labels of the pod or of its namespace.
-    #[inline]
-    pub(crate) fn is_provisional(&self) -> bool {
-        self.node_and_provisional & PROVISIONAL != 0
-    }
-
-    /// Whether this snapshot evaluates the pod.
-    #[inline]
-    pub(crate) fn is_evaluated(&self) -> bool {
-        self.identity_and_evaluated & 1 == 1
-    }
-
-    /// Its node, if it is known.
-    #[inline]
-    pub(crate) fn node(&self) -> Option<NodeId> {
-        let node = self.node_and_provisional & !PROVISIONAL;
-        (node != NO_NODE).then_some(node)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::inventory::Pod;
     use crate::labels::Labels;
+    use crate::names::PodName;
     use crate::snapshot::address::key_of;
 
     fn entry(name: &str) -> IpCacheEntry {

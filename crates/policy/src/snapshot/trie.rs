@@ -8,25 +8,20 @@
 //! [`MOST_ENTRIES`], everything below the first step is stored as runs of sorted intervals instead
 //! ([`Runs`]): at most two intervals per prefix, found by binary search.
 
+mod bits;
 mod runs;
 
-use std::net::IpAddr;
-use std::ops::{BitAnd, BitOr, BitXor, Not, Shl, ShlAssign, Shr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::bits::FIRST_STEP;
+pub(crate) use self::bits::{Bits, Value};
 use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
 
-/// The value of a prefix: below 2^30.
-pub(crate) type Value = u32;
-
 /// Bits that a step below the first consumes.
 const STEP: u32 = 4;
-
-/// The most bits that the first step consumes.
-const FIRST_STEP: u32 = 16;
 
 /// The most entries of the first step for each prefix. Steps below a prefix take several times as much.
 const ENTRIES_OF_A_PREFIX: usize = 8;
@@ -59,71 +54,6 @@ impl Tries {
         }
     }
 }
-
-/// The bits of an address of one family.
-pub(crate) trait Bits:
-    Copy
-    + Ord
-    + BitAnd<Output = Self>
-    + BitOr<Output = Self>
-    + BitXor<Output = Self>
-    + Not<Output = Self>
-    + Shl<u32, Output = Self>
-    + ShlAssign<u32>
-    + Shr<u32, Output = Self>
-{
-    const NONE: Self;
-    /// The number of bits.
-    const NUMBER: u32;
-
-    /// The bits of an address of this family.
-    fn of(address: IpAddr) -> Self;
-
-    /// The length of the common prefix of two addresses.
-    fn common(self, other: Self) -> u32;
-
-    /// The first `count` bits as a number; `count` is at most [`FIRST_STEP`].
-    fn first(self, count: u32) -> usize;
-
-    /// The inverse of [`Bits::first`]: the first `count` bits are `number`, the others 0.
-    fn with_first(number: usize, count: u32) -> Self;
-
-    /// The next higher address, if there is one.
-    fn next(self) -> Option<Self>;
-}
-
-macro_rules! bits_of {
-    ($family:ident, $bits:ty) => {
-        impl Bits for $bits {
-            const NONE: Self = 0;
-            const NUMBER: u32 = Self::BITS;
-
-            fn of(address: IpAddr) -> Self {
-                if let IpAddr::$family(address) = address { address.into() } else { Self::NONE }
-            }
-
-            fn common(self, other: Self) -> u32 {
-                (self ^ other).leading_zeros()
-            }
-
-            #[inline(always)]
-            fn first(self, count: u32) -> usize {
-                (self >> (Self::NUMBER - count)) as usize
-            }
-
-            fn with_first(number: usize, count: u32) -> Self {
-                (number as Self) << (Self::NUMBER - count)
-            }
-
-            fn next(self) -> Option<Self> {
-                self.checked_add(1)
-            }
-        }
-    };
-}
-
-bits_of!(V4, u32);
-bits_of!(V6, u128);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -275,6 +205,8 @@ impl<B: Bits> Trie<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     /// Builds a trie that numbers its prefixes.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-use crate::snapshot::ipcache::Page;
+use crate::snapshot::ipcache::page::Page;
 
 /// The higher bits of an address of one family: see [`Page`].
 pub(crate) trait PageNumber: Copy + Eq {
@@ -200,7 +200,7 @@ fn next(slot: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::ipcache::IpCacheEntry;
+    use crate::snapshot::ipcache::entry::IpCacheEntry;
 
     /// A page that encodes a number.
     fn page(number: usize) -> Page {

@@ -14,7 +14,7 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
-use super::{NO_RULE, RuleIndex};
+use super::port_set::{NO_RULE, RuleIndex};
 use crate::snapshot::arena::Arena;
 
 /// Bits per word, one for each rule.

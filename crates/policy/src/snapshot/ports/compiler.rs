@@ -8,8 +8,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::bitsets::{Cursor, SetId, SetInterner, rules_in, set_words};
+use super::port_set::{PortSet, RuleIndex, SetIndex};
+use super::table::{NO_PORTS, PortTable, PortsId};
 use super::wide::WideTable;
-use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex, SetIndex};
 
 /// Rules for which ports are precomputed, summed over all rule sets of a tier: about 50 KiB.
 const ALLOWED: usize = 4_096;

@@ -5,7 +5,7 @@
 //! blocks of 64 neighbouring ports contain the start of an interval, and which ports of such a block are
 //! starts. The number of starts up to a port is the position of its rule in the list of rules.
 
-use super::{NO_RULE, PortRange, RuleIndex};
+use super::port_set::{NO_RULE, PortRange, RuleIndex};
 
 /// The most intervals that are searched: they fit into two cache lines.
 const FEW: usize = 16;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bitsets::{Bitsets, EMPTY, SetId, SetInterner};
-use super::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
+use super::port_set::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
 use crate::packet::Protocol;
 
 /// See the module. Intersected with the set of rules with a matching peer, it yields the first rule that

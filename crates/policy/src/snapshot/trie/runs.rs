@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 
-use super::{Bits, Value};
+use super::bits::{Bits, Value};
 
 /// See the module.
 #[derive(Clone, Debug)]
