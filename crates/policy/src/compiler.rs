@@ -22,6 +22,7 @@ mod scope;
 pub(crate) mod selector_cache;
 pub(crate) mod shared;
 pub(crate) mod symbol_table;
+pub(crate) mod tier_rules_builder;
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;

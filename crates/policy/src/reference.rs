@@ -7,6 +7,8 @@
 
 mod addresses;
 mod matching;
+mod policies;
+mod reading;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use crate::reference::addresses::{
     is_address_of_node, is_evaluated, is_unknown_peer, node_of_unknown_pod, pod_at,
 };
 use crate::reference::matching::{
-    Connection, peers_match, peers_might_match, ports_match, ports_might_match, selects,
+    Connection, peers_match, peers_might_match, ports_match, ports_might_match,
 };
+use crate::reference::policies::{Applying, applying, isolating, rules};
+use crate::reference::reading::Reading;
 use crate::selector::Match;
 use crate::snapshot::Directions;
 use crate::spec::{Action, PolicySpec, RuleSpec, Tier};
@@ -173,39 +177,6 @@ fn evaluate_side(
     }
 }
 
-/// How unknown labels are interpreted (semantics 37).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// Allows nothing that the labels might deny. This yields the verdict.
-    Strict,
-    /// Denies nothing that the labels might allow. If this reading allows, a denial is provisional.
-    Permissive,
-}
-
-impl Reading {
-    /// The effective action of a rule that matches, or might; `None` if the rule is ignored. A Pass that
-    /// might match is not followed further: it counts as Deny in the strict reading and as Accept in the
-    /// permissive reading.
-    fn action(self, action: Action, matches: Match) -> Option<Action> {
-        match (matches, self, action) {
-            (Match::No, _, _) => None,
-            (Match::Yes, _, action) => Some(action),
-            (Match::Unknown, Self::Strict, Action::Accept) => None,
-            (Match::Unknown, Self::Strict, Action::Deny | Action::Pass) => Some(Action::Deny),
-            (Match::Unknown, Self::Permissive, Action::Deny) => None,
-            (Match::Unknown, Self::Permissive, Action::Accept | Action::Pass) => Some(Action::Accept),
-        }
-    }
-
-    /// Whether a NetworkPolicy that applies, or might, isolates the pod.
-    fn isolates(self, applies: Match) -> bool {
-        match self {
-            Self::Strict => applies != Match::No,
-            Self::Permissive => applies == Match::Yes,
-        }
-    }
-}
-
 /// Evaluates the policies of the pod on this side.
 fn evaluate_pod(
     inventory: &Inventory,
@@ -320,38 +291,6 @@ fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod:
     false
 }
 
-/// A policy, and whether it applies to the pod.
-type Applying<'a> = (&'a PolicySpec, Match);
-
-/// The policies that apply to a pod, or might, in order.
-fn applying<'a>(inventory: &'a Inventory, pod: &Pod) -> Vec<Applying<'a>> {
-    // ALL policies that select the pod apply (semantics 4).
-    let mut policies: Vec<Applying<'a>> = inventory
-        .policies
-        .values()
-        .map(|policy| (&**policy, selects(inventory, policy, pod)))
-        .filter(|(_, applies)| *applies != Match::No)
-        .collect();
-    // Admin by priority and then by name, NetworkPolicy by name, Baseline by priority and then by name.
-    policies.sort_by_key(|(policy, _)| {
-        let priority = if policy.tier == Tier::NetworkPolicy { 0 } else { policy.priority };
-        (policy.tier, priority, policy.name.clone())
-    });
-    policies
-}
-
-/// The policies that isolate a pod in a direction.
-fn isolating<'a>(
-    policies: &[Applying<'a>],
-    direction: Direction,
-    reading: Reading,
-) -> impl Iterator<Item = &'a PolicySpec> {
-    policies
-        .iter()
-        .filter(move |(policy, applies)| isolates(policy, direction) && reading.isolates(*applies))
-        .map(|(policy, _)| *policy)
-}
-
 /// The first NetworkPolicy rule with a peer that matches, else the first with a port that matches. Considers
 /// only policies that certainly apply.
 fn nearest_miss(
@@ -372,39 +311,8 @@ fn nearest_miss(
     Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Peer })
 }
 
-/// The rules of a tier in a direction, in order. Each comes with its policy, whether the policy applies, and
-/// its index in the policy.
-fn rules<'a>(
-    policies: &'a [Applying<'a>],
-    tier: Tier,
-    direction: Direction,
-) -> impl Iterator<Item = (&'a PolicySpec, Match, usize, &'a RuleSpec)> {
-    policies
-        .iter()
-        .filter(move |(policy, _)| policy.tier == tier)
-        // `policyTypes` decide in which directions a NetworkPolicy applies, regardless of the rules that it
-        // lists (semantics 1).
-        .filter(move |(policy, _)| tier != Tier::NetworkPolicy || isolates(policy, direction))
-        .flat_map(move |(policy, applies)| {
-            let rules = match direction {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            rules.iter().enumerate().map(move |(index, rule)| (*policy, *applies, index, rule))
-        })
-}
-
 fn name_of(policy: &PolicySpec, index: usize, rule: &RuleSpec) -> RuleName {
     RuleName { policy: Arc::new(policy.name.clone()), index, name: rule.name.clone() }
-}
-
-/// Isolation is per direction, and only NetworkPolicies isolate (semantics 8).
-fn isolates(policy: &PolicySpec, direction: Direction) -> bool {
-    policy.tier == Tier::NetworkPolicy
-        && match direction {
-            Direction::Ingress => policy.isolates_ingress,
-            Direction::Egress => policy.isolates_egress,
-        }
 }
 
 /// An explanation without rule, policies or nearest miss.

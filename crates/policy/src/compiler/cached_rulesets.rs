@@ -1,24 +1,19 @@
 //! Builds rulesets, one pair for all pods to which the same policies apply, and extends them with new
 //! identities.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::compiler::compiled_selector::SelectorId;
-use crate::compiler::policies::{Applied, CompiledRule};
+use crate::compiler::policies::Applied;
 use crate::compiler::selector_cache::SelectorCache;
-use crate::decision::{Direction, RuleId};
+use crate::compiler::tier_rules_builder::{TierRulesBuilder, build_tier};
+use crate::decision::Direction;
 use crate::names::PolicyName;
-use crate::snapshot::identity_table::IdentityTable;
 use crate::snapshot::ids::IdentityId;
-use crate::snapshot::ip_blocks::{self, RuleBlock};
-use crate::snapshot::ports::{
-    PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, SetIndex, insert_rules, rules_in,
-};
-use crate::snapshot::ruleset::{AddressTable, PeerTable, PotentialRules, Ruleset, Rulesets, TierRules};
-use crate::spec::{Action, IpBlock, Tier};
+use crate::snapshot::ruleset::{Ruleset, Rulesets};
+use crate::spec::Tier;
 
 /// Cached rulesets, with the builders that extend them.
 #[derive(Debug)]
@@ -28,19 +23,6 @@ pub(crate) struct CachedRulesets {
     pub users: FxHashSet<IdentityId>,
     ingress: Box<[TierRulesBuilder]>,
     egress: Box<[TierRulesBuilder]>,
-}
-
-/// Builds the rules of a tier, and later adds identities to them.
-#[derive(Debug, Default)]
-struct TierRulesBuilder {
-    /// By selector: the rules that have it as a peer, ascending. Only the first of rules with equal ports is
-    /// kept.
-    by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
-    /// The rules that select every possible pod.
-    every_pod: Vec<(RuleIndex, SetIndex)>,
-    /// Whether ANY rule has a named port.
-    has_port_names: bool,
-    ports: PortsCompiler,
 }
 
 impl CachedRulesets {
@@ -131,187 +113,4 @@ fn build(
         }
     }
     (Ruleset::new(tiers, isolating), builders.into())
-}
-
-/// Builds one tier from its policies, in order; `None` if it has no rules.
-fn build_tier(
-    tier: Tier,
-    policies: &[Applied<'_>],
-    direction: Direction,
-    selectors: &SelectorCache,
-) -> Option<(TierRules, TierRulesBuilder)> {
-    let mut builder = TierRulesBuilder::default();
-    let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
-    let (mut sets, mut set_of_rule, mut edges) = (Vec::new(), Vec::new(), 0);
-    let (mut rules, mut all) = (Vec::new(), Vec::new());
-    let (mut certain, mut accept, mut pass, mut deny) =
-        (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
-    // Selectors seen with each port set: among rules with equal ports, only the first can decide.
-    let (mut seen, mut seen_every_peer) = (FxHashSet::default(), FxHashSet::default());
-    for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
-        let index = rules.len() as RuleIndex;
-        rules.push((RuleId(id), action));
-        // Equal port sets are shared, so their address in memory identifies them.
-        let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
-            sets.push(Arc::clone(&rule.ports));
-            all.push((index, sets.len() as SetIndex - 1));
-            sets.len() as SetIndex - 1
-        });
-        set_of_rule.push(set);
-        builder.has_port_names |= !rule.ports.names.is_empty();
-        edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
-        if rule.every_peer && seen_every_peer.insert(set) {
-            certain.every_address.push((index, set));
-        }
-        certain.add_blocks(index, set, rule);
-        let potential_matches = match action {
-            Action::Accept => [Some(&mut accept), None],
-            Action::Pass => [Some(&mut pass), Some(&mut deny)],
-            Action::Deny => [Some(&mut deny), None],
-        };
-        for potential in potential_matches.into_iter().flatten() {
-            if rule.every_peer || rule.pods {
-                potential.every_address.push((index, set));
-            } else if direction == Direction::Egress && !rule.ports.names.is_empty() {
-                potential.add_blocks(index, set, rule);
-            }
-        }
-        for selector in &rule.selectors {
-            if seen.insert((*selector, set)) {
-                builder.by_selector.entry(*selector).or_default().push((index, set));
-            }
-        }
-    }
-    if rules.is_empty() {
-        return None;
-    }
-    builder.ports = PortsCompiler::new(set_of_rule, sets, edges);
-    let mut ports = PortTable::default();
-    let any_peer = builder.ports.ports_of_rules(&mut ports, all);
-    let potential = PotentialRules {
-        accept: builder.addresses(&mut ports, accept),
-        pass: builder.addresses(&mut ports, pass),
-        deny: builder.addresses(&mut ports, deny),
-    };
-    let peers =
-        PeerTable { identities: IdentityTable::default(), addresses: builder.addresses(&mut ports, certain) };
-    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, potential };
-    builder.extract_every_pod(selectors);
-    builder.add_all_identities(&mut rules, selectors);
-    rules.ports.shrink();
-    Some((rules, builder))
-}
-
-/// Rules by the address of a peer.
-#[derive(Default)]
-struct ByAddress<'a> {
-    blocks: Vec<RuleBlock<'a>>,
-    /// Pairs of block and port set: among rules with equal pairs, only the first can decide.
-    seen: FxHashSet<(&'a IpBlock, SetIndex)>,
-    /// Rules that match every address.
-    every_address: Vec<(RuleIndex, SetIndex)>,
-}
-
-impl<'a> ByAddress<'a> {
-    fn add_blocks(&mut self, index: RuleIndex, set: SetIndex, rule: &'a CompiledRule) {
-        let new = rule.blocks.iter().filter(|block| self.seen.insert((*block, set)));
-        self.blocks.extend(new.map(|block| RuleBlock { rule: index, set, block }));
-    }
-}
-
-impl TierRulesBuilder {
-    fn addresses(
-        &mut self,
-        ports: &mut PortTable,
-        ByAddress { blocks, every_address, .. }: ByAddress<'_>,
-    ) -> AddressTable {
-        let tries = ip_blocks::compile(&blocks, &every_address, &mut self.ports, ports);
-        AddressTable { tries, every_address: self.ports.ports_of_rules(ports, every_address) }
-    }
-
-    /// Moves rules that select every possible pod out of `by_selector`, so that no identity needs an entry
-    /// for them.
-    fn extract_every_pod(&mut self, selectors: &SelectorCache) {
-        let every: Vec<SelectorId> =
-            self.by_selector.keys().copied().filter(|id| selectors.is_every_pod(*id)).collect();
-        self.every_pod = every.into_iter().filter_map(|id| self.by_selector.remove(&id)).flatten().collect();
-    }
-
-    /// Adds every identity that some rule selects, in batches.
-    fn add_all_identities(&mut self, rules: &mut TierRules, selectors: &SelectorCache) {
-        /// The approximate number of words per batch: 1 MiB.
-        const BATCH_WORDS: usize = 1 << 17;
-        let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
-        rules.peers.identities = IdentityTable::new(every_pod);
-        let last = self.by_selector.keys().filter_map(|id| selectors.last_identity(*id)).max();
-        let end = last.map_or(0, |last| last + 1);
-        let width = self.ports.set_words();
-        let batch = (BATCH_WORDS / width).max(1);
-        for first in (0..end).step_by(batch) {
-            let identities = first..end.min(first + batch as IdentityId);
-            let bits = self.rules_by_identity(identities.clone(), selectors);
-            // An identity without bits is not selected by any rule.
-            let selected = identities.zip(bits.chunks_exact(width));
-            let selected = selected.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
-            // Many identities are selected by the same rules.
-            let mut distinct: FxHashMap<&[u64], PortsId> =
-                selected.clone().map(|(_, bits)| (bits, PortsId::default())).collect();
-            self.compile_ports(&mut distinct, &mut rules.ports);
-            for (identity, bits) in selected {
-                rules.peers.identities.insert(identity, distinct[bits]);
-            }
-        }
-    }
-
-    /// For each of `identities`, the rules that select it, as a bitset of [`PortsCompiler::set_words`] words.
-    /// All words are zero if only rules for every pod select it.
-    fn rules_by_identity(&self, identities: Range<IdentityId>, selectors: &SelectorCache) -> Vec<u64> {
-        let width = self.ports.set_words();
-        let mut bits = vec![0_u64; identities.len() * width];
-        for (id, of_selector) in &self.by_selector {
-            for identity in selectors.identities_in(*id, identities.clone()) {
-                let start = (identity - identities.start) as usize * width;
-                insert_rules(&mut bits[start..start + width], indexes(of_selector));
-            }
-        }
-        for rules in bits.chunks_exact_mut(width) {
-            if rules.iter().any(|word| *word != 0) {
-                insert_rules(rules, indexes(&self.every_pod));
-            }
-        }
-        bits
-    }
-
-    /// Compiles the ports of each rule set: precomputed if the limit allows it for all of them, else as
-    /// bitsets.
-    fn compile_ports(&mut self, sets: &mut FxHashMap<&[u64], PortsId>, table: &mut PortTable) {
-        let rules = sets.keys().copied().flatten().map(|word| word.count_ones() as usize).sum();
-        let precompute = self.ports.allows(rules);
-        for (bits, ports) in sets {
-            *ports = if precompute {
-                let rules = rules_in(bits).map(|rule| (rule, self.ports.set_of(rule))).collect();
-                self.ports.ports_of_rules(table, rules)
-            } else {
-                self.ports.ports_of_bits(table, bits)
-            };
-        }
-    }
-
-    fn add_identity(&mut self, rules: &mut TierRules, identity: IdentityId, selected_by: &[SelectorId]) {
-        if selected_by.iter().any(|id| self.by_selector.contains_key(id)) {
-            let selected = self.selected_by(selected_by);
-            let ports = self.ports.ports_of_rules(&mut rules.ports, selected);
-            rules.peers.identities.insert(identity, ports);
-        }
-    }
-
-    /// The rules with ANY of these selectors as a peer.
-    fn selected_by(&self, selectors: &[SelectorId]) -> Vec<(RuleIndex, SetIndex)> {
-        let by_selector = selectors.iter().filter_map(|id| self.by_selector.get(id)).flatten();
-        by_selector.chain(&self.every_pod).copied().collect()
-    }
-}
-
-fn indexes(rules: &[(RuleIndex, SetIndex)]) -> impl Iterator<Item = RuleIndex> + '_ {
-    rules.iter().map(|(rule, _)| *rule)
 }

@@ -1,11 +1,18 @@
 //! The compiled state, which is updated from one snapshot to the next.
+//!
+//! From: [`Compiler`](crate::Compiler), which marks what is dirty. To: [`Snapshot`]s, and the [`Affected`]
+//! connections of each update.
+
+mod pods;
+mod policies;
+mod rulesets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::admission::{Admission, Budget, Refusal};
 use crate::affected::Affected;
@@ -14,23 +21,23 @@ use crate::compiler::cached_rulesets::CachedRulesets;
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::diff::Diff;
 use crate::compiler::dirty::Dirty;
-use crate::compiler::identities::{Identities, Identity, SubjectMatch};
-use crate::compiler::policies::{Applied, CompiledPolicy};
+use crate::compiler::identities::{Identities, SubjectMatch};
+use crate::compiler::policies::CompiledPolicy;
 use crate::compiler::scope::Scope;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
 use crate::compiler::symbol_table::{NewSymbols, SymbolTable};
 use crate::decision::Verdict;
-use crate::inventory::{Inventory, Pod};
+use crate::inventory::Inventory;
 use crate::names::{Generation, PolicyName};
-use crate::snapshot::address::{AddressKey, address_of, key_of};
+use crate::snapshot::address::AddressKey;
 use crate::snapshot::cluster_cidrs::ClusterCidrs;
 use crate::snapshot::ids::{IdentityId, NodeId};
-use crate::snapshot::ipcache::{IpCache, IpCacheEntry, PodEntry};
+use crate::snapshot::ipcache::IpCache;
 use crate::snapshot::ports::{PortSet, ResolvedPort};
 use crate::snapshot::ruleset::Rulesets;
 use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
-use crate::spec::{PolicySpec, Tier};
+use crate::spec::PolicySpec;
 
 /// Rule ids are assigned in ascending order and not reused. Past this id, a full rebuild renumbers all rules.
 const LAST_RULE: u32 = 1 << 31;
@@ -323,279 +330,4 @@ impl CompiledState {
         };
         *self = Self { ruleset_counts_stale: true, ..kept };
     }
-
-    /// Marks as dirty the pods and namespaces that have a new symbol.
-    fn mark_dirty_by_symbols(&mut self, new: &NewSymbols, inventory: &Inventory, dirty: &mut Dirty) {
-        if self.identities.len() == 0 {
-            // No pod has an identity yet.
-            self.symbols_after_rebuild = self.symbols.symbol_count();
-            return;
-        }
-        if new.affects_namespaces() {
-            dirty.namespaces.extend(self.identities.namespaces().cloned());
-        }
-        if new.affects_pods() {
-            let pods = inventory.pods.values().filter(|pod| new.affects(pod));
-            dirty.addresses.extend(addresses_of(pods));
-        }
-    }
-
-    /// Updates policies; those without a spec are removed. Returns the subjects with policies that changed.
-    fn update_policies(
-        &mut self,
-        names: &BTreeSet<PolicyName>,
-        specs: &BTreeMap<&PolicyName, Arc<PolicySpec>>,
-    ) -> FxHashSet<SelectorId> {
-        let mut changed = FxHashSet::default();
-        if !names.is_empty() {
-            self.published_policies = None;
-            self.ruleset_counts_stale = true;
-        }
-        for name in names {
-            if let Some(before) = self.policies.remove(name) {
-                before.release(&mut self.selectors);
-                self.rules -= before.len();
-                self.denying -= usize::from(before.spec.tier != Tier::NetworkPolicy);
-                changed.insert(before.subject);
-                self.remove_subject(before.subject, name);
-            }
-            if let Some(spec) = specs.get(name) {
-                let mut fresh = Vec::new();
-                let Self { symbols, selectors, port_sets, .. } = self;
-                let policy =
-                    CompiledPolicy::new(spec, self.next_rule, symbols, selectors, port_sets, &mut fresh);
-                for selector in fresh {
-                    self.selectors.fill(selector, &self.identities, self.identities.index());
-                }
-                self.next_rule += policy.len() as u32;
-                self.rules += policy.len();
-                self.denying += usize::from(policy.spec.tier != Tier::NetworkPolicy);
-                changed.insert(policy.subject);
-                self.add_subject(policy.subject, name);
-                self.policies.insert(name.clone(), policy);
-            }
-        }
-        changed
-    }
-
-    /// Counts the rulesets that contain each policy. Not done in scope `Cluster`: only an agent has rulesets
-    /// for only the pods of its node.
-    fn count_rulesets(&mut self) {
-        if self.cluster_scope || !std::mem::take(&mut self.ruleset_counts_stale) {
-            return;
-        }
-        let pending = self.pending.iter().map(|identity| self.identities.get(*identity));
-        let pending = pending.filter(|identity| identity.evaluated > 0 && identity.rulesets.is_none());
-        let keys: FxHashSet<&[SubjectMatch]> =
-            pending.map(Identity::subjects).chain(self.cached_rulesets.keys().map(Arc::as_ref)).collect();
-        let mut counts: FxHashMap<SelectorId, u32> = FxHashMap::default();
-        keys.into_iter().flatten().for_each(|subject| *counts.entry(subject.selector).or_default() += 1);
-        counts.retain(|_, count| *count > 1);
-        let before = std::mem::replace(&mut self.ruleset_counts, counts);
-        let changed = self.policies.values().filter_map(|policy| {
-            let (before, now) = (before.get(&policy.subject), self.ruleset_counts.get(&policy.subject));
-            (before != now || now.is_some()).then_some((&policy.name, now.copied().unwrap_or(1)))
-        });
-        changed.for_each(|(name, rulesets)| self.admission.set_rulesets(name, rulesets));
-    }
-
-    fn add_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
-        let policies = self.subjects.entry(subject).or_default();
-        policies.push(policy.clone());
-        if policies.len() == 1 {
-            for (identity, selected) in self.selectors.of_subject(subject) {
-                let Some(subjects) = &mut self.identities.get_mut(identity).subjects else { continue };
-                if let Err(position) = subjects.binary_search(&selected) {
-                    subjects.insert(position, selected);
-                }
-            }
-        }
-    }
-
-    fn remove_subject(&mut self, subject: SelectorId, policy: &PolicyName) {
-        let Some(policies) = self.subjects.get_mut(&subject) else { return };
-        policies.retain(|name| name != policy);
-        if policies.is_empty() {
-            self.subjects.remove(&subject);
-            for (identity, _) in self.selectors.of_subject(subject) {
-                if let Some(subjects) = &mut self.identities.get_mut(identity).subjects {
-                    subjects.retain(|found| found.selector != subject);
-                }
-            }
-        }
-    }
-
-    /// Updates the dirty namespaces. If policies see a difference, all pods of the namespace become dirty.
-    fn update_namespaces(&mut self, inventory: &Inventory, dirty: &mut Dirty) {
-        let Self { identities, symbols, .. } = self;
-        let namespaces = dirty.namespaces.iter();
-        let changed: FxHashSet<&Arc<str>> =
-            namespaces.filter(|name| identities.namespace_changed(symbols, inventory, name)).collect();
-        if !changed.is_empty() {
-            let pods = inventory.pods.values().filter(|pod| changed.contains(&pod.name.namespace));
-            dirty.addresses.extend(addresses_of(pods));
-        }
-    }
-
-    /// The new ipcache entry of an address. Also updates the identities' counts and the set of evaluated
-    /// addresses.
-    fn ipcache_entry(
-        &mut self,
-        key: AddressKey,
-        scope: &Scope,
-        inventory: &Inventory,
-        owners: &mut AddressOwners,
-    ) -> IpCacheEntry {
-        let pod = owners.owner(key).map(Arc::clone).map(|pod| {
-            let identity = self.identities.of_pod(&self.symbols, inventory, &pod);
-            let node = pod.node.as_ref().map(|node| owners.node_id(node));
-            let ports = self.symbols.resolved_ports(&pod).map(|ports| self.resolved_ports.share(ports));
-            let evaluated = scope.evaluates(&pod, &self.pod_cidrs);
-            PodEntry::new(pod, identity, self.identities.is_provisional(identity), evaluated, node, ports)
-        });
-        let entry = IpCacheEntry { nodes: owners.nodes(key, pod.is_some()), pod };
-        let address = address_of(key);
-        let before = self.ipcache.get(address);
-        self.diff.record_entry(key, before, |identity| self.identities.get(identity).rulesets.clone());
-        let before = before.and_then(|entry| entry.pod.as_ref());
-        let before = before.map(|pod| (pod.identity(), pod.is_evaluated()));
-        let now = entry.pod.as_ref().map(|pod| (pod.identity(), pod.is_evaluated()));
-        // Adds before it removes, so that an identity keeps its rulesets if its only pod changes.
-        if let Some((identity, evaluated)) = now {
-            self.identities.add_address(identity, evaluated);
-            if evaluated && self.identities.get(identity).evaluated == 1 {
-                self.ruleset_counts_stale = true;
-                self.pending.extend(self.identities.views(identity));
-            }
-        }
-        if let Some((identity, evaluated)) = before {
-            self.identities.remove_address(identity, evaluated);
-            if evaluated && self.identities.get(identity).evaluated == 0 {
-                for identity in self.identities.views(identity) {
-                    self.detach_identity(identity);
-                    self.identities.get_mut(identity).subjects = None;
-                }
-            }
-        }
-        let was_evaluated = before.is_some_and(|(_, evaluated)| evaluated);
-        let is_evaluated = now.is_some_and(|(_, evaluated)| evaluated);
-        if was_evaluated && !is_evaluated {
-            self.evaluated.remove(&address);
-        } else if is_evaluated && !was_evaluated {
-            self.evaluated.insert(address);
-        }
-        entry
-    }
-
-    /// Finds the subjects of identities that now have their first evaluated pod.
-    fn find_subjects(&mut self) {
-        for identity in &self.pending {
-            let Identity { evaluated, subjects, .. } = self.identities.get(*identity);
-            if *evaluated == 0 || subjects.is_some() {
-                continue;
-            }
-            let selected =
-                self.subjects.keys().filter_map(|subject| self.selectors.as_subject(*subject, *identity));
-            let mut subjects: Vec<SubjectMatch> = selected.collect();
-            subjects.sort_unstable();
-            self.identities.get_mut(*identity).subjects = Some(subjects);
-        }
-    }
-
-    /// Adds new identities to selectors and to existing rulesets.
-    fn update_identities(&mut self) {
-        let index = self.identities.fresh();
-        if index.is_empty() {
-            return;
-        }
-        self.rulesets.resize(self.identities.len(), None);
-        self.published_rulesets = None;
-        let mut selected_by: FxHashMap<IdentityId, Vec<SelectorId>> = FxHashMap::default();
-        let has_rulesets = !self.cached_rulesets.is_empty();
-        let mut subjects: Vec<(IdentityId, SubjectMatch)> = Vec::new();
-        self.selectors.add_identities(&self.identities, &index, |selector, as_peer, identity, view| {
-            if has_rulesets && as_peer {
-                selected_by.entry(identity).or_default().push(selector);
-            }
-            if self.identities.get(identity).evaluated > 0 && self.subjects.contains_key(&selector) {
-                subjects.push((identity, SubjectMatch { selector, view }));
-            }
-        });
-        for identity in index.iter() {
-            let identity = self.identities.get_mut(identity);
-            if identity.evaluated > 0 {
-                identity.subjects = Some(Vec::new());
-            }
-        }
-        for (identity, subject) in subjects {
-            // Selectors come in ascending order, so the result is sorted.
-            self.identities.get_mut(identity).subjects.get_or_insert_default().push(subject);
-        }
-        self.identities.index_fresh();
-        for cached in self.cached_rulesets.values_mut() {
-            if cached.add_identities(&selected_by) {
-                for user in &cached.users {
-                    self.rulesets[*user as usize] = Some(Arc::clone(&cached.rulesets));
-                }
-            }
-        }
-    }
-
-    /// Detaches the rulesets of all identities that a changed subject selects.
-    fn detach(&mut self, changed: &FxHashSet<SelectorId>) {
-        let identities: FxHashSet<IdentityId> = changed
-            .iter()
-            .flat_map(|subject| self.selectors.of_subject(*subject))
-            .map(|(identity, _)| identity)
-            .collect();
-        for identity in identities {
-            self.detach_identity(identity);
-            if self.identities.get(identity).evaluated > 0 {
-                self.pending.push(identity);
-            }
-        }
-    }
-
-    fn detach_identity(&mut self, identity: IdentityId) {
-        let Some(key) = self.identities.get_mut(identity).rulesets.take() else { return };
-        self.ruleset_counts_stale = true;
-        if let Some(cached) = self.cached_rulesets.get_mut(&key) {
-            cached.users.remove(&identity);
-            if cached.users.is_empty() {
-                self.cached_rulesets.remove(&key);
-            }
-        }
-        self.rulesets[identity as usize] = None;
-        self.published_rulesets = None;
-    }
-
-    /// Finds or builds rulesets for every identity that has evaluated pods and no rulesets.
-    fn build_pending(&mut self) {
-        for identity in std::mem::take(&mut self.pending) {
-            let found = self.identities.get(identity);
-            if found.evaluated == 0 || found.rulesets.is_some() {
-                continue;
-            }
-            let key: Arc<[SubjectMatch]> = found.subjects().into();
-            if !self.cached_rulesets.contains_key(&key) {
-                let policies = key.iter().flat_map(|subject| {
-                    let names = self.subjects.get(&subject.selector).into_iter().flatten();
-                    let policies = names.filter_map(|name| self.policies.get(name));
-                    policies.map(|policy| Applied { policy, view: subject.view })
-                });
-                self.cached_rulesets
-                    .insert(Arc::clone(&key), CachedRulesets::new(policies.collect(), &self.selectors));
-            }
-            if let Some(cached) = self.cached_rulesets.get_mut(&key) {
-                cached.users.insert(identity);
-                self.rulesets[identity as usize] = Some(Arc::clone(&cached.rulesets));
-            }
-            self.identities.get_mut(identity).rulesets = Some(key);
-            self.published_rulesets = None;
-        }
-    }
-}
-
-fn addresses_of<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> impl Iterator<Item = AddressKey> {
-    pods.flat_map(|pod| &pod.addresses).map(|address| key_of(address.to_canonical()))
 }
