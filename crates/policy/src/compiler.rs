@@ -17,6 +17,7 @@ pub(crate) mod compiled_state;
 mod diff;
 mod dirty;
 pub(crate) mod identities;
+pub(crate) mod identity_index;
 pub(crate) mod policies;
 mod scope;
 pub(crate) mod selector_cache;

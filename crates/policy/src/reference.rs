@@ -124,37 +124,49 @@ fn evaluate_both(
     // The peer of a packet to the node itself is known: it is the node.
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
-    // A denial is provisional if it depends on something that is not known (yet): which pod the peer is, or
-    // labels of either end (semantics 37). The rest of the explanation stays, because it holds until then. An
-    // allowance is provisional if it depends on which pod the peer is.
-    let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
-        let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
-            return evaluated;
-        };
-        let direction = evaluated.direction;
-        if evaluated.verdict == Verdict::Allow {
-            return if from_or_to_unknown && might_deny(inventory, packet, direction, pod) {
-                plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
-            } else {
-                evaluated
-            };
-        }
-        let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
-        let reason = if from_or_to_unknown && might_allow(Reading::Strict) {
-            Reason::UnknownPeer
-        } else if from_or_to_unknown && might_allow(Reading::Permissive)
-            || evaluate_pod(inventory, packet, direction, pod, Reading::Permissive).verdict == Verdict::Allow
-        {
-            Reason::UnknownLabels
-        } else {
-            return evaluated;
-        };
-        Explanation { verdict: on_unknown_pod, reason: reason.code(), ..evaluated }
+    let pod = |address| pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod));
+    let provisional = |evaluated: Explanation, address, peer_is_unknown| match pod(address) {
+        Some(pod) => provisional(inventory, on_unknown_pod, packet, pod, peer_is_unknown, evaluated),
+        None => evaluated,
     };
     Expected {
         egress: provisional(egress, packet.source(), to_unknown),
         ingress: provisional(ingress, packet.destination(), from_unknown),
     }
+}
+
+/// The result for an evaluated pod, once what is not known (yet) is considered: which pod the peer is, and
+/// labels of either end (semantics 37).
+///
+/// A denial is provisional if it depends on one of these. The rest of the explanation stays, because it holds
+/// until then. An allowance is provisional if it depends on which pod the peer is.
+fn provisional(
+    inventory: &Inventory,
+    on_unknown_pod: Verdict,
+    packet: &Packet,
+    pod: &Pod,
+    peer_is_unknown: bool,
+    evaluated: Explanation,
+) -> Explanation {
+    let direction = evaluated.direction;
+    if evaluated.verdict == Verdict::Allow {
+        return if peer_is_unknown && might_deny(inventory, packet, direction, pod) {
+            plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
+        } else {
+            evaluated
+        };
+    }
+    let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
+    let reason = if peer_is_unknown && might_allow(Reading::Strict) {
+        Reason::UnknownPeer
+    } else if peer_is_unknown && might_allow(Reading::Permissive)
+        || evaluate_pod(inventory, packet, direction, pod, Reading::Permissive).verdict == Verdict::Allow
+    {
+        Reason::UnknownLabels
+    } else {
+        return evaluated;
+    };
+    Explanation { verdict: on_unknown_pod, reason: reason.code(), ..evaluated }
 }
 
 fn evaluate_side(

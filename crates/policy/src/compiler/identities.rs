@@ -9,12 +9,10 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
 use rustc_hash::FxHashMap;
 
-use crate::compiler::compiled_selector::{
-    CompiledLabelSelector, CompiledNamespaceMatch, CompiledRequirement, CompiledSelector, SelectorId,
-};
+use crate::compiler::compiled_selector::{CompiledSelector, SelectorId};
+use crate::compiler::identity_index::IdentityIndex;
 use crate::compiler::symbol_table::{LabelSet, NamespaceSymbols, SymbolTable};
 use crate::inventory::{Inventory, Namespace, Pod};
 use crate::labels::Labels;
@@ -248,169 +246,19 @@ impl Identities {
     /// The identities created since the last [`Identities::index_fresh`].
     pub(crate) fn fresh(&self) -> IdentityIndex {
         let mut index = IdentityIndex::default();
-        self.fresh.iter().for_each(|identity| index.add(*identity, self));
+        self.fresh.iter().for_each(|identity| self.add_to(&mut index, *identity));
         index
     }
 
     /// Adds the fresh identities to the index.
     pub(crate) fn index_fresh(&mut self) {
         let mut index = std::mem::take(&mut self.index);
-        std::mem::take(&mut self.fresh).into_iter().for_each(|identity| index.add(identity, self));
+        std::mem::take(&mut self.fresh).into_iter().for_each(|identity| self.add_to(&mut index, identity));
         self.index = index;
     }
-}
 
-/// Finds the identities that a selector matches, by set operations. The time depends on the selector's
-/// requirements, not on the number of identities.
-#[derive(Debug, Default)]
-pub(crate) struct IdentityIndex {
-    all: RoaringBitmap,
-    by_namespace: FxHashMap<u32, RoaringBitmap>,
-    /// By labels of their namespaces.
-    namespaces: LabelIndex,
-    /// By labels of their pods.
-    pods: LabelIndex,
-}
-
-/// Identities by labels.
-#[derive(Debug, Default)]
-struct LabelIndex {
-    by_label: FxHashMap<(u32, u32), RoaringBitmap>,
-    by_key: FxHashMap<u32, RoaringBitmap>,
-    /// Identities that may have further keys, because labels are unknown.
-    unknown: RoaringBitmap,
-}
-
-/// The identities that a selector matches.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct SelectedIdentities {
-    pub certain: RoaringBitmap,
-    /// Potential matches: it depends on unknown labels (semantics 37).
-    pub potential: RoaringBitmap,
-}
-
-impl IdentityIndex {
-    fn add(&mut self, identity: IdentityId, identities: &Identities) {
-        let Identity { namespace, labels, .. } = identities.get(identity);
-        let namespace = &identities.namespaces[*namespace as usize];
-        self.all.insert(identity);
-        if let Some(name) = namespace.name {
-            self.by_namespace.entry(name).or_default().insert(identity);
-        }
-        self.namespaces.add(identity, &namespace.labels);
-        self.pods.add(identity, labels);
-    }
-
-    /// The identities, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = IdentityId> + '_ {
-        self.all.iter()
-    }
-
-    /// Whether the index is empty.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// The identities that `selector` matches, or might. `identities` are all identities.
-    pub(crate) fn selected(
-        &self,
-        selector: &CompiledSelector,
-        identities: &Identities,
-    ) -> SelectedIdentities {
-        /// For fewer identities, testing each is faster than set operations.
-        const FEW: u64 = 16;
-        let selected = if self.all.len() < FEW {
-            self.selected_one_by_one(selector, identities)
-        } else {
-            self.selected_by_sets(selector)
-        };
-        debug_assert_eq!(selected, self.selected_one_by_one(selector, identities));
-        debug_assert_eq!(selected, self.selected_by_sets(selector));
-        selected
-    }
-
-    fn selected_by_sets(&self, selector: &CompiledSelector) -> SelectedIdentities {
-        let all = match &selector.namespaces {
-            CompiledNamespaceMatch::Named(name) => self.by_namespace.get(name).cloned().unwrap_or_default(),
-            CompiledNamespaceMatch::Labels(_) => self.all.clone(),
-        };
-        let mut selected = SelectedIdentities { certain: all, potential: RoaringBitmap::new() };
-        if let CompiledNamespaceMatch::Labels(selector) = &selector.namespaces {
-            selected = self.namespaces.selected(selector, selected);
-        }
-        self.pods.selected(&selector.pods, selected)
-    }
-
-    fn selected_one_by_one(
-        &self,
-        selector: &CompiledSelector,
-        identities: &Identities,
-    ) -> SelectedIdentities {
-        let mut selected = SelectedIdentities::default();
-        for identity in &self.all {
-            match identities.matches(identity, selector) {
-                Match::Yes => drop(selected.certain.insert(identity)),
-                Match::Unknown => drop(selected.potential.insert(identity)),
-                Match::No => {}
-            }
-        }
-        selected
-    }
-}
-
-impl LabelIndex {
-    fn add(&mut self, identity: IdentityId, labels: &LabelSet) {
-        for label in &labels.pairs {
-            self.by_label.entry(*label).or_default().insert(identity);
-            self.by_key.entry(label.0).or_default().insert(identity);
-        }
-        if !labels.are_known {
-            self.unknown.insert(identity);
-        }
-    }
-
-    /// Those among `identities` with labels that ALL requirements of `selector` match, or might.
-    fn selected(
-        &self,
-        selector: &CompiledLabelSelector,
-        identities: SelectedIdentities,
-    ) -> SelectedIdentities {
-        let CompiledLabelSelector::All(requirements) = selector else { return SelectedIdentities::default() };
-        let SelectedIdentities { mut certain, mut potential } = identities;
-        for requirement in requirements {
-            let mut unknown = self.unknown.clone();
-            if let Some(known) = self.by_key.get(&requirement.key()) {
-                unknown -= known;
-            }
-            let uncertain = &certain & &unknown;
-            let matching = self.matching(requirement);
-            match requirement {
-                CompiledRequirement::In(..) | CompiledRequirement::Exists(_) => {
-                    certain &= &matching;
-                    potential &= matching | unknown;
-                }
-                // For these, `matching` are the identities that do not match.
-                CompiledRequirement::NotIn(..) | CompiledRequirement::DoesNotExist(_) => {
-                    certain -= &matching;
-                    certain -= unknown;
-                    potential -= matching;
-                }
-            }
-            potential |= uncertain;
-        }
-        SelectedIdentities { certain, potential }
-    }
-
-    /// The identities that have the key of a requirement, with ANY of its values if it lists values.
-    fn matching(&self, requirement: &CompiledRequirement) -> RoaringBitmap {
-        match requirement {
-            CompiledRequirement::In(key, values) | CompiledRequirement::NotIn(key, values) => {
-                let with_value = values.iter().filter_map(|value| self.by_label.get(&(*key, *value)));
-                with_value.fold(RoaringBitmap::new(), |all, identities| all | identities)
-            }
-            CompiledRequirement::Exists(key) | CompiledRequirement::DoesNotExist(key) => {
-                self.by_key.get(key).cloned().unwrap_or_default()
-            }
-        }
+    fn add_to(&self, index: &mut IdentityIndex, identity: IdentityId) {
+        let Identity { namespace, labels, .. } = self.get(identity);
+        index.add(identity, &self.namespaces[*namespace as usize], labels);
     }
 }

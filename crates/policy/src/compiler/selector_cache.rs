@@ -9,7 +9,8 @@ use rustc_hash::FxHashMap;
 use crate::compiler::compiled_selector::{
     CompiledLabelSelector, CompiledNamespaceMatch, CompiledSelector, SelectorId,
 };
-use crate::compiler::identities::{Identities, IdentityIndex, SelectedIdentities, SubjectMatch, View};
+use crate::compiler::identities::{Identities, SubjectMatch, View};
+use crate::compiler::identity_index::{IdentityIndex, SelectedIdentities};
 use crate::compiler::symbol_table::SymbolTable;
 use crate::selector::Selector;
 use crate::snapshot::ids::IdentityId;
@@ -172,7 +173,8 @@ impl SelectorEntry {
         index: &IdentityIndex,
         mut found: impl FnMut(IdentityId, View),
     ) {
-        let SelectedIdentities { certain, potential } = index.selected(&self.selector, identities);
+        let SelectedIdentities { certain, potential } =
+            index.selected(&self.selector, |identity| identities.matches(identity, &self.selector));
         certain.iter().for_each(|identity| found(identity, View::Known));
         let is_large = certain.len() > LARGE;
         self.certain |= certain;

@@ -40,34 +40,78 @@ pub(crate) fn build_tier(
     direction: Direction,
     selectors: &SelectorCache,
 ) -> Option<(TierRules, TierRulesBuilder)> {
-    let mut builder = TierRulesBuilder::default();
-    let mut set_ids: FxHashMap<*const PortSet, SetIndex> = FxHashMap::default();
-    let (mut sets, mut set_of_rule, mut edges) = (Vec::new(), Vec::new(), 0);
-    let (mut rules, mut all) = (Vec::new(), Vec::new());
-    let (mut certain, mut accept, mut pass, mut deny) =
-        (ByAddress::default(), ByAddress::default(), ByAddress::default(), ByAddress::default());
-    // Selectors seen with each port set: among rules with equal ports, only the first can decide.
-    let (mut seen, mut seen_every_peer) = (FxHashSet::default(), FxHashSet::default());
+    let mut collected = CollectedRules::default();
     for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
-        let index = rules.len() as RuleIndex;
-        rules.push((RuleId(id), action));
-        // Equal port sets are shared, so their address in memory identifies them.
-        let set = *set_ids.entry(Arc::as_ptr(&rule.ports)).or_insert_with(|| {
-            sets.push(Arc::clone(&rule.ports));
-            all.push((index, sets.len() as SetIndex - 1));
-            sets.len() as SetIndex - 1
-        });
-        set_of_rule.push(set);
-        builder.has_port_names |= !rule.ports.names.is_empty();
-        edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
-        if rule.every_peer && seen_every_peer.insert(set) {
-            certain.every_address.push((index, set));
+        collected.add(RuleId(id), action, rule, direction);
+    }
+    let CollectedRules { by_selector, has_port_names, rules, all_ports, sets, set_of_rule, edges, .. } =
+        collected;
+    if rules.is_empty() {
+        return None;
+    }
+    let ports = PortsCompiler::new(set_of_rule, sets, edges);
+    let mut builder = TierRulesBuilder { by_selector, every_pod: Vec::new(), has_port_names, ports };
+    let mut ports = PortTable::default();
+    let any_peer = builder.ports.ports_of_rules(&mut ports, all_ports);
+    let potential = PotentialRules {
+        accept: builder.addresses(&mut ports, collected.accept),
+        pass: builder.addresses(&mut ports, collected.pass),
+        deny: builder.addresses(&mut ports, collected.deny),
+    };
+    let addresses = builder.addresses(&mut ports, collected.certain);
+    let peers = PeerTable { identities: IdentityTable::default(), addresses };
+    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, potential };
+    builder.extract_every_pod(selectors);
+    builder.add_all_identities(&mut rules, selectors);
+    rules.ports.shrink();
+    Some((rules, builder))
+}
+
+/// The rules of a tier, by what they match.
+#[derive(Default)]
+struct CollectedRules<'a> {
+    rules: Vec<(RuleId, Action)>,
+    /// See [`TierRulesBuilder::by_selector`].
+    by_selector: FxHashMap<SelectorId, Vec<(RuleIndex, SetIndex)>>,
+    /// Rules by address: those that match for certain, and potential matches by action.
+    certain: ByAddress<'a>,
+    accept: ByAddress<'a>,
+    pass: ByAddress<'a>,
+    deny: ByAddress<'a>,
+    /// The distinct port sets.
+    sets: Vec<Arc<PortSet>>,
+    /// By address of a port set in memory: its index. Equal port sets are shared, so the address identifies
+    /// them.
+    set_ids: FxHashMap<*const PortSet, SetIndex>,
+    set_of_rule: Vec<SetIndex>,
+    /// The first rule of each port set.
+    all_ports: Vec<(RuleIndex, SetIndex)>,
+    has_port_names: bool,
+    /// The number of block beginnings and exceptions.
+    edges: usize,
+    /// Selectors seen with each port set: among rules with equal ports, only the first can decide.
+    seen: FxHashSet<(SelectorId, SetIndex)>,
+    /// Port sets seen in rules without peers.
+    seen_every_peer: FxHashSet<SetIndex>,
+}
+
+impl<'a> CollectedRules<'a> {
+    /// Adds the next rule.
+    fn add(&mut self, id: RuleId, action: Action, rule: &'a CompiledRule, direction: Direction) {
+        let index = self.rules.len() as RuleIndex;
+        self.rules.push((id, action));
+        let set = self.set_index(index, &rule.ports);
+        self.set_of_rule.push(set);
+        self.has_port_names |= !rule.ports.names.is_empty();
+        self.edges += rule.blocks.iter().map(|block| 1 + block.except.len()).sum::<usize>();
+        if rule.every_peer && self.seen_every_peer.insert(set) {
+            self.certain.every_address.push((index, set));
         }
-        certain.add_blocks(index, set, rule);
+        self.certain.add_blocks(index, set, rule);
         let potential_matches = match action {
-            Action::Accept => [Some(&mut accept), None],
-            Action::Pass => [Some(&mut pass), Some(&mut deny)],
-            Action::Deny => [Some(&mut deny), None],
+            Action::Accept => [Some(&mut self.accept), None],
+            Action::Pass => [Some(&mut self.pass), Some(&mut self.deny)],
+            Action::Deny => [Some(&mut self.deny), None],
         };
         for potential in potential_matches.into_iter().flatten() {
             if rule.every_peer || rule.pods {
@@ -77,29 +121,21 @@ pub(crate) fn build_tier(
             }
         }
         for selector in &rule.selectors {
-            if seen.insert((*selector, set)) {
-                builder.by_selector.entry(*selector).or_default().push((index, set));
+            if self.seen.insert((*selector, set)) {
+                self.by_selector.entry(*selector).or_default().push((index, set));
             }
         }
     }
-    if rules.is_empty() {
-        return None;
+
+    /// The index of a port set, which rule `rule` has.
+    fn set_index(&mut self, rule: RuleIndex, ports: &Arc<PortSet>) -> SetIndex {
+        *self.set_ids.entry(Arc::as_ptr(ports)).or_insert_with(|| {
+            let set = self.sets.len() as SetIndex;
+            self.sets.push(Arc::clone(ports));
+            self.all_ports.push((rule, set));
+            set
+        })
     }
-    builder.ports = PortsCompiler::new(set_of_rule, sets, edges);
-    let mut ports = PortTable::default();
-    let any_peer = builder.ports.ports_of_rules(&mut ports, all);
-    let potential = PotentialRules {
-        accept: builder.addresses(&mut ports, accept),
-        pass: builder.addresses(&mut ports, pass),
-        deny: builder.addresses(&mut ports, deny),
-    };
-    let peers =
-        PeerTable { identities: IdentityTable::default(), addresses: builder.addresses(&mut ports, certain) };
-    let mut rules = TierRules { tier, rules: rules.into(), peers, ports, any_peer, potential };
-    builder.extract_every_pod(selectors);
-    builder.add_all_identities(&mut rules, selectors);
-    rules.ports.shrink();
-    Some((rules, builder))
 }
 
 /// Rules by the address of a peer.
