@@ -1,4 +1,5 @@
-//! Any bytes as a manifest, YAML and JSON: must never panic, and must take no more time than their length allows.
+//! Parses arbitrary bytes as a manifest, as YAML and as JSON. Must never panic, and must not take
+//! disproportionate time for their length.
 #![no_main]
 
 use std::path::Path;
@@ -10,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     let interner = Interner::new();
     for name in ["fuzz.yaml", "fuzz.json"] {
         let reading = manifest::read(Path::new(name), bytes, &interner);
-        // Whatever is said must be sayable.
+        // Every problem must format as one line.
         for problem in reading.flaws.iter().chain(&reading.failures).chain(&reading.no_manifest) {
             assert!(!problem.to_string().contains('\n'));
         }

@@ -1,5 +1,5 @@
-//! Any bytes, read as a packet: a packet or a reason comes out, never a panic, and nothing behind the copied range
-//! matters.
+//! Parses arbitrary bytes as a packet. Must return a packet or a reason, and never panic. Bytes after the
+//! copied range must not matter.
 #![no_main]
 
 use dataplane::packet::{COPY_RANGE, parse};
@@ -11,7 +11,7 @@ const UDP_LITE: Protocol = Protocol(136);
 
 fuzz_target!(|bytes: &[u8]| {
     let parsed = parse(bytes);
-    assert_eq!(parsed, parse(&bytes[..bytes.len().min(COPY_RANGE)]), "bytes behind the copy were looked at");
+    assert_eq!(parsed, parse(&bytes[..bytes.len().min(COPY_RANGE)]), "bytes after the copied range were read");
     let Ok(packet) = parsed else { return };
     let with_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, UDP_LITE];
     assert_eq!(packet.source_port.is_some(), packet.destination_port.is_some());
@@ -21,5 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
             || packet.protocol == Protocol::ICMP
             || packet.protocol == Protocol::ICMPV6
     );
-    assert!(!packet.is_neighbour_discovery() || bytes[0] >> 4 == 6, "neighbour discovery is IPv6's alone");
+    assert!(!packet.is_neighbour_discovery() || bytes[0] >> 4 == 6, "only IPv6 has neighbour discovery");
 });

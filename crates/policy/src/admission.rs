@@ -1,19 +1,22 @@
-//! Admits the policies of each namespace up to a budget, so that one tenant's policies cost the others neither memory nor time.
+//! Admits the policies of each namespace up to a budget, so that the policies of one tenant cannot exhaust
+//! the memory and time of others.
 //!
-//! From: the compiler's policies, and in how many rulesets each is. To: the compiler, which compiles a policy beyond the budget without
-//! its rules: it isolates the pods that it selects, and allows nothing. Invariant: a policy that is refused never allows what it would
-//! deny with its rules; other namespaces' policies are as they would be without it.
+//! From: the compiler's policies, and the number of rulesets that contain each. To: the compiler, which
+//! compiles a policy beyond the budget without its rules: it isolates the pods that it selects, and allows
+//! nothing. Invariant: a refused policy never allows what it would deny with its rules, and does not change
+//! the effect of other namespaces' policies.
 //!
-//! Sources (`cluster`) apply the same budget first, to decide which policies' rules they keep in memory, and count each policy once. The
-//! compiler refuses a policy whose rules a source omitted.
+//! Sources (`cluster`) apply the same budget first, to decide which rules they keep in memory; they count
+//! each policy once. The compiler refuses every policy with omitted rules.
 //!
-//! - A policy costs its entries once for each ruleset that it is in: pods to which different policies apply have rulesets of their own.
-//!   The number of rulesets is rounded up to a power of two, so that a pod that comes or goes seldom changes what is admitted.
-//! - Of a namespace's policies the cheapest are admitted first, then by name. So what is admitted depends on pods and policies alone, not
-//!   on their order of arrival, and a small policy isn't lost because of a large one beside it.
-//! - If all namespaces together exceed the total, the limit of a namespace is lowered to the max-min fair share of the total. Namespaces
-//!   below it are unaffected.
-//! - Cluster-wide policies are the administrator's own, and are always admitted.
+//! - A policy costs its entries once for each ruleset that contains it: pods to which different policies
+//!   apply have different rulesets. The number of rulesets is rounded up to a power of two, so that a single
+//!   pod seldom changes what is admitted.
+//! - Within a namespace, policies are admitted in order of cost, then by name. So the result depends only on
+//!   pods and policies, not on their order of arrival, and a large policy does not displace small ones.
+//! - If all namespaces together exceed the total, the limit of each namespace is lowered to the max-min fair
+//!   share of the total. Namespaces below it are unaffected.
+//! - Cluster-wide policies belong to the administrator and are always admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,28 +24,29 @@ use std::sync::Arc;
 use crate::names::{PolicyKind, PolicyName};
 use crate::spec::Cost;
 
-/// How many refused policies of a namespace are named, at most: when one changes, the texts about all others change, too.
+/// The most refused policies of a namespace that are reported by name. A change of one policy can change the
+/// report on every other.
 const NAMED: usize = 20;
 
-/// About how many entries of refused policies one step readmits, so that a step stays short (1 µs an entry).
+/// The approximate number of entries that one step readmits, so that a step stays short (1 µs per entry).
 const READMITTED: Cost = 1 << 16;
 
-/// How many entries policies may have.
+/// The most entries that policies may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// Of one namespace.
+    /// The limit of one namespace.
     pub namespace: Cost,
-    /// Of all namespaces.
+    /// The limit of all namespaces together.
     pub total: Cost,
 }
 
 impl Budget {
-    /// Any number.
+    /// No limit.
     pub const UNLIMITED: Self = Self { namespace: Cost::MAX, total: Cost::MAX };
 }
 
 impl Default for Budget {
-    /// For an agent with 256 MiB of memory: one object of the largest size that the API server takes fits.
+    /// For an agent with 256 MiB of memory. The largest object that the API server accepts fits.
     fn default() -> Self {
         Self { namespace: 1 << 16, total: 1 << 19 }
     }
@@ -55,11 +59,12 @@ pub struct Refusal {
     pub policy: PolicyName,
     /// Its entries.
     pub cost: Cost,
-    /// In how many rulesets it would be, not rounded.
+    /// The number of rulesets that would contain it, not rounded.
     pub rulesets: u32,
-    /// The entries of all policies of its namespace, each times its rulesets, whose number is rounded up to a power of two.
+    /// The entries of all policies of its namespace. Each counts once for each of its rulesets, with their
+    /// number rounded up to a power of two.
     pub namespace: Cost,
-    /// How many the namespace may have now.
+    /// The most entries that the namespace may have now.
     pub limit: Cost,
 }
 
@@ -67,14 +72,14 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Admission {
     budget: Budget,
-    /// What one namespace may have now: at most its budget.
+    /// The current limit of a namespace: at most its budget.
     limit: Cost,
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// Namespaces of which a policy changed since [`Admission::settle`].
+    /// Namespaces with policies that changed since the last [`Admission::settle`].
     changed: BTreeSet<Arc<str>>,
-    /// Entries that may still be admitted again in this step.
+    /// Entries that may still be readmitted in this step.
     left: Cost,
-    /// Whether policies that there is room for wait for another step.
+    /// Whether refused policies that fit into the limit must wait for another step.
     is_behind: bool,
 }
 
@@ -82,11 +87,11 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct Namespace {
     policies: BTreeMap<PolicyName, Entry>,
-    /// By cost in all rulesets, then name.
+    /// Sorted by cost in all rulesets, then by name.
     by_cost: BTreeSet<(Cost, PolicyName)>,
-    /// The cost of all of them.
+    /// The cost of all policies.
     sum: u128,
-    /// How many are refused.
+    /// The number of refused policies.
     refused: usize,
 }
 
@@ -95,7 +100,7 @@ struct Namespace {
 struct Entry {
     cost: Cost,
     rulesets: u32,
-    /// Whether there are rules to admit.
+    /// Whether it has rules to admit.
     has_rules: bool,
     is_admitted: bool,
 }
@@ -107,14 +112,14 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Without policies.
+    /// An admission without policies.
     pub fn new(budget: Budget) -> Self {
         let limit = budget.namespace.min(budget.total);
         let (namespaces, changed) = Default::default();
         Self { budget, limit, namespaces, changed, left: READMITTED, is_behind: false }
     }
 
-    /// Adds a policy, or changes its cost. One without rules to admit is refused in any case.
+    /// Adds a policy, or changes its cost. A policy with omitted rules is always refused.
     pub fn enter(&mut self, name: &PolicyName, cost: Cost, has_rules: bool) {
         if name.kind != PolicyKind::NetworkPolicy {
             return;
@@ -137,7 +142,8 @@ impl Admission {
         self.changed.insert(Arc::clone(&name.namespace));
     }
 
-    /// Takes note in how many rulesets a policy is. One that is in none costs its entries once, for its words and selectors.
+    /// Sets the number of rulesets that contain a policy. A policy in no ruleset costs its entries once, for
+    /// its symbols and selectors.
     pub(crate) fn set_rulesets(&mut self, name: &PolicyName, rulesets: u32) {
         let Some(namespace) = self.namespaces.get_mut(&name.namespace) else { return };
         let Some(before) = namespace.policies.get(name).copied() else { return };
@@ -153,7 +159,7 @@ impl Admission {
         self.left = READMITTED;
     }
 
-    /// Decides again, and returns the policies whose admission changed.
+    /// Decides again, and returns the policies for which the decision changed.
     pub fn settle(&mut self) -> Vec<PolicyName> {
         if self.changed.is_empty() && !self.is_behind {
             return Vec::new();
@@ -171,23 +177,24 @@ impl Admission {
         differing
     }
 
-    /// Whether policies that were refused, and that there is room for now, wait for another step.
+    /// Whether refused policies that now fit must wait for another step.
     pub fn is_behind(&self) -> bool {
         self.is_behind
     }
 
-    /// What a policy costs in one ruleset; `None` if it was not entered.
+    /// The cost of a policy in one ruleset; `None` if it is not known.
     pub fn cost(&self, name: &PolicyName) -> Option<Cost> {
         Some(self.namespaces.get(&name.namespace)?.policies.get(name)?.cost)
     }
 
-    /// Whether a policy has its rules, as of the last [`Admission::settle`].
+    /// Whether a policy is enforced with its rules, as of the last [`Admission::settle`].
     pub fn is_admitted(&self, name: &PolicyName) -> bool {
         let namespace = self.namespaces.get(&name.namespace);
         namespace.and_then(|namespace| namespace.policies.get(name)).is_none_or(|entry| entry.is_admitted)
     }
 
-    /// The policies that are enforced without their rules, by namespace, the cheapest first: of each namespace up to [`NAMED`].
+    /// The policies that are enforced without their rules, by namespace, the cheapest first. At most
+    /// [`NAMED`] per namespace.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = Refusal> + '_ {
         let limit = self.limit;
         self.namespaces.values().flat_map(move |of_namespace| {
@@ -202,13 +209,13 @@ impl Admission {
         })
     }
 
-    /// The namespaces with further policies that are enforced without their rules, and how many.
+    /// The namespaces with more refused policies than [`NAMED`], and how many more.
     pub(crate) fn more_refusals(&self) -> impl Iterator<Item = (&Arc<str>, usize)> + '_ {
         let namespaces = self.namespaces.iter().filter(|(_, namespace)| namespace.refused > NAMED);
         namespaces.map(|(name, namespace)| (name, namespace.refused - NAMED))
     }
 
-    /// The most that every namespace may have, so that all together stay within the total.
+    /// The largest limit of a namespace with which all together stay within the total.
     fn fair_limit(&self) -> Cost {
         let Budget { namespace, total } = self.budget;
         let mut wanted: Vec<Cost> =
@@ -227,7 +234,8 @@ impl Admission {
 }
 
 impl Entry {
-    /// Entries in all rulesets, whose number is rounded up to a power of two. A policy without rules to admit is in none.
+    /// Entries in all rulesets, with their number rounded up to a power of two. A policy without rules to
+    /// admit counts once.
     fn total(&self) -> Cost {
         if !self.has_rules {
             return self.cost;
@@ -257,8 +265,9 @@ impl Namespace {
         }
     }
 
-    /// Admits policies up to the limit; of those that were refused only as many as are `left` in this step. Appends policies whose
-    /// admission changed to `differing`. Returns false if a policy that fits must wait for the next step.
+    /// Admits policies up to the limit. Readmits refused policies only up to `left` entries in this step.
+    /// Appends policies for which the decision changed to `differing`. Returns false if a policy that fits
+    /// must wait for the next step.
     fn admit(&mut self, limit: Cost, left: &mut Cost, differing: &mut Vec<PolicyName>) -> bool {
         let (mut sum, mut is_done): (Cost, bool) = (0, true);
         for (cost, name) in &self.by_cost {
@@ -269,7 +278,7 @@ impl Namespace {
                 continue;
             }
             if fits {
-                // One at least, however large it is.
+                // At least one per step, regardless of its size.
                 if *left < READMITTED && *left < *cost {
                     is_done = false;
                     continue;
@@ -327,7 +336,7 @@ mod tests {
         settle(admission)
     }
 
-    /// Which policies are now otherwise than before.
+    /// The policies for which the decision changed, in words.
     fn settle(admission: &mut Admission) -> Vec<String> {
         let differing = admission.settle();
         let in_words = |name: &PolicyName| {
@@ -342,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn s44_the_costliest_policies_of_a_namespace_only_isolate_until_there_is_room() {
+    fn s44_policies_beyond_the_budget_of_their_namespace_only_isolate() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
         let policies = [policy("a", "large", 80), policy("a", "small", 20), policy("b", "other", 100)];
         assert!(enter(&mut admission, policies).is_empty());
@@ -353,7 +362,7 @@ mod tests {
         let policy_name = PolicyName::network_policy("a", "large");
         let large = Refusal { policy: policy_name, cost: 80, rulesets: 1, namespace: 118, limit: 100 };
         assert_eq!(refused, [large]);
-        // Said again, it is still refused.
+        // Entered again, it is still refused.
         assert!(enter(&mut admission, [policy("a", "large", 80)]).is_empty());
         assert_eq!(admission.refusals().count(), 1);
         assert_eq!(leave(&mut admission, "a", "small"), ["large admitted"]);
@@ -378,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_whose_rules_were_omitted_is_refused_and_takes_no_room() {
+    fn a_policy_with_omitted_rules_is_refused_and_uses_no_budget() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
         let omitted = policy("a", "omitted", 60).omit_rules();
         admission.enter(&omitted.name, omitted.cost(), omitted.omitted.is_none());
@@ -394,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_refused_policies_the_cheapest_are_named_and_the_others_counted() {
+    fn the_cheapest_refused_policies_are_named_and_the_others_counted() {
         let mut admission = Admission::new(Budget { namespace: 100, total: 1_000 });
         enter(&mut admission, (0..50).map(|n| policy("a", &format!("p{n:02}"), 20)));
         let named: Vec<Refusal> = admission.refusals().collect();
@@ -407,19 +416,19 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_too_many_the_largest_namespaces_have_less() {
+    fn if_the_total_is_exceeded_the_largest_namespaces_get_less() {
         let mut admission = Admission::new(Budget { namespace: 200, total: 400 });
         let fill =
             |namespace: &'static str| (0..10).map(move |n| policy(namespace, &format!("{namespace}{n}"), 20));
         assert!(enter(&mut admission, fill("a").chain(fill("b"))).is_empty());
-        // 40 for c, and 180 for each of the others.
+        // The limits: 40 for c, and 180 for each of the others.
         assert_eq!(enter(&mut admission, [policy("c", "c0", 40)]), ["a9 refused", "b9 refused"]);
         assert!(admission.refusals().all(|refusal| refusal.limit == 180));
         assert_eq!(leave(&mut admission, "c", "c0"), ["a9 admitted", "b9 admitted"]);
     }
 
     #[test]
-    fn large_policies_that_fit_again_are_admitted_step_by_step() {
+    fn large_policies_that_fit_again_are_readmitted_step_by_step() {
         let mut admission = Admission::new(Budget { namespace: 100_000, total: 200_000 });
         let policies = ["a", "b", "c", "d"].map(|namespace| policy(namespace, namespace, 60_000));
         assert_eq!(enter(&mut admission, policies).len(), 4);
@@ -434,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn no_order_of_arrival_makes_a_difference() {
+    fn the_order_of_arrival_makes_no_difference() {
         let all: Vec<PolicySpec> =
             (0..30).map(|n| policy("a", &format!("p{n:02}"), 18 + n * 7 % 30)).collect();
         let budget = Budget { namespace: 600, total: 1_000 };

@@ -1,32 +1,35 @@
-//! The connections whose decision a change may alter.
+//! The connections with a decision that a change may alter.
 //!
-//! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the agent, which has the kernel forget
-//! cached verdicts, revalidates packets and sweeps connections of these addresses, and of no others. Invariant: a packet whose decision
-//! differs from the one by the snapshot before lies between addresses for which [`Affected::contains`] is true.
+//! From: [`Compiler::apply`](crate::Compiler::apply), which derives it from what it recompiled. To: the
+//! agent, which flushes cached verdicts, revalidates packets and sweeps connections of these addresses only.
+//! Invariant: if the decision on a packet differs from that of the previous snapshot, [`Affected::contains`]
+//! is true for its addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// More affected addresses than this count as all: revalidating the packets of this many pods keeps the workers busier than a sweep.
+/// More affected addresses than this count as all. Revalidating the packets of this many pods keeps the
+/// workers busier than a sweep.
 pub const MAX_ADDRESSES: usize = 1024;
 
-/// See the module.
+/// The connections that a change affects: see the module.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Affected {
     /// Any connection may be affected.
     #[default]
     All,
-    /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never written as an IPv6 one.
+    /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never
+    /// IPv4-mapped.
     Addresses(BTreeMap<IpAddr, Peers>),
 }
 
-/// The other ends of an address's affected connections.
+/// The peers of an address's affected connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Peers {
     /// Every address.
     Any,
-    /// ANY of these addresses: those of pods whose rulesets tell that the peer changed.
+    /// ANY of these addresses: those of pods with rulesets that the change of the peer makes a difference to.
     Only(Arc<BTreeSet<IpAddr>>),
 }
 
@@ -45,7 +48,7 @@ impl Affected {
         matches!(self, Self::Addresses(addresses) if addresses.is_empty())
     }
 
-    /// The addresses that have affected connections; `None` if any address may.
+    /// The addresses that have affected connections; `None` if any address may have some.
     pub fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
         match self {
             Self::All => None,
@@ -61,10 +64,11 @@ impl Affected {
         }
     }
 
-    /// Whether connections between these two addresses are affected, whichever end opened them. Addresses are canonical.
+    /// Whether connections between these two canonical addresses are affected, no matter which end opened
+    /// them.
     pub fn contains(&self, one: IpAddr, other: IpAddr) -> bool {
         let Self::Addresses(addresses) = self else { return true };
-        let is_peer = |of: IpAddr, peer: IpAddr| match addresses.get(&of) {
+        let is_peer = |address: IpAddr, peer: IpAddr| match addresses.get(&address) {
             Some(Peers::Any) => true,
             Some(Peers::Only(peers)) => peers.contains(&peer),
             None => false,
@@ -72,7 +76,7 @@ impl Affected {
         is_peer(one, other) || is_peer(other, one)
     }
 
-    /// What is affected by either of two changes.
+    /// The union: what either of two changes affects.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         let (Self::Addresses(mut addresses), Self::Addresses(others)) = (self, other) else {
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_affected_in_whichever_direction_it_was_opened() {
+    fn a_connection_is_affected_no_matter_which_end_opened_it() {
         let affected = only(1, &[2]).or(Affected::any_peer([address(9)]));
         for (one, other, expected) in [(1, 2, true), (1, 3, false), (2, 3, false), (9, 3, true), (1, 9, true)]
         {

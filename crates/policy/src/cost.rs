@@ -1,7 +1,8 @@
-//! What a policy costs, and the forms of it that cost less.
+//! The cost of a policy, and its reduced forms, which cost less.
 //!
-//! From: a spec. To: [`admission`](crate::admission), and the sources, which omit the rules of policies that are not admitted. Invariant: a
-//! form that costs less isolates at least the pods that the policy isolates, and allows nothing.
+//! From: a spec. To: [`admission`](crate::admission), and the sources, which omit the rules of policies that
+//! are not admitted. Invariant: a reduced form isolates at least the pods that the policy isolates, and
+//! allows nothing.
 
 use crate::selector::{Requirement, Selector};
 use crate::spec::{Cost, NamespaceMatch, Peer, PolicySpec, RuleSpec};
@@ -9,10 +10,10 @@ use crate::spec::{Cost, NamespaceMatch, Peer, PolicySpec, RuleSpec};
 /// The entries of a policy without rules.
 const POLICY: Cost = 16;
 
-/// The entries of a peer that selects pods, without its values: it may select any number of them.
+/// The entries of a peer that selects pods, without its keys and values.
 const SELECTOR: Cost = 16;
 
-/// The most entries of a podSelector that is kept without its policy's rules.
+/// A podSelector with more entries than this is replaced when its policy's rules are omitted.
 const KEPT_SUBJECT: Cost = 16;
 
 /// A label's key is one entry, and one more for each full 64 bytes. Keys have up to 317 bytes.
@@ -32,7 +33,7 @@ impl PolicySpec {
         cost_of_pods(&self.subject.namespaces, &self.subject.pods)
     }
 
-    /// The policy as it isolates, without what it allows.
+    /// The policy with the isolation that it causes, and without what it allows.
     pub(crate) fn without_rules(&self) -> Self {
         let Self { name, tier, priority, subject, isolates_ingress, isolates_egress, omitted, .. } = self;
         Self {
@@ -48,8 +49,9 @@ impl PolicySpec {
         }
     }
 
-    /// The policy without its rules, and with their cost: up to 2 kB of memory, whatever its size. With a podSelector of more
-    /// than 16 entries it isolates every pod of its namespace.
+    /// The policy without its rules, but with their cost. It takes up to 2 kB of memory, whatever the
+    /// policy's size. If the podSelector has more than 16 entries, the result isolates every pod of the
+    /// namespace.
     #[must_use]
     pub fn omit_rules(&self) -> Self {
         let mut policy = Self { omitted: Some(self.cost()), ..self.without_rules() };

@@ -1,6 +1,8 @@
-//! What came out for a packet. Small and `Copy`, so that the packet's path can hand it on without allocating.
+//! The outcome of evaluating a packet. Small and `Copy`, so that the packet's path passes it on without
+//! allocating.
 //!
-//! From: [`Snapshot::evaluate`](crate::Snapshot::evaluate). To: the kernel as a verdict, and the audit log as a record.
+//! From: [`Snapshot::evaluate`](crate::Snapshot::evaluate). To: the kernel as a verdict, and the audit log as
+//! a record.
 
 use serde::Serialize;
 
@@ -14,7 +16,7 @@ pub enum Verdict {
     Deny,
 }
 
-/// The side of a pod on which a policy works.
+/// The direction of a connection, seen from a pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -25,7 +27,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// The opposite direction.
     pub(crate) fn opposite(self) -> Self {
         match self {
             Self::Ingress => Self::Egress,
@@ -34,44 +36,45 @@ impl Direction {
     }
 }
 
-/// A rule of a snapshot: an index into its table of rules, valid for that snapshot alone.
+/// Identifies a rule of a snapshot. Ids of one snapshot have no meaning in another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId(pub u32);
 
-/// Why an outcome came out. Each has a sentence in [`Reason::sentence`].
+/// The reason of an outcome. [`Reason::sentence`] puts each into words.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reason {
     /// The address on this side belongs to no pod: it is outside the cluster, or a node's.
     NotAPod,
-    /// The pod on this side lives on another node, which evaluates it.
+    /// The pod on this side runs on another node, which evaluates it.
     OtherNode,
     /// The packet comes from the pod's own node (semantics 21).
     OwnNode,
-    /// The pod reaches its own address (semantics 21).
+    /// The pod connects to its own address (semantics 21).
     OwnAddress,
-    /// No policy applies to the pod in this direction, or none that applies decides.
+    /// No policy applies to the pod in this direction, or no policy that applies decides.
     NotIsolated,
     /// This rule matched first and decided.
     Rule(RuleId),
-    /// Policies isolate the pod in this direction and no rule of theirs matched (semantics 2, 8).
+    /// Policies isolate the pod in this direction and none of their rules matched (semantics 2, 8).
     DefaultDeny,
-    /// The address is one of its node's pods', and no such pod is known (yet).
+    /// The address is in its node's pod CIDR, and no pod is known to have it (yet).
     UnknownPod,
-    /// The other end's address is one of the cluster's pods', no such pod is known (yet), and a rule might allow it once it is, or deny
-    /// it, where the rules that are sure to match do otherwise.
+    /// The other end's address is in a pod CIDR of the cluster, and no pod is known to have it (yet). Once
+    /// the pod is known, a rule might change the verdict: allow what is denied now, or deny what is allowed
+    /// now.
     UnknownPeer,
-    /// What is known denies it, but labels of a pod at either end, or of its namespace, are unknown, and policy might allow it once they
-    /// are known (semantics 37).
+    /// Denied by what is known. But labels of a pod at either end, or of its namespace, are unknown, and
+    /// policy might allow the packet once they are known (semantics 37).
     UnknownLabels,
-    /// The packet does not show which end opened its connection, and policy denies the connection opened by the other end
-    /// (semantics 34).
+    /// The packet does not show which end opened its connection, and policy denies the connection opened by
+    /// the other end (semantics 34).
     Unproven,
     /// The packet could not be parsed (semantics 28).
     Unparsable,
 }
 
 impl Reason {
-    /// The stable name of the reason, as records and `explain` show it.
+    /// The stable name of the reason, as audit records and `explain` show it.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotAPod => "not-a-pod",
@@ -113,12 +116,12 @@ impl Reason {
         }
     }
 
-    /// Whether knowing a pod or its labels might change the outcome: its verdict is only what stands in for knowledge.
+    /// Whether the outcome is provisional: it might change once a pod or its labels are known.
     pub fn is_provisional(self) -> bool {
         matches!(self, Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels)
     }
 
-    /// The words for a reason by its stable name.
+    /// The sentence of the reason with this stable name.
     pub(crate) fn sentence_of(code: &str) -> Option<&'static str> {
         [
             Self::NotAPod,
@@ -140,12 +143,12 @@ impl Reason {
     }
 }
 
-/// What came out in one direction.
+/// The outcome of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Outcome {
     /// Whether this direction lets the packet pass.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason for the verdict.
     pub reason: Reason,
 }
 
@@ -161,17 +164,17 @@ impl Outcome {
     }
 }
 
-/// What came out in both directions: the packet passes only if BOTH let it (semantics 8).
+/// The outcomes of both directions. The packet passes only if BOTH allow it (semantics 8).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Decision {
-    /// From the view of the source.
+    /// The outcome for the source pod.
     pub egress: Outcome,
-    /// From the view of the destination.
+    /// The outcome for the destination pod.
     pub ingress: Outcome,
 }
 
 impl Decision {
-    /// The decision on a packet that can't be parsed: denied (semantics 28).
+    /// The decision on a packet that can't be parsed: deny (semantics 28).
     pub const UNPARSABLE: Self =
         Self { egress: Outcome::deny(Reason::Unparsable), ingress: Outcome::deny(Reason::Unparsable) };
 
@@ -188,7 +191,8 @@ impl Decision {
         }
     }
 
-    /// Whether knowing a pod or its labels might change the verdict: ANY direction is unsure, and NONE denies for sure.
+    /// Whether the verdict might change once a pod or its labels are known: ANY direction is provisional, and
+    /// NONE denies finally.
     pub fn is_provisional(&self) -> bool {
         let outcomes = [self.egress, self.ingress];
         outcomes.iter().any(|outcome| outcome.reason.is_provisional())

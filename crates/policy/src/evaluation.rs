@@ -1,4 +1,4 @@
-//! A decision on one packet, with what a record of it needs: the packet, the snapshot, and the time.
+//! A decision on one packet, with what an audit record needs: the packet, the snapshot, and the time.
 //!
 //! From: a worker. To: `audit`, which explains and records it off the packet's path.
 
@@ -9,22 +9,24 @@ use crate::decision::Decision;
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 
-/// A decision with all that a record of it needs. The worker makes it, `audit` receives it.
+/// A decision with everything that an audit record needs. Workers create it, `audit` consumes it.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// When the verdict was given.
     pub at: SystemTime,
-    /// What was evaluated; `None` if the packet could not be parsed.
+    /// The packet; `None` if it could not be parsed.
     pub packet: Option<Packet>,
-    /// What came out.
+    /// The decision.
     pub decision: Decision,
-    /// How long parsing and evaluation took; of a packet that was held, the last evaluation alone; zero where it was cached.
+    /// How long parsing and evaluation took. For a held packet, only the last evaluation counts. Zero for a
+    /// cached verdict.
     pub elapsed: Duration,
-    /// How long it was held until a pod would be known; `None` if the verdict was given at once.
+    /// How long the packet was held because a pod was still unknown; `None` if the verdict was immediate.
     pub held: Option<Duration>,
-    /// The snapshot under which it was evaluated: names its rules and pods.
+    /// The snapshot that evaluated the packet. It names the rules and pods.
     pub snapshot: Arc<Snapshot>,
-    /// Whether the kernel let the connection pass by itself, because it cached an earlier verdict on the same addresses, protocol
-    /// and destination port that no change has touched since.
+    /// Whether the kernel accepted the connection from the verdict cache, without queueing the packet. The
+    /// cache holds an earlier verdict on the same addresses, protocol and destination port that no change has
+    /// affected since.
     pub cached: bool,
 }

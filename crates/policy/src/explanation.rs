@@ -1,4 +1,4 @@
-//! A decision in words, made off the packet's path.
+//! Explanations of decisions in words, created off the packet's path.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,12 @@ pub struct Explanation {
     pub reason: &'static str,
     /// Which direction this is.
     pub direction: Direction,
-    /// The rule that decided, or that denies until what is unknown is known.
+    /// The rule that decided, or that denies until the unknown pod or labels are known.
     pub rule: Option<RuleName>,
-    /// For a default deny, also a provisional one: the policies that isolate the pod in this direction, sorted by name.
+    /// For a default deny, including a provisional one: the policies that isolate the pod in this direction,
+    /// sorted by name.
     pub isolated_by: Vec<Arc<PolicyName>>,
-    /// For a default deny: the rule that came nearest.
+    /// For a default deny: the rule that came nearest to matching.
     pub nearest_miss: Option<NearestMiss>,
 }
 
@@ -48,8 +49,8 @@ impl fmt::Display for Explanation {
             return write!(f, "{verdict}: {}", Reason::sentence_of(self.reason).unwrap_or(self.reason));
         }
         write!(f, "{verdict}: isolated by ")?;
-        for (place, policy) in self.isolated_by.iter().take(SHOWN_POLICIES).enumerate() {
-            write!(f, "{}{policy}", if place == 0 { "" } else { ", " })?;
+        for (position, policy) in self.isolated_by.iter().take(SHOWN_POLICIES).enumerate() {
+            write!(f, "{}{policy}", if position == 0 { "" } else { ", " })?;
         }
         if let Some(more) = self.isolated_by.len().checked_sub(SHOWN_POLICIES).filter(|more| *more > 0) {
             write!(f, " and {more} more")?;
@@ -65,7 +66,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Of the policies that isolate a pod a sentence names this many.
+/// A sentence names at most this many of the policies that isolate a pod.
 const SHOWN_POLICIES: usize = 3;
 
 impl RuleName {
@@ -82,7 +83,7 @@ impl RuleName {
     }
 }
 
-/// Names a rule: its policy and its place in it.
+/// Identifies a rule by its policy and its index there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleName {
     /// The policy.
@@ -98,15 +99,15 @@ pub struct RuleName {
 pub struct NearestMiss {
     /// The rule.
     pub rule: RuleName,
-    /// What kept it from matching.
+    /// Why it did not match.
     pub miss: Miss,
 }
 
-/// What keeps a rule from matching.
+/// The part of a rule that did not match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Miss {
-    /// The peer matches, the port does not: the nearest of all.
+    /// The peer matches, the port does not. This counts as nearer than [`Miss::Peer`].
     Port,
     /// The port matches, the peer does not.
     Peer,

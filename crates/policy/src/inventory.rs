@@ -1,6 +1,7 @@
-//! The few facts about a cluster that a verdict or a record needs, and the changes that keep them current.
+//! What a verdict or an audit record needs to know about the cluster, and the changes that keep it current.
 //!
-//! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under its name.
+//! From: a source (`cluster`), as [`Change`]s. To: the compiler. Invariant: each object appears once under
+//! its name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
@@ -20,7 +21,8 @@ use crate::spec::PolicySpec;
 pub struct Namespace {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// Its labels, `kubernetes.io/metadata.name` among them (semantics 11); that one is known even if the others are not (semantics 37).
+    /// Its labels, including `kubernetes.io/metadata.name` (semantics 11). That label is known even if the
+    /// others are not (semantics 37).
     pub labels: Labels,
 }
 
@@ -31,39 +33,40 @@ pub struct Pod {
     pub name: PodName,
     /// Its labels.
     pub labels: Labels,
-    /// Every address of `status.podIPs`, canonical. Empty for a hostNetwork pod (semantics 20) and for one that is
-    /// finished and so has released its addresses (semantics 22).
+    /// Every address of `status.podIPs`, canonical. Empty for a hostNetwork pod (semantics 20), and for a
+    /// finished pod, which has released its addresses (semantics 22).
     pub addresses: Vec<IpAddr>,
-    /// Named ports of its containers and sidecars (semantics 17 to 19). Sorted, each once.
+    /// Named ports of its containers and sidecars (semantics 17 to 19). Sorted, without duplicates.
     pub ports: Vec<NamedPort>,
     /// `spec.nodeName`; `None` while it is not scheduled.
     pub node: Option<Arc<str>>,
-    /// Whether the pod uses its node's network: then it is the node (semantics 20).
+    /// Whether the pod uses its node's network. Such a pod is treated as the node (semantics 20).
     pub host_network: bool,
-    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 where unknown: of two pods that claim one
-    /// address it belongs to the one reported last (semantics 22).
+    /// `metadata.resourceVersion` with which the source first reported these addresses, 0 if unknown. If two
+    /// pods report the same address, it belongs to the one that reported it last (semantics 22).
     pub reported: u64,
-    /// `metadata.creationTimestamp` in seconds since 1970, 0 where unknown: of two pods reported at the same time the newer has the
-    /// address; of two equally old ones, the one whose name sorts last.
+    /// `metadata.creationTimestamp` in seconds since 1970, 0 if unknown. If two pods were reported at the
+    /// same time, the newer one has the address; among equally old ones, the one whose name sorts last.
     pub created: i64,
-    /// `metadata.uid`: a later pod of the same name has another, and none of the connections of this one (semantics 36).
+    /// `metadata.uid`. A later pod of the same name has a different UID, and does not inherit connections of
+    /// this one (semantics 36).
     pub uid: PodUid,
 }
 
-/// A pod's `metadata.uid`, in 16 bytes; zero where it is not known.
+/// A pod's `metadata.uid`, in 16 bytes; zero if unknown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PodUid(pub u128);
 
 impl Pod {
-    /// Where the pod stands among those that claim one address: the greatest has it (semantics 22).
-    pub(crate) fn claim_order(&self) -> impl Ord + '_ {
+    /// Orders pods that have the same address: it belongs to the greatest (semantics 22).
+    pub(crate) fn owner_order(&self) -> impl Ord + '_ {
         (self.reported, self.created, &self.name)
     }
 }
 
 impl PodUid {
-    /// The UID with this text: as the API server writes it, 32 hexadecimal digits in five groups (RFC 9562). Any other text gets a
-    /// number of its own, too, of 64 bits.
+    /// Parses a UID as the API server writes it: 32 hexadecimal digits in five groups (RFC 9562). Any other
+    /// text is hashed to 64 bits.
     pub fn of(text: &str) -> Self {
         let digits = text.bytes().filter(|byte| *byte != b'-').count();
         let number = text
@@ -95,7 +98,7 @@ impl<'de> Deserialize<'de> for PodUid {
     }
 }
 
-/// A named container port: a name can mean one number for each protocol (semantics 18).
+/// A named container port. A name can have a different number for each protocol (semantics 18).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct NamedPort {
     /// `name`.
@@ -111,23 +114,24 @@ pub struct NamedPort {
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// Its own addresses, canonical (`status.addresses` of types InternalIP and ExternalIP).
+    /// The node's own addresses, canonical (`status.addresses` of types InternalIP and ExternalIP).
     pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`: the addresses of its pods.
+    /// `spec.podCIDRs`: the address ranges of its pods.
     pub pod_cidrs: Vec<IpNet>,
-    /// Whether `addresses` are all that it has, as its interfaces tell. If not, the first two of each pod CIDR are its own as well:
-    /// Flannel gives them to `flannel.1` and to the pods' bridge.
+    /// Whether `addresses` is complete, because it was read from the node's interfaces. If not, the first two
+    /// addresses of each pod CIDR count as the node's own as well: Flannel gives them to `flannel.1` and to
+    /// the pods' bridge.
     pub has_all_addresses: bool,
 }
 
 impl Node {
-    /// All addresses that it has as far as is known: those that it reports, and those that Flannel gives it.
+    /// All known addresses of the node: those that it reports, and those that Flannel gives it.
     pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().copied().chain(self.implied_addresses())
     }
 
-    /// The first two addresses of each of its pod CIDRs: Flannel gives the network address to `flannel.1` and the first after it to
-    /// the bridge. None where all its addresses are known.
+    /// The first two addresses of each of its pod CIDRs. Flannel gives the network address to `flannel.1` and
+    /// the next one to the bridge. Empty if `addresses` is complete.
     pub(crate) fn implied_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.pod_cidrs.iter().filter(|_| !self.has_all_addresses).flat_map(first_addresses)
     }
@@ -145,31 +149,32 @@ fn first_addresses(cidr: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
 /// One change in the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// A namespace is there, with these labels now.
+    /// A namespace was created or changed; this is its current state.
     Namespace(Namespace),
-    /// A namespace is gone.
+    /// A namespace was deleted.
     NamespaceGone(Arc<str>),
-    /// A pod is there, in this state now.
+    /// A pod was created or changed; this is its current state.
     Pod(Pod),
-    /// A pod is gone.
+    /// A pod was deleted.
     PodGone(PodName),
-    /// A node is there, in this state now.
+    /// A node was created or changed; this is its current state.
     Node(Node),
-    /// A node is gone.
+    /// A node was deleted.
     NodeGone(Arc<str>),
-    /// A policy is there, in this form now.
+    /// A policy was created or changed; this is its current form.
     Policy(Arc<PolicySpec>),
-    /// A policy is gone.
+    /// A policy was deleted.
     PolicyGone(PolicyName),
 }
 
-/// Everything known about the cluster. The labels of a namespace that is not among `namespaces` are unknown (semantics 37).
+/// Everything known about the cluster. If a namespace is missing from `namespaces`, its labels are unknown
+/// (semantics 37).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Inventory {
     /// By name.
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// By namespace and name, in no order: of all objects these are the most, and a map that sorted them would take longer than all
-    /// else that is done with one.
+    /// By namespace and name, unordered. Pods are the most numerous objects, and a sorted map would take
+    /// longer than all other work on a pod.
     pub pods: HashMap<PodName, Arc<Pod>>,
     /// By name.
     pub nodes: BTreeMap<Arc<str>, Node>,
@@ -178,12 +183,12 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// The pods of one namespace, in no order. Looks at all there are.
+    /// The pods of one namespace, in no particular order. Iterates over all pods.
     pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
         self.pods.values().map(Arc::as_ref).filter(move |pod: &&Pod| &*pod.name.namespace == namespace)
     }
 
-    /// Brings the inventory up to date with one change.
+    /// Applies one change.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Namespace(namespace) => drop(self.namespaces.insert(namespace.name.clone(), namespace)),

@@ -1,13 +1,13 @@
-//! Labels of a pod or namespace: sorted, shared, cheap to clone and to compare; or unknown.
+//! Labels of a pod or namespace. They are sorted, shared, and cheap to clone and to compare; or unknown.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The label that every namespace has, and whose value is its name (semantics 11).
+/// The label that every namespace has. Its value is the namespace's name (semantics 11).
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// An immutable set of labels, or the statement that the labels are unknown (semantics 37).
+/// An immutable set of labels; or unknown labels (semantics 37).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Labels {
     /// Sorted by key, each key once; `None` if unknown.
@@ -23,7 +23,8 @@ impl Labels {
         Self { pairs: Some(Arc::from([])) }
     }
 
-    /// Labels that can't be read, or of an object that has not been read: any key may have any value, or be missing.
+    /// Labels that can't be read, or of an object that has not been read. Any key may have any value, or be
+    /// missing.
     pub const fn unknown() -> Self {
         Self { pairs: None }
     }
@@ -40,19 +41,20 @@ impl Labels {
         Some(&pairs[at].1)
     }
 
-    /// Where the set is in memory: clones of one set have the same address as long as one of them lives. `None` if the labels are unknown.
+    /// The address of the set in memory. Clones share it as long as one of them lives. `None` if the labels
+    /// are unknown.
     pub fn address(&self) -> Option<usize> {
         self.pairs.as_ref().map(|pairs| Arc::as_ptr(pairs).cast::<Pair>().addr())
     }
 
-    /// All labels, sorted by key; nothing if they are unknown.
+    /// All labels, sorted by key; empty if they are unknown.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.pairs.as_deref().unwrap_or_default().iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
-    /// Of a key that comes twice the last value counts.
+    /// If a key occurs twice, the last value counts.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let map: std::collections::BTreeMap<Arc<str>, Arc<str>> =
             pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
@@ -61,7 +63,7 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
 }
 
 impl Serialize for Labels {
-    /// A list of keys and values; `null` for labels that are unknown.
+    /// A list of keys and values; `null` if the labels are unknown.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.pairs.as_deref().serialize(serializer)
     }

@@ -1,9 +1,10 @@
-//! What a verdict is: NetworkPolicies and the inventory of a cluster, compiled into tries, answer for a packet.
+//! The policy engine: compiles NetworkPolicies and the inventory of a cluster into tries, and evaluates
+//! packets against them.
 //!
-//! The crate is pure: no IO, no clock, no async. Both lives of the project meet here:
+//! The crate is pure: no IO, no clock, no async. The two flows of the project meet here:
 //!
 //! ```text
-//!  a policy's life                                          a packet's life
+//!  policies and inventory                                  packets
 //!
 //!  [ Change ] -> [ Compiler ]                              [ Packet ]
 //!                                      |                        |
@@ -13,14 +14,18 @@
 //!                                                        [ Evaluation ] -> [ Explanation ]
 //! ```
 //!
-//! - [`spec`], [`selector`], [`inventory`]: the few facts that a verdict needs, valid once they exist.
+//! - [`spec`], [`selector`], [`inventory`]: what a verdict needs to know about policies, pods, nodes and
+//!   namespaces. Every value is valid by construction.
 //! - [`admission`]: admits the policies of each namespace up to a budget.
-//! - [`compiler`]: turns changes into the next immutable [`Snapshot`], doing only the work that a change calls for.
+//! - [`compiler`]: turns changes into the next immutable [`Snapshot`], and recompiles only what a change
+//!   makes dirty.
 //! - [`snapshot`]: evaluates a packet, without allocation, lock or loop over policies.
-//! - [`explanation`]: says in words, off the packet's path, why a decision came out as it did.
-//! - [`published`]: the one cell through which a new snapshot reaches the workers, and their grace period.
-//! - [`affected`]: the connections whose decision a change may alter.
-//! - [`mod@reference`]: the same semantics written naively from the API's text; property tests hold the two equal.
+//! - [`explanation`]: explains a decision in words, off the packet's path.
+//! - [`published`]: the cell through which workers get the current snapshot, and the grace period after a
+//!   swap.
+//! - [`affected`]: the connections with a decision that a change may alter.
+//! - [`mod@reference`]: a naive implementation of the same semantics, written from the API's text. Property
+//!   tests check that both agree.
 #![forbid(unsafe_code)]
 
 pub mod admission;

@@ -1,4 +1,4 @@
-//! Names of Kubernetes objects and of snapshots, as types that can't be mistaken for one another.
+//! Names of Kubernetes objects and of snapshots, as distinct types.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl fmt::Display for PodName {
     }
 }
 
-/// The kind of object that a policy was read from.
+/// The kind of object that defines a policy.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`, namespaced.
@@ -36,7 +36,7 @@ pub enum PolicyKind {
     ClusterNetworkPolicy,
 }
 
-/// What identifies a policy. Shown as `namespace/name`, or `name` alone for a cluster-wide one.
+/// Identifies a policy. Shown as `namespace/name`, or as `name` if it is cluster-wide.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PolicyName {
     /// The kind of object.
@@ -64,7 +64,8 @@ impl fmt::Display for PolicyName {
     }
 }
 
-/// Numbers the snapshots of one agent: 1 for the first, then one more for each. 0 is "none yet".
+/// The number of a snapshot. An agent's first snapshot is 1, and each further one increases it by 1. 0 means
+/// "none yet".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);

@@ -1,4 +1,5 @@
-//! The facts of a packet that a verdict depends on: after DNAT and before SNAT, defragmented (semantics 12, 27).
+//! The properties of a packet that a verdict depends on: after DNAT, before SNAT, and defragmented (semantics
+//! 12, 27).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An IP protocol number, as assigned by IANA. Every number is itself alone: SCTP or an unknown protocol is never
-/// taken for TCP (semantics 14).
+/// An IP protocol number, as assigned by IANA. Numbers are compared exactly: SCTP or an unknown protocol is
+/// never treated as TCP (semantics 14).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Protocol(pub u8);
@@ -25,7 +26,7 @@ impl Protocol {
     pub const SCTP: Self = Self(132);
 }
 
-/// The names that Kubernetes and the kernel use.
+/// The names as Kubernetes and the kernel write them.
 const PROTOCOL_NAMES: [(Protocol, &str); 5] = [
     (Protocol::TCP, "TCP"),
     (Protocol::UDP, "UDP"),
@@ -43,7 +44,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A text that names no IP protocol.
+/// The text is not the name or number of an IP protocol.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnknownProtocol(pub String);
 
@@ -58,7 +59,7 @@ impl std::error::Error for UnknownProtocol {}
 impl FromStr for Protocol {
     type Err = UnknownProtocol;
 
-    /// Reads a name (in any case) or a number from 0 to 255.
+    /// Parses a name (in any case) or a number from 0 to 255.
     fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
         PROTOCOL_NAMES
             .iter()
@@ -69,27 +70,29 @@ impl FromStr for Protocol {
     }
 }
 
-/// The first packet of a connection, as the evaluating hook sees it.
+/// The first packet of a connection, as the hook that evaluates it sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Packet {
-    /// Canonical: `::ffff:a.b.c.d` is held as the IPv4 address (semantics 26).
+    /// Canonical: `::ffff:a.b.c.d` is stored as the IPv4 address (semantics 26).
     source: IpAddr,
-    /// Canonical, likewise.
+    /// Canonical, as for `source`.
     destination: IpAddr,
-    /// The transport protocol: the one after all IPv6 extension headers.
+    /// The transport protocol, after all IPv6 extension headers.
     pub protocol: Protocol,
-    /// Source port; `None` where the protocol has none or the packet carries none. Recorded, never evaluated.
+    /// Source port; `None` if the protocol has no ports or the packet carries none. Recorded, never
+    /// evaluated.
     pub source_port: Option<u16>,
     /// Destination port. `None` matches only rules without ports (semantics 25, 27).
     pub destination_port: Option<u16>,
     /// The ICMP or ICMPv6 type; `None` for other protocols.
     pub icmp_type: Option<u8>,
-    /// Whether it is a TCP packet that begins no connection: it does not show which end opened its connection (semantics 34).
+    /// Whether it is a TCP packet that does not open a connection. It does not show which end opened the
+    /// connection (semantics 34).
     pub is_mid_stream: bool,
 }
 
 impl Packet {
-    /// A packet without ports or ICMP type: set the fields that it has.
+    /// A packet without ports or ICMP type; set these fields where they apply.
     pub fn new(source: IpAddr, destination: IpAddr, protocol: Protocol) -> Self {
         Self {
             source: source.to_canonical(),
@@ -102,14 +105,14 @@ impl Packet {
         }
     }
 
-    /// The same packet to port `port`.
+    /// The same packet with destination port `port`.
     #[must_use]
     pub fn to_port(mut self, port: u16) -> Self {
         self.destination_port = Some(port);
         self
     }
 
-    /// The packet in the other direction, for which this one is a reply.
+    /// The packet in the opposite direction, to which this one is a reply.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self {

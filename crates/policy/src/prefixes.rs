@@ -1,9 +1,9 @@
-//! Many address prefixes in little memory: 5 bytes for one of IPv4, 17 for one of IPv6.
+//! A compact list of address prefixes: 5 bytes for each IPv4 prefix, 17 for each IPv6 prefix.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Prefixes of both families, in their order within each.
+/// Prefixes of both families. The order within each family is kept.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Prefixes {
     ipv4: Box<[Ipv4Net]>,
@@ -11,18 +11,18 @@ pub struct Prefixes {
 }
 
 impl Prefixes {
-    /// Those of IPv4, then those of IPv6.
+    /// The IPv4 prefixes, then the IPv6 prefixes.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         let ipv4 = self.ipv4.iter().copied().map(IpNet::V4);
         ipv4.chain(self.ipv6.iter().copied().map(IpNet::V6))
     }
 
-    /// How many there are.
+    /// The number of prefixes.
     pub fn len(&self) -> usize {
         self.ipv4.len() + self.ipv6.len()
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,8 +1,10 @@
-//! The one place where the two lives meet: the current snapshot, and how far each worker has got.
+//! The current snapshot, shared by the compiler and the workers, and the grace period after a swap.
 //!
-//! A worker enters before it reads the snapshot and leaves after the kernel has its verdict. A publisher swaps the
-//! snapshot and then waits for every worker that was inside at that moment: from then on no verdict of the old snapshot
-//! can reach the kernel. Nobody on the packet's path waits for anybody.
+//! A worker enters before it reads the snapshot, and leaves after the kernel has its verdict. A publisher
+//! swaps the snapshot, and then waits for every worker that was inside at that moment. After that grace
+//! period, no verdict of the old snapshot can reach the kernel. No worker ever waits.
+//!
+//! This is read-copy-update (RCU) with one counter per worker.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,8 +19,8 @@ use crate::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct Published {
     current: ArcSwap<Snapshot>,
-    /// One per worker: odd while the worker is inside a verdict, even between two. Only its own worker writes it.
-    passes: Box<[CachePadded<AtomicU64>]>,
+    /// One counter per worker: odd while the worker is inside, even otherwise. Only that worker writes it.
+    counters: Box<[CachePadded<AtomicU64>]>,
 }
 
 impl Published {
@@ -26,7 +28,7 @@ impl Published {
     pub fn new(first: Arc<Snapshot>, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             current: ArcSwap::new(first),
-            passes: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            counters: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
         })
     }
 
@@ -35,49 +37,50 @@ impl Published {
         self.current.load_full()
     }
 
-    /// Makes `next` the current snapshot. The grace period is over once [`Grace::over`] says so.
+    /// Makes `next` the current snapshot. The grace period is over once [`Grace::over`] returns true.
     pub fn publish(self: &Arc<Self>, next: Arc<Snapshot>) -> Grace {
         self.current.store(next);
-        // Pairs with the fence in `Reader::enter`: a worker whose pass is read as even below will see `next`.
+        // Pairs with the fence in `Reader::enter`: a worker that is not inside below will see `next`.
         fence(Ordering::SeqCst);
         let inside = self
-            .passes
+            .counters
             .iter()
             .enumerate()
-            .map(|(worker, pass)| (worker, pass.load(Ordering::Acquire)))
-            .filter(|(_, pass)| pass % 2 == 1)
+            .map(|(worker, counter)| (worker, counter.load(Ordering::Acquire)))
+            .filter(|(_, counter)| counter % 2 == 1)
             .collect();
         Grace { published: Arc::clone(self), inside }
     }
 
-    /// The reader of worker `worker`, counted from 0. Each worker takes its own, once.
+    /// The reader of worker `worker`, counted from 0. Each worker takes its own reader, once.
     ///
     /// # Panics
-    /// If `worker` is not below the number given to [`Published::new`]: a mistake of the program, seen at its start.
+    /// If `worker` is not below the number given to [`Published::new`]. That is a bug, and shows at startup.
     pub fn reader(self: &Arc<Self>, worker: usize) -> Reader {
-        assert!(worker < self.passes.len(), "worker {worker} of {}", self.passes.len());
+        assert!(worker < self.counters.len(), "worker {worker} of {}", self.counters.len());
         Reader { published: Arc::clone(self), worker }
     }
 }
 
-/// Waits for the verdicts that were under way when a snapshot was published.
+/// The grace period of a swap: ends with the last verdict that was in progress when the snapshot was
+/// published.
 #[derive(Debug)]
 pub struct Grace {
     published: Arc<Published>,
-    /// Worker and the odd pass in which it was.
+    /// Each worker that was inside, and its counter at that moment.
     inside: Vec<(usize, u64)>,
 }
 
 impl Grace {
-    /// Whether every worker has finished the verdict that it was computing under the old snapshot.
+    /// Whether every worker has finished the verdict that was in progress under the old snapshot.
     pub fn over(&mut self) -> bool {
-        let passes = &self.published.passes;
-        self.inside.retain(|(worker, pass)| passes[*worker].load(Ordering::Acquire) == *pass);
+        let counters = &self.published.counters;
+        self.inside.retain(|(worker, counter)| counters[*worker].load(Ordering::Acquire) == *counter);
         self.inside.is_empty()
     }
 }
 
-/// A worker's own way to the current snapshot.
+/// One worker's access to the current snapshot.
 #[derive(Debug)]
 pub struct Reader {
     published: Arc<Published>,
@@ -85,23 +88,24 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Enters a verdict. Keep the pass until the kernel has the verdict: dropping it ends the verdict.
-    pub fn enter(&mut self) -> Pass<'_> {
-        let pass = &self.published.passes[self.worker];
-        pass.store(pass.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        // Pairs with the fence in `Published::publish`: either the publisher sees this pass, or we see its snapshot.
+    /// Enters. Keep the guard until the kernel has the verdict: dropping it leaves.
+    pub fn enter(&mut self) -> ReadGuard<'_> {
+        let counter = &self.published.counters[self.worker];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        // Pairs with the fence in `Published::publish`: either the publisher sees that this worker is inside,
+        // or this worker sees the new snapshot.
         fence(Ordering::SeqCst);
-        Pass { snapshot: self.published.current.load(), pass }
+        ReadGuard { snapshot: self.published.current.load(), counter }
     }
 }
 
-/// One verdict under way, under one snapshot.
-pub struct Pass<'a> {
+/// The snapshot of one verdict in progress. The grace period of a later snapshot waits until this is dropped.
+pub struct ReadGuard<'a> {
     snapshot: Guard<Arc<Snapshot>>,
-    pass: &'a AtomicU64,
+    counter: &'a AtomicU64,
 }
 
-impl Deref for Pass<'_> {
+impl Deref for ReadGuard<'_> {
     type Target = Arc<Snapshot>;
 
     fn deref(&self) -> &Arc<Snapshot> {
@@ -109,8 +113,8 @@ impl Deref for Pass<'_> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        self.pass.store(self.pass.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.counter.store(self.counter.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }

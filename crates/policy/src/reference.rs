@@ -1,10 +1,14 @@
-//! The semantics written naively from the API's text: slow, obvious, and the measure of the compiled engine.
+//! A naive implementation of the semantics, written from the API's text: slow and obvious. Property tests
+//! check the compiled engine against it.
 //!
-//! From: an [`Inventory`], a [`Packet`]. To: what the engine must say of it, as [`Explanation`]s. Nothing is prepared and
-//! nothing shared with the compiler: every verdict reads the whole inventory again, one loop for each "any" and "all".
+//! From: an [`Inventory`], a [`Packet`]. To: what the engine must return, as [`Explanation`]s. Nothing is
+//! precomputed, and nothing is shared with the compiler. Every verdict reads the whole inventory again, with
+//! one loop for each "any" and "all".
 
 mod addresses;
 mod matching;
+mod policies;
+mod reading;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,23 +22,25 @@ use crate::reference::addresses::{
     is_address_of_node, is_evaluated, is_unknown_peer, node_of_unknown_pod, pod_at,
 };
 use crate::reference::matching::{
-    Connection, peers_match, peers_might_match, ports_match, ports_might_match, selects,
+    Connection, peers_match, peers_might_match, ports_match, ports_might_match,
 };
+use crate::reference::policies::{Applying, applying, isolating, rules};
+use crate::reference::reading::Reading;
 use crate::selector::Match;
 use crate::snapshot::Directions;
 use crate::spec::{Action, PolicySpec, RuleSpec, Tier};
 
-/// What must come out for a packet.
+/// The expected result for a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
-    /// From the view of the source.
+    /// The outcome for the source pod.
     pub egress: Explanation,
-    /// From the view of the destination.
+    /// The outcome for the destination pod.
     pub ingress: Explanation,
 }
 
 impl Expected {
-    /// Whether the packet passes: only if BOTH directions let it (semantics 8).
+    /// Whether the packet passes: only if BOTH directions allow it (semantics 8).
     pub fn verdict(&self) -> Verdict {
         match (self.egress.verdict, self.ingress.verdict) {
             (Verdict::Allow, Verdict::Allow) => Verdict::Allow,
@@ -51,17 +57,21 @@ impl Expected {
     }
 }
 
-/// The verdict on a packet that does not show which end opened its connection: it passes only if BOTH packets that could have opened
-/// it would (semantics 34).
+/// The verdict on a packet that does not show which end opened its connection. It passes only if policy
+/// allows BOTH packets that could have opened it (semantics 34).
 pub fn verdict_unproven(
     inventory: &Inventory,
     scope: &Scope,
     on_unknown_pod: Verdict,
     packet: &Packet,
 ) -> Verdict {
-    let ways = [*packet, packet.reversed()];
+    let openings = [*packet, packet.reversed()];
     let verdict = |packet| evaluate(inventory, scope, on_unknown_pod, packet, Directions::Both).verdict();
-    if ways.iter().all(|packet| verdict(packet) == Verdict::Allow) { Verdict::Allow } else { Verdict::Deny }
+    if openings.iter().all(|packet| verdict(packet) == Verdict::Allow) {
+        Verdict::Allow
+    } else {
+        Verdict::Deny
+    }
 }
 
 /// Evaluates a packet.
@@ -75,7 +85,7 @@ pub fn evaluate(
     let expected = evaluate_both(inventory, scope, on_unknown_pod, packet, directions);
     match directions {
         Directions::Both => expected,
-        // A packet from a pod to its own node: the node is not a pod.
+        // A packet from a pod to its own node. The node is not a pod.
         Directions::Egress => {
             Expected { ingress: plain(Direction::Ingress, Outcome::allow(Reason::NotAPod)), ..expected }
         }
@@ -93,7 +103,8 @@ fn evaluate_both(
         egress: plain(Direction::Egress, egress),
         ingress: plain(Direction::Ingress, ingress),
     };
-    // Traffic from the pod's own node to the pod is always allowed (semantics 21), also to a pod that is not known yet.
+    // Traffic from a pod's own node to the pod is always allowed (semantics 21), even if the pod is not known
+    // yet.
     let node = match pod_at(inventory, packet.destination()) {
         Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
         None => node_of_unknown_pod(inventory, scope, packet.destination()),
@@ -101,7 +112,7 @@ fn evaluate_both(
     if node.is_some_and(|node| is_address_of_node(inventory, node, packet.source())) {
         return sides(Outcome::allow(Reason::NotAPod), Outcome::allow(Reason::OwnNode));
     }
-    // A pod reaching its own address is allowed (semantics 21).
+    // A pod may always reach its own address (semantics 21).
     if packet.source() == packet.destination() {
         let passes = Outcome::allow(Reason::OwnAddress);
         return sides(passes, passes);
@@ -110,39 +121,52 @@ fn evaluate_both(
         |direction, address| evaluate_side(inventory, scope, on_unknown_pod, packet, direction, address);
     let egress = side(Direction::Egress, packet.source());
     let ingress = side(Direction::Ingress, packet.destination());
-    // What goes to the node itself has a peer that is known: the node.
+    // The peer of a packet to the node itself is known: it is the node.
     let to_unknown = directions == Directions::Both && is_unknown_peer(inventory, packet.destination());
     let from_unknown = is_unknown_peer(inventory, packet.source());
-    // Denied only because something is not known (yet): who the peer is, or labels of either end (semantics 37). The rest of the
-    // explanation stays: it holds until then. And what is allowed only because it is not known who the peer is, is denied until then.
-    let provisional = |evaluated: Explanation, address, from_or_to_unknown| {
-        let Some(pod) = pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) else {
-            return evaluated;
-        };
-        let direction = evaluated.direction;
-        if evaluated.verdict == Verdict::Allow {
-            return if from_or_to_unknown && might_deny(inventory, packet, direction, pod) {
-                plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
-            } else {
-                evaluated
-            };
-        }
-        let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
-        let reason = if from_or_to_unknown && might_allow(Reading::Cautious) {
-            Reason::UnknownPeer
-        } else if from_or_to_unknown && might_allow(Reading::Hopeful)
-            || evaluate_pod(inventory, packet, direction, pod, Reading::Hopeful).verdict == Verdict::Allow
-        {
-            Reason::UnknownLabels
-        } else {
-            return evaluated;
-        };
-        Explanation { verdict: on_unknown_pod, reason: reason.code(), ..evaluated }
+    let pod = |address| pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod));
+    let provisional = |evaluated: Explanation, address, peer_is_unknown| match pod(address) {
+        Some(pod) => provisional(inventory, on_unknown_pod, packet, pod, peer_is_unknown, evaluated),
+        None => evaluated,
     };
     Expected {
         egress: provisional(egress, packet.source(), to_unknown),
         ingress: provisional(ingress, packet.destination(), from_unknown),
     }
+}
+
+/// The result for an evaluated pod, once what is not known (yet) is considered: which pod the peer is, and
+/// labels of either end (semantics 37).
+///
+/// A denial is provisional if it depends on one of these. The rest of the explanation stays, because it holds
+/// until then. An allowance is provisional if it depends on which pod the peer is.
+fn provisional(
+    inventory: &Inventory,
+    on_unknown_pod: Verdict,
+    packet: &Packet,
+    pod: &Pod,
+    peer_is_unknown: bool,
+    evaluated: Explanation,
+) -> Explanation {
+    let direction = evaluated.direction;
+    if evaluated.verdict == Verdict::Allow {
+        return if peer_is_unknown && might_deny(inventory, packet, direction, pod) {
+            plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
+        } else {
+            evaluated
+        };
+    }
+    let might_allow = |reading| might_allow(inventory, packet, direction, pod, reading);
+    let reason = if peer_is_unknown && might_allow(Reading::Strict) {
+        Reason::UnknownPeer
+    } else if peer_is_unknown && might_allow(Reading::Permissive)
+        || evaluate_pod(inventory, packet, direction, pod, Reading::Permissive).verdict == Verdict::Allow
+    {
+        Reason::UnknownLabels
+    } else {
+        return evaluated;
+    };
+    Explanation { verdict: on_unknown_pod, reason: reason.code(), ..evaluated }
 }
 
 fn evaluate_side(
@@ -161,43 +185,11 @@ fn evaluate_side(
         Some(pod) if !is_evaluated(inventory, scope, pod) => {
             plain(direction, Outcome::allow(Reason::OtherNode))
         }
-        Some(pod) => evaluate_pod(inventory, packet, direction, pod, Reading::Cautious),
+        Some(pod) => evaluate_pod(inventory, packet, direction, pod, Reading::Strict),
     }
 }
 
-/// How labels that are unknown are read (semantics 37).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// So that nothing is allowed that they might deny: the verdict.
-    Cautious,
-    /// So that nothing is denied that they might allow: if this allows, a denial is provisional.
-    Hopeful,
-}
-
-impl Reading {
-    /// What a rule does of which it is `matches` whether it matches; `None` if it does nothing. Whether a Pass that might match leads to
-    /// an allowance is not looked into: it is taken for the worse, or for the better.
-    fn action(self, action: Action, matches: Match) -> Option<Action> {
-        match (matches, self, action) {
-            (Match::No, _, _) => None,
-            (Match::Yes, _, action) => Some(action),
-            (Match::Unknown, Self::Cautious, Action::Accept) => None,
-            (Match::Unknown, Self::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
-            (Match::Unknown, Self::Hopeful, Action::Deny) => None,
-            (Match::Unknown, Self::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
-        }
-    }
-
-    /// Whether a NetworkPolicy isolates a pod of which it is `applies` whether it applies to it.
-    fn isolates(self, applies: Match) -> bool {
-        match self {
-            Self::Cautious => applies != Match::No,
-            Self::Hopeful => applies == Match::Yes,
-        }
-    }
-}
-
-/// Evaluates a packet by the policies of the pod on this side.
+/// Evaluates the policies of the pod on this side.
 fn evaluate_pod(
     inventory: &Inventory,
     packet: &Packet,
@@ -210,11 +202,12 @@ fn evaluate_pod(
     let connection = Connection::new(inventory, packet, direction);
 
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // Baseline is skipped in a direction exactly when a NetworkPolicy isolates the pod in it (semantics 9).
+        // Baseline is skipped in a direction if and only if a NetworkPolicy isolates the pod in it (semantics
+        // 9).
         if tier == Tier::Baseline && !isolating.is_empty() {
             continue;
         }
-        // The FIRST rule whose policy applies AND whose peers AND ports match decides (semantics 3).
+        // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
         let first = rules(&policies, tier, direction).find_map(|(policy, applies, index, rule)| {
             let matches = applies.min(peers_match(inventory, &connection, rule));
             let action = reading.action(rule.action, matches).filter(|_| ports_match(&connection, rule))?;
@@ -233,7 +226,7 @@ fn evaluate_pod(
     if isolating.is_empty() {
         return plain(direction, Outcome::allow(Reason::NotIsolated));
     }
-    // Isolated, and no rule allows it (semantics 2, 8).
+    // The pod is isolated, and no rule allows the packet (semantics 2, 8).
     let mut isolated_by: Vec<_> = isolating.iter().map(|policy| Arc::new(policy.name.clone())).collect();
     isolated_by.sort();
     Explanation {
@@ -243,8 +236,8 @@ fn evaluate_pod(
     }
 }
 
-/// Whether ANY pod that might come to have the other end's address would be allowed, as far as each rule alone can tell: a pod
-/// of any namespace, with any labels, and, where it is the destination, with any name for its port.
+/// Whether ANY pod that might get the peer's address would be allowed, considering each rule alone: a pod of
+/// any namespace, with any labels, and, if it is the destination, with any name for its port.
 fn might_allow(
     inventory: &Inventory,
     packet: &Packet,
@@ -265,16 +258,16 @@ fn might_allow(
             if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
                 continue;
             }
-            // Whoever the pod is, nothing after this rule is looked at.
-            let surely =
+            // Whatever pod it is, no later rule is evaluated.
+            let certain =
                 peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
             match action {
                 Action::Accept => return true,
-                Action::Deny if surely && !might_pass => return false,
+                Action::Deny if certain && !might_pass => return false,
                 Action::Deny => {}
                 Action::Pass => might_pass = true,
             }
-            if surely {
+            if certain {
                 break;
             }
         }
@@ -282,27 +275,27 @@ fn might_allow(
     !isolated
 }
 
-/// Whether ANY pod that might come to have the other end's address would be denied, likewise, where what is known allows it. A rule that
-/// might match and passes is taken for one that denies.
+/// Whether ANY pod that might get the peer's address would be denied where what is known allows it,
+/// considering each rule alone as in [`might_allow`]. A Pass rule that might match counts as a denial.
 fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod: &Pod) -> bool {
     let policies = applying(inventory, pod);
-    let isolated = isolating(&policies, direction, Reading::Cautious).next().is_some();
+    let isolated = isolating(&policies, direction, Reading::Strict).next().is_some();
     let connection = Connection::new(inventory, packet, direction);
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
         if tier == Tier::Baseline && isolated {
             continue;
         }
         for (_, applies, _, rule) in rules(&policies, tier, direction) {
-            let Some(action) = Reading::Cautious.action(rule.action, applies) else { continue };
+            let Some(action) = Reading::Strict.action(rule.action, applies) else { continue };
             if !(peers_might_match(&connection, rule) && ports_might_match(&connection, rule)) {
                 continue;
             }
-            let surely =
+            let certain =
                 peers_match(inventory, &connection, rule) == Match::Yes && ports_match(&connection, rule);
             match action {
-                Action::Accept if surely => return false,
+                Action::Accept if certain => return false,
                 Action::Accept => {}
-                Action::Pass if surely => break,
+                Action::Pass if certain => break,
                 Action::Deny | Action::Pass => return true,
             }
         }
@@ -310,39 +303,8 @@ fn might_deny(inventory: &Inventory, packet: &Packet, direction: Direction, pod:
     false
 }
 
-/// A policy, and whether it applies to a pod.
-type Applying<'a> = (&'a PolicySpec, Match);
-
-/// The policies that apply to a pod, or might, in order.
-fn applying<'a>(inventory: &'a Inventory, pod: &Pod) -> Vec<Applying<'a>> {
-    // ALL policies that select the pod apply (semantics 4).
-    let mut policies: Vec<Applying<'a>> = inventory
-        .policies
-        .values()
-        .map(|policy| (&**policy, selects(inventory, policy, pod)))
-        .filter(|(_, applies)| *applies != Match::No)
-        .collect();
-    // Admin by priority and then by name, NetworkPolicy by name, Baseline by priority and then by name.
-    policies.sort_by_key(|(policy, _)| {
-        let priority = if policy.tier == Tier::NetworkPolicy { 0 } else { policy.priority };
-        (policy.tier, priority, policy.name.clone())
-    });
-    policies
-}
-
-/// The policies that isolate a pod in a direction.
-fn isolating<'a>(
-    policies: &[Applying<'a>],
-    direction: Direction,
-    reading: Reading,
-) -> impl Iterator<Item = &'a PolicySpec> {
-    policies
-        .iter()
-        .filter(move |(policy, applies)| isolates(policy, direction) && reading.isolates(*applies))
-        .map(|(policy, _)| *policy)
-}
-
-/// The first NetworkPolicy rule whose peer matches; if there is none, the first whose port does. Rules of policies that surely apply.
+/// The first NetworkPolicy rule with a peer that matches, else the first with a port that matches. Considers
+/// only policies that certainly apply.
 fn nearest_miss(
     inventory: &Inventory,
     policies: &[Applying<'_>],
@@ -361,40 +323,11 @@ fn nearest_miss(
     Some(NearestMiss { rule: name_of(policy, index, rule), miss: Miss::Peer })
 }
 
-/// The rules of a tier in a direction, in order, each with its policy, whether that applies, and its index there.
-fn rules<'a>(
-    policies: &'a [Applying<'a>],
-    tier: Tier,
-    direction: Direction,
-) -> impl Iterator<Item = (&'a PolicySpec, Match, usize, &'a RuleSpec)> {
-    policies
-        .iter()
-        .filter(move |(policy, _)| policy.tier == tier)
-        // `policyTypes` decide in which directions a NetworkPolicy counts, whatever rules it lists (semantics 1).
-        .filter(move |(policy, _)| tier != Tier::NetworkPolicy || isolates(policy, direction))
-        .flat_map(move |(policy, applies)| {
-            let rules = match direction {
-                Direction::Ingress => &policy.ingress,
-                Direction::Egress => &policy.egress,
-            };
-            rules.iter().enumerate().map(move |(index, rule)| (*policy, *applies, index, rule))
-        })
-}
-
 fn name_of(policy: &PolicySpec, index: usize, rule: &RuleSpec) -> RuleName {
     RuleName { policy: Arc::new(policy.name.clone()), index, name: rule.name.clone() }
 }
 
-/// Isolation is per direction, and only NetworkPolicies isolate (semantics 8).
-fn isolates(policy: &PolicySpec, direction: Direction) -> bool {
-    policy.tier == Tier::NetworkPolicy
-        && match direction {
-            Direction::Ingress => policy.isolates_ingress,
-            Direction::Egress => policy.isolates_egress,
-        }
-}
-
-/// An explanation that needs no names.
+/// An explanation without rule, policies or nearest miss.
 fn plain(direction: Direction, outcome: Outcome) -> Explanation {
     Explanation {
         verdict: outcome.verdict,

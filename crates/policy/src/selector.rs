@@ -1,4 +1,4 @@
-//! Label selectors: `metav1.LabelSelector` after `matchLabels` and `matchExpressions` became one list.
+//! Label selectors: `metav1.LabelSelector` with `matchLabels` and `matchExpressions` merged into one list.
 
 use std::sync::Arc;
 
@@ -6,37 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::labels::{Labels, NAME_LABEL};
 
-/// Selects labels. Built once at the edge; everything in it is valid.
+/// A label selector. Built once, at the edge; everything in it is valid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Selector {
-    /// ALL requirements must hold; an empty list selects everything, unknown labels too.
+    /// ALL requirements must match. An empty list matches everything, including unknown labels.
     All(Arc<[Requirement]>),
-    /// Stands for a selector that could not be understood: selects nothing (semantics 28).
+    /// A selector that could not be understood. It matches nothing (semantics 28).
     Nothing,
 }
 
 /// One requirement (`labels.Requirement`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Requirement {
-    /// The key is there and its value is ANY of these. A `matchLabels` entry is an `In` with one value.
+    /// The key exists and its value is ANY of these. A `matchLabels` entry is an `In` with one value.
     In(Arc<str>, Arc<[Arc<str>]>),
     /// The key is missing, or its value is NONE of these (semantics 10).
     NotIn(Arc<str>, Arc<[Arc<str>]>),
-    /// The key is there.
+    /// The key exists.
     Exists(Arc<str>),
     /// The key is missing (semantics 10).
     DoesNotExist(Arc<str>),
 }
 
-/// Whether something matches, as far as is known (semantics 37). In this order, so that "ALL" is the least of its parts and "ANY"
-/// the greatest.
+/// Whether something matches, as far as is known (semantics 37). The order makes "ALL" the minimum of its
+/// parts and "ANY" the maximum.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Match {
-    /// It does not.
+    /// It does not match.
     No,
-    /// That depends on labels that are unknown.
+    /// It depends on labels that are unknown.
     Unknown,
-    /// It does.
+    /// It matches.
     Yes,
 }
 
@@ -52,17 +52,17 @@ impl Selector {
         Self::All(Arc::from([]))
     }
 
-    /// Whether these labels are selected.
+    /// Whether the selector matches these labels.
     pub fn matches(&self, labels: &Labels) -> Match {
         self.all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether the namespace `name` is selected, which has these labels. The label that follows from its name is known even if
-    /// they are not (semantics 11, 37).
+    /// Whether the selector matches namespace `name` with these labels. The label with its name is known even
+    /// if the others are not (semantics 11, 37).
     pub fn matches_namespace(&self, name: &str, labels: &Labels) -> Match {
         self.all(|requirement| {
             if !labels.are_known() && **requirement.key() == *NAME_LABEL {
-                requirement.holds(Some(name)).into()
+                requirement.matches_value(Some(name)).into()
             } else {
                 requirement.matches(labels)
             }
@@ -77,7 +77,7 @@ impl Selector {
         }
     }
 
-    /// The keys that the selector looks at.
+    /// The keys that the selector refers to.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
         let requirements: &[Requirement] = match self {
             Self::All(requirements) => requirements,
@@ -88,20 +88,20 @@ impl Selector {
 }
 
 impl Requirement {
-    /// The key that the requirement is about.
+    /// The key that the requirement refers to.
     pub fn key(&self) -> &Arc<str> {
         match self {
             Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key) => key,
         }
     }
 
-    /// Whether the requirement holds for these labels: unknown if they are.
+    /// Whether the requirement matches these labels; [`Match::Unknown`] if they are unknown.
     pub fn matches(&self, labels: &Labels) -> Match {
-        if labels.are_known() { self.holds(labels.value(self.key())).into() } else { Match::Unknown }
+        if labels.are_known() { self.matches_value(labels.value(self.key())).into() } else { Match::Unknown }
     }
 
-    /// Whether the requirement holds where its key has this value, or is missing.
-    fn holds(&self, value: Option<&str>) -> bool {
+    /// Whether the requirement matches if its key has this value, or is missing.
+    fn matches_value(&self, value: Option<&str>) -> bool {
         match self {
             Self::In(_, values) => value.is_some_and(|value| values.iter().any(|v| **v == *value)),
             Self::NotIn(_, values) => !value.is_some_and(|value| values.iter().any(|v| **v == *value)),

@@ -1,7 +1,7 @@
-//! A policy as the engine understands it: one form for NetworkPolicy and for the tiers around it.
+//! A policy as the engine sees it: one form for NetworkPolicy and ClusterNetworkPolicy.
 //!
 //! From: a Kubernetes object, converted once at the edge (`cluster`). To: the compiler and the reference.
-//! Invariant: what could not be understood is already here as the variant that matches nothing.
+//! Invariant: whatever could not be understood is a variant that matches nothing.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::packet::Protocol;
 use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 
-/// What policies cost, in entries. Each rule, CIDR, exception, port, label key and label value is one entry. A key is one more for each
-/// 64 bytes, a peer that selects pods 16 more, and a policy 16. An entry takes some 100 bytes, and 1 µs to compile.
-/// [`PolicySpec::cost`] counts them.
+/// The cost of policies, in entries. Each rule, CIDR, exception, port, label key and label value is one
+/// entry. A key costs one more for each 64 bytes, a peer that selects pods 16 more, and a policy 16. An entry
+/// takes about 100 bytes, and 1 µs to compile. [`PolicySpec::cost`] counts them.
 pub type Cost = u64;
 
 /// One policy.
@@ -23,14 +23,14 @@ pub type Cost = u64;
 pub struct PolicySpec {
     /// Kind, namespace and name.
     pub name: PolicyName,
-    /// Where in the order of evaluation the policy stands.
+    /// The policy's tier in the order of evaluation.
     pub tier: Tier,
-    /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities go by name, so that
-    /// every node agrees.
+    /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities are
+    /// ordered by name, so that all nodes agree.
     pub priority: u16,
     /// The pods to which the policy applies.
     pub subject: Subject,
-    /// Whether the policy isolates its pods for ingress (NetworkPolicy alone isolates; semantics 1, 8).
+    /// Whether the policy isolates its pods for ingress. Only NetworkPolicy isolates (semantics 1, 8).
     pub isolates_ingress: bool,
     /// Whether the policy isolates its pods for egress.
     pub isolates_egress: bool,
@@ -38,8 +38,9 @@ pub struct PolicySpec {
     pub ingress: Vec<RuleSpec>,
     /// Rules for connections from the subject, in order.
     pub egress: Vec<RuleSpec>,
-    /// If a source left the rules out, since the policies of the namespace exceed their budget: what the policy costs with them.
-    /// Both lists of rules are empty then: the policy isolates its pods and allows nothing.
+    /// If a source omitted the rules because the policies of the namespace exceed their budget: the policy's
+    /// cost with its rules. Both lists of rules are empty then: the policy isolates its pods and allows
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<Cost>,
 }
@@ -49,27 +50,29 @@ pub struct PolicySpec {
 pub enum Tier {
     /// ClusterNetworkPolicy of tier Admin: before every NetworkPolicy.
     Admin,
-    /// NetworkPolicy: a union of what its rules allow, and isolation for the rest.
+    /// NetworkPolicy: allows the union of what its rules allow, and isolates from the rest.
     NetworkPolicy,
-    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates (semantics 9).
+    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates
+    /// (semantics 9).
     Baseline,
 }
 
-/// The pods that a policy applies to: BOTH selectors must match. hostNetwork pods never are (semantics 20).
+/// The pods that a policy applies to: BOTH selectors must match. hostNetwork pods are never among them
+/// (semantics 20).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subject {
-    /// Which namespaces.
+    /// The namespaces.
     pub namespaces: NamespaceMatch,
-    /// Which pods in them.
+    /// The pods in them.
     pub pods: Selector,
 }
 
-/// Chooses namespaces.
+/// Selects namespaces.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum NamespaceMatch {
-    /// The one of this name: a NetworkPolicy's own.
+    /// The namespace of this name: a NetworkPolicy's own.
     Named(Arc<str>),
-    /// Those whose labels match.
+    /// Namespaces with labels that match.
     Labels(Selector),
 }
 
@@ -80,18 +83,20 @@ pub struct RuleSpec {
     pub name: Option<Arc<str>>,
     /// What happens to a packet that matches. Always `Accept` in NetworkPolicy.
     pub action: Action,
-    /// `from` or `to`: `None` matches every peer, a list matches when ANY entry does; so an empty list matches nothing.
+    /// `from` or `to`. `None` matches every peer. A list matches if ANY entry does, so an empty list matches
+    /// nothing.
     pub peers: Option<Vec<Peer>>,
-    /// `ports`: `None` matches every protocol and port, a list matches when ANY entry does; an empty list nothing.
+    /// `ports`. `None` matches every protocol and port. A list matches if ANY entry does, so an empty list
+    /// matches nothing.
     pub ports: Option<Vec<PortMatch>>,
 }
 
 /// What a matching rule does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Action {
-    /// Allow; nothing after this rule is looked at.
+    /// Allow; no later rule is evaluated.
     Accept,
-    /// Deny; nothing after this rule is looked at.
+    /// Deny; no later rule is evaluated.
     Deny,
     /// Skip the rest of the rule's own tier.
     Pass,
@@ -100,47 +105,48 @@ pub enum Action {
 /// The other end of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Peer {
-    /// Pods whose namespace AND labels match. Never an address outside the cluster (semantics 7), never a hostNetwork
-    /// pod (semantics 20).
+    /// Pods with a namespace AND labels that match. Never an address outside the cluster (semantics 7), never
+    /// a hostNetwork pod (semantics 20).
     Pods {
-        /// Which namespaces.
+        /// The namespaces.
         namespaces: NamespaceMatch,
-        /// Which pods in them.
+        /// The pods in them.
         pods: Selector,
     },
-    /// Any address of a block, pods' addresses too (semantics 12).
+    /// Any address of a block, including addresses of pods (semantics 12).
     Block(IpBlock),
-    /// Stands for a peer that could not be understood: matches nothing (semantics 28).
+    /// A peer that could not be understood. It matches nothing (semantics 28).
     Nothing,
 }
 
-/// An `ipBlock`: a CIDR without its exceptions, which remove from this block alone (semantics 13).
+/// An `ipBlock`: a CIDR without its exceptions. Exceptions apply to this block only (semantics 13).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct IpBlock {
     /// The block; host bits are ignored.
     pub cidr: IpNet,
-    /// Cut out of it.
+    /// The exceptions.
     pub except: Prefixes,
 }
 
 /// One entry of a rule's ports: BOTH protocol and numbers must match.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortMatch {
-    /// `None` is every protocol that the named port has (a ClusterNetworkPolicy's `destinationNamedPort`).
+    /// `None` matches every protocol that the named port has (a ClusterNetworkPolicy's
+    /// `destinationNamedPort`).
     pub protocol: Option<Protocol>,
-    /// Which destination ports.
+    /// The destination ports.
     pub numbers: PortNumbers,
 }
 
 /// Destination ports.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PortNumbers {
-    /// Every port of the protocol, and packets of it that carry no port (semantics 15).
+    /// Every port of the protocol, including packets without a port (semantics 15).
     Any,
     /// `first` to `last`, both included (semantics 16). `first <= last`.
     Range(u16, u16),
     /// A name, resolved on the destination pod and per protocol (semantics 17, 18).
     Named(Arc<str>),
-    /// Stands for a port that could not be understood: matches nothing (semantics 28).
+    /// A port that could not be understood. It matches nothing (semantics 28).
     Nothing,
 }

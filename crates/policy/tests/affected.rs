@@ -1,8 +1,5 @@
-//! Which connections a change affects, in scenarios. `property.rs` holds the same for random clusters.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a scenario that can't be built is a mistake of the test, and must end it"
-)]
+//! Which connections a change affects, in scenarios. `property.rs` checks the same for random clusters.
+#![allow(clippy::unwrap_used, reason = "a scenario that can't be built is a bug in the test")]
 
 mod common;
 
@@ -15,7 +12,7 @@ use policy::{Affected, Change, Compiler, Peers, PolicyName, Scope};
 const WEB: &str = "10.244.1.2";
 const DB: &str = "10.244.1.3";
 const OPEN: &str = "10.244.1.4";
-/// A pod of another node.
+/// A pod on another node.
 const FAR: &str = "10.244.2.2";
 
 fn address(text: &str) -> IpAddr {
@@ -26,7 +23,7 @@ fn far(labels: &str) -> Change {
     pod("shop/far").labels(labels).at(FAR).on("n2").into()
 }
 
-/// A compiler on `n1` that knows all of it.
+/// A compiler for `n1` with this cluster.
 fn compiler() -> Compiler {
     let web = network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client").tcp(80));
     let db = network_policy("shop/db", "app=db").ingress(rule().tcp(5432));
@@ -56,10 +53,18 @@ fn with_peers(of: &str, peers: &[&str]) -> Affected {
 }
 
 #[test]
-fn a_remote_pod_affects_its_connections_with_pods_whose_rules_tell_that_it_changed() {
+fn a_remote_pod_affects_its_connections_with_pods_that_have_rules_its_change_matters_to() {
     let mut compiler = compiler();
-    assert_eq!(affected(&mut compiler, far("app=other,version=2")), Affected::NONE, "no policy asks for it");
-    assert_eq!(affected(&mut compiler, far("app=another")), Affected::NONE, "no rule tells the values apart");
+    assert_eq!(
+        affected(&mut compiler, far("app=other,version=2")),
+        Affected::NONE,
+        "no policy refers to the label"
+    );
+    assert_eq!(
+        affected(&mut compiler, far("app=another")),
+        Affected::NONE,
+        "no rule distinguishes the values"
+    );
     assert_eq!(affected(&mut compiler, far("app=client")), with_peers(FAR, &[WEB]));
     assert_eq!(affected(&mut compiler, Change::PodGone(pod_name("shop/far"))), with_peers(FAR, &[WEB]));
     let unknown_until_now = affected(&mut compiler, far("app=other"));
@@ -67,24 +72,24 @@ fn a_remote_pod_affects_its_connections_with_pods_whose_rules_tell_that_it_chang
 }
 
 #[test]
-fn a_pod_of_the_node_affects_all_its_connections_if_it_is_another_or_has_other_policies() {
+fn a_pod_of_the_node_affects_all_its_connections_if_it_is_replaced_or_gets_other_policies() {
     let mut compiler = compiler();
     let web = |labels: &str| pod("shop/web").labels(labels).at(WEB).on("n1");
     assert_eq!(affected(&mut compiler, web("app=web,version=2")), Affected::NONE);
     assert_eq!(affected(&mut compiler, web("app=db")), Affected::any_peer([address(WEB)]));
     let gone = affected(&mut compiler, Change::PodGone(pod_name("shop/web")));
     assert_eq!(gone, Affected::any_peer([address(WEB)]));
-    // As a peer alone.
+    // Only as a peer.
     let open = pod("shop/open").labels("app=client").at(OPEN).on("n1");
     let mut compiler = self::compiler();
     assert_eq!(affected(&mut compiler, open), with_peers(OPEN, &[WEB]));
 }
 
 #[test]
-fn a_policy_affects_the_pods_of_the_node_that_it_selects_now_or_did_before() {
+fn a_policy_affects_the_pods_of_the_node_that_it_selects_or_selected_before() {
     let mut compiler = compiler();
     let web = || network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client").tcp(80));
-    assert_eq!(affected(&mut compiler, web()), Affected::NONE, "it is the same");
+    assert_eq!(affected(&mut compiler, web()), Affected::NONE, "the policy is unchanged");
     assert_eq!(affected(&mut compiler, web().ingress(rule().tcp(81))), Affected::any_peer([address(WEB)]));
     let moved = network_policy("shop/web", "app=open").isolate_ingress();
     assert_eq!(affected(&mut compiler, moved), Affected::any_peer([address(WEB), address(OPEN)]));
@@ -95,7 +100,7 @@ fn a_policy_affects_the_pods_of_the_node_that_it_selects_now_or_did_before() {
 }
 
 #[test]
-fn a_rule_that_begins_to_ask_for_a_label_affects_the_pods_that_the_policy_selects() {
+fn a_rule_that_refers_to_a_new_label_affects_the_pods_that_the_policy_selects() {
     let mut compiler = compiler();
     let changed =
         network_policy("shop/web", "app=web").ingress(rule().pods_in("shop", "app=client,tier=front"));
@@ -104,7 +109,7 @@ fn a_rule_that_begins_to_ask_for_a_label_affects_the_pods_that_the_policy_select
 }
 
 #[test]
-fn pod_cidrs_affect_all_connections_and_a_nodes_address_those_of_its_own() {
+fn pod_cidrs_affect_all_connections_and_a_node_address_affects_its_own() {
     let mut compiler = compiler();
     assert_eq!(affected(&mut compiler, node("n2", "192.168.0.2", "10.244.3.0/24")), Affected::All);
     let moved = affected(&mut compiler, node("n2", "192.168.0.7", "10.244.3.0/24"));

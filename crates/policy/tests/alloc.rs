@@ -1,4 +1,4 @@
-//! A verdict allocates nothing: asserted by an allocator that counts, at 10,000 pods and 1,000 policies.
+//! A verdict does not allocate: asserted by a counting allocator, with 10,000 pods and 1,000 policies.
 
 mod common;
 
@@ -14,23 +14,24 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: everything is passed on to the system's allocator as it came; counting touches no memory of anybody's.
+// SAFETY: every call is forwarded to the system allocator with its arguments unchanged; counting accesses no
+// memory of the caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract of `realloc`.
+        // SAFETY: the caller upholds the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -50,7 +51,7 @@ fn the_allocator_counts() {
 }
 
 #[test]
-fn a_verdict_allocates_nothing() {
+fn a_verdict_does_not_allocate() {
     let address =
         |number: usize| format!("10.{}.{}.{}", number / 25_600, number / 100 % 256, number % 100 + 2);
     let pods = (0..10_000).map(|number| {
@@ -62,7 +63,7 @@ fn a_verdict_allocates_nothing() {
         let pod = pod(&format!("web/p{number}")).labels(&app).at(&address(number)).created(number as i64);
         Change::from(pod.port("http", policy::Protocol::TCP, 8080))
     });
-    // Selectors, blocks, numbers, ranges and names: every way through the engine.
+    // Selectors, blocks, port numbers and port names: every path through the engine.
     let policies = (0..1_000).map(|number| {
         let app = format!("app=app-{}", number % 40);
         Change::from(
@@ -79,7 +80,8 @@ fn a_verdict_allocates_nothing() {
     for scope in [Scope::Cluster, Scope::Node("n1".into())] {
         let (_, snapshot) = common::compile(scope, Verdict::Deny, &changes);
         assert_eq!((snapshot.size().policies, snapshot.size().rules), (1_000, 5_000));
-        // 10.9.9.9 is in the node's pod CIDR and no pod's: a rule might allow it once it is.
+        // 10.9.9.9 is in the node's pod CIDR, and no pod has it: a rule might allow that pod once it is
+        // known.
         let outside =
             ["192.0.2.1", "192.0.2.65", "198.51.7.9", "203.0.113.1", "192.168.0.1", "fd00::1", "10.9.9.9"];
         let peers: Vec<String> = (0..200).map(address).chain(outside.map(str::to_owned)).collect();

@@ -1,10 +1,7 @@
-//! Policies as large as the API server takes them, made so that precomputed forms would explode: the memory that compiling takes grows
-//! with their text, and verdicts are those of the reference.
+//! Policies as large as the API server accepts, made so that precomputed forms would explode. The memory for
+//! compiling them grows linearly with their size, and verdicts equal those of the reference.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a cluster that can't be built is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a cluster that can't be built is a bug in the test")]
 
 mod common;
 
@@ -24,7 +21,7 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 thread_local! {
-    /// Bytes in use by this thread, and the most there were.
+    /// Bytes in use by this thread, and their maximum.
     static IN_USE: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
@@ -39,23 +36,24 @@ impl Counting {
     }
 }
 
-// SAFETY: every call goes on to the system's allocator with the arguments it came with; counting touches no memory of the caller's.
+// SAFETY: every call is forwarded to the system allocator with its arguments unchanged; counting accesses no
+// memory of the caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         Self::add(-layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         Self::add(size.cast_signed() - layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `realloc`.
+        // SAFETY: the caller upholds the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -63,7 +61,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What `work` made, and by how many bytes more were in use at most while it ran, and after it.
+/// The result of `work`, and how many more bytes than before were in use: at most while it ran, and after it.
 fn memory<T>(work: impl FnOnce() -> T) -> (T, isize, isize) {
     let (before, _) = IN_USE.get();
     IN_USE.set((before, before));
@@ -72,10 +70,10 @@ fn memory<T>(work: impl FnOnce() -> T) -> (T, isize, isize) {
     (made, most - before, after - before)
 }
 
-/// The most that an object may take as text, in the API server.
+/// The largest size of an object in the API server, in bytes.
 const TEXT: usize = 1_200_000;
 
-/// Random numbers, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 fn numbers() -> impl FnMut(u32) -> u32 {
     let mut rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     move |below| rng.next_u32() % below
@@ -103,7 +101,7 @@ fn ports_of(number: u16) -> PortMatch {
     tcp_range(number * 20 + 1, number * 20 + 500)
 }
 
-/// A thousand rules, each for all addresses but sixty.
+/// A thousand rules, each for all addresses except sixty.
 fn exceptions() -> PolicySpec {
     let mut random = numbers();
     policy((0..1_000).map(|number| {
@@ -113,7 +111,7 @@ fn exceptions() -> PolicySpec {
     }))
 }
 
-/// The same, of IPv6, where a prefix is 32 steps from the root.
+/// The same for IPv6, where a prefix is 32 steps from the root.
 fn exceptions_of_ipv6() -> PolicySpec {
     let mut random = numbers();
     policy((0..700).map(|number| {
@@ -126,7 +124,7 @@ fn exceptions_of_ipv6() -> PolicySpec {
     }))
 }
 
-/// Blocks inside one another, 24 deep, each with ports of its own.
+/// Nested blocks, 24 deep, each with different ports.
 fn nested() -> PolicySpec {
     let mut random = numbers();
     policy((0..9_000_u32).map(|number| {
@@ -139,7 +137,7 @@ fn nested() -> PolicySpec {
     }))
 }
 
-/// Rules that choose all pods but one each.
+/// Rules that each select all pods except one.
 fn negative_selectors() -> PolicySpec {
     policy((0..200_u16).map(|number| {
         let pods = format!("app notin app-{number}");
@@ -147,8 +145,8 @@ fn negative_selectors() -> PolicySpec {
     }))
 }
 
-/// As many selectors as fit into the budget, each of which chooses nearly all classes.
-fn selectors_of_all_classes() -> PolicySpec {
+/// As many selectors as fit into the budget, each matching nearly all identities.
+fn selectors_of_all_identities() -> PolicySpec {
     policy((0..3_000_u16).map(|number| {
         let pods = format!("app notin app-{}", number % 1_500);
         let pods = if number < 1_500 { pods } else { format!("{pods},app") };
@@ -156,7 +154,7 @@ fn selectors_of_all_classes() -> PolicySpec {
     }))
 }
 
-/// Names of ports that pods give to one number.
+/// Many port names, some of which a pod gives to the same number.
 fn names() -> PolicySpec {
     policy((0..10_000).map(|number| {
         let port = PortMatch {
@@ -179,7 +177,7 @@ fn cluster() -> Vec<Change> {
     changes
 }
 
-/// Addresses at the edges of a policy's blocks, and others.
+/// Addresses at the edges of a policy's blocks, and addresses of pods.
 fn peers(policy: &PolicySpec) -> Vec<IpAddr> {
     let blocks =
         policy.ingress.iter().flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
@@ -226,17 +224,18 @@ fn compiles_within(name: &str, policy: PolicySpec, most: isize, kept: isize) {
 }
 
 #[test]
-fn large_policies_compile_in_memory_for_their_text() {
+fn large_policies_compile_in_linear_memory() {
     let text = TEXT as isize;
     compiles_within("exceptions", exceptions(), 40 * text, 10 * text);
     compiles_within("exceptions of IPv6", exceptions_of_ipv6(), 40 * text, 10 * text);
     compiles_within("nested blocks", nested(), 40 * text, 10 * text);
     compiles_within("negative selectors", negative_selectors(), 40 * text, 10 * text);
     compiles_within("names of ports", names(), 40 * text, 10 * text);
-    compiles_within("selectors of all classes", selectors_of_all_classes(), 40 * text, 10 * text);
+    compiles_within("selectors of all identities", selectors_of_all_identities(), 40 * text, 10 * text);
 }
 
-/// Pods to each of which another selection of large policies applies have as many rulesets as the budget allows.
+/// Each pod is selected by a different subset of large policies. The budget limits how many of their rulesets
+/// there are.
 #[test]
 fn policies_in_many_rulesets_take_no_more_than_their_budget() {
     let budget = Budget { namespace: 1 << 16, total: 1 << 19 };
@@ -272,7 +271,7 @@ fn policies_in_many_rulesets_take_no_more_than_their_budget() {
     assert!(peak < 30_000_000 && kept < 10_000_000, "{peak} bytes in use, {kept} kept");
     let refused: Vec<String> = compiler.refusals().map(|refusal| refusal.policy.to_string()).collect();
     assert!(refused.len() > 4 && !refused.contains(&"a/small".to_owned()), "{refused:?}");
-    // What is refused isolates; what is not holds.
+    // Refused policies isolate; the others allow what their rules allow.
     let verdict = |to: &str, port| {
         let packet =
             Packet::new("198.51.100.1".parse().unwrap(), to.parse().unwrap(), Protocol::TCP).to_port(port);
@@ -282,13 +281,13 @@ fn policies_in_many_rulesets_take_no_more_than_their_budget() {
     assert_eq!(verdict("10.244.1.1", 80), Verdict::Allow);
 }
 
-/// Policies that come and go, each with words of its own, leave nothing behind.
+/// Policies that come and go, each with different symbols, leave nothing behind.
 #[test]
-fn words_and_ports_that_are_no_longer_used_take_no_memory() {
+fn unused_symbols_and_ports_take_no_memory() {
     let (mut compiler, _) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &cluster());
     let mut round = |number: u32| {
         let rules = (0..50).map(|of_round| {
-            let pods = format!("app notin word-{number}-{of_round}");
+            let pods = format!("app notin value-{number}-{of_round}");
             let mut rule = rule().pods_in("a", &pods);
             rule.0.ports = Some(vec![PortMatch {
                 protocol: Some(Protocol::TCP),
@@ -296,21 +295,22 @@ fn words_and_ports_that_are_no_longer_used_take_no_memory() {
             }]);
             rule
         });
-        let policy = rules.fold(network_policy("a/words", "app=server"), |policy, rule| policy.ingress(rule));
+        let policy =
+            rules.fold(network_policy("a/symbols", "app=server"), |policy, rule| policy.ingress(rule));
         let server = pod("a/server").labels("app=server").at("10.244.0.1").on("n1");
         let server = server.port(&format!("p{number}-0"), Protocol::TCP, 80);
         drop(compiler.apply([policy.into(), server.into()]));
     };
     (0..2_000).for_each(&mut round);
     let ((), _, kept) = memory(|| (2_000..6_000).for_each(&mut round));
-    println!("words: {} kB kept", kept / 1000);
-    assert!(kept < 16_000_000, "{kept} bytes kept after policies that are gone");
+    println!("symbols: {} kB kept", kept / 1000);
+    assert!(kept < 16_000_000, "{kept} bytes kept after the policies were deleted");
 }
 
-/// Pods whose labels change again and again keep creating classes, and every ruleset may have an entry for each. An agent keeps the
-/// snapshots of the last second, which share what did not change.
+/// Pods with labels that change repeatedly keep creating identities, and every ruleset may have an entry for
+/// each. An agent keeps the snapshots of the last second, which share what did not change.
 #[test]
-fn labels_that_change_all_the_time_fill_no_memory() {
+fn label_churn_takes_bounded_memory() {
     const SNAPSHOTS: usize = 64;
     let mut random = numbers();
     let mut labelled = |number: u32| {
@@ -329,7 +329,7 @@ fn labels_that_change_all_the_time_fill_no_memory() {
     changes.extend((0..1_100).map(&mut labelled));
     let mut compiler = Compiler::new(Scope::Node("n1".into())).budget(Budget::default());
     let (mut snapshots, peak, kept) = memory(|| VecDeque::from([compiler.apply(changes).snapshot]));
-    println!("many rulesets and classes: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
+    println!("many rulesets and identities: {} kB at most, {} kB kept", peak / 1000, kept / 1000);
     assert!(peak < 30_000_000 && kept < 15_000_000, "{peak} bytes in use, {kept} kept");
     let ((), peak, kept) = memory(|| {
         for number in 0..1_000 {

@@ -1,10 +1,7 @@
-//! The compiled engine equals the reference: over random clusters, random changes and random packets, in both scopes; and no
-//! change alters a decision between addresses that it does not affect.
+//! The compiled engine equals the reference, over random clusters, random changes and random packets, in both
+//! scopes. No change alters a decision between addresses that it does not affect.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a world that can't be built is a mistake of the test, and must end it"
-)]
+#![allow(clippy::unwrap_used, reason = "a world that can't be built is a bug in the test")]
 
 mod common;
 
@@ -33,20 +30,21 @@ fn compiled_equals_reference() {
             for batch in &world.batches {
                 let Compilation { snapshot, affected } = compiler.apply(batch.iter().cloned());
                 so_far.extend(batch.iter().cloned());
-                // From scratch, and through every state in between, must come out the same.
-                let (_, anew) = common::compile(scope.clone(), world.on_unknown_pod, &so_far);
-                prop_assert_eq!(open(&snapshot), open(&anew));
-                prop_assert_eq!(snapshot.size().rules, anew.size().rules);
-                prop_assert_eq!(snapshot.size().pod_addresses, anew.size().pod_addresses);
-                for (place, packet) in world.packets.iter().enumerate() {
-                    let directions = if place % 8 == 7 { Directions::Egress } else { Directions::Both };
+                // Compiling from scratch must give the same result as compiling through every state in
+                // between.
+                let (_, rebuilt) = common::compile(scope.clone(), world.on_unknown_pod, &so_far);
+                prop_assert_eq!(open(&snapshot), open(&rebuilt));
+                prop_assert_eq!(snapshot.size().rules, rebuilt.size().rules);
+                prop_assert_eq!(snapshot.size().pod_addresses, rebuilt.size().pod_addresses);
+                for (index, packet) in world.packets.iter().enumerate() {
+                    let directions = if index % 8 == 7 { Directions::Egress } else { Directions::Both };
                     let inventory = compiler.inventory();
                     let expected =
                         reference::evaluate(inventory, &scope, world.on_unknown_pod, packet, directions);
                     let found = common::engine(&snapshot, packet, directions);
                     prop_assert_eq!(&found, &expected, "{:?}: {}", scope, packet_in_words(packet));
-                    let found = common::engine(&anew, packet, directions);
-                    prop_assert_eq!(&found, &expected, "anew, {:?}: {}", scope, packet_in_words(packet));
+                    let found = common::engine(&rebuilt, packet, directions);
+                    prop_assert_eq!(&found, &expected, "rebuilt, {:?}: {}", scope, packet_in_words(packet));
                     let unproven = snapshot.evaluate_unproven(packet, Directions::Both);
                     let expected_unproven =
                         reference::verdict_unproven(inventory, &scope, world.on_unknown_pod, packet);
@@ -82,7 +80,8 @@ fn compiled_equals_reference() {
         panic!("{failure}");
     }
     println!(
-        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer, {} by unknown labels, {} otherwise than before",
+        "{} packets compared, {} denied, {} decided by a rule, {} by an unknown peer, {} by unknown labels, \
+         {} changed",
         compared.get(),
         denied.get(),
         by_rule.get(),
@@ -91,7 +90,7 @@ fn compiled_equals_reference() {
         verdicts_changed.get()
     );
     assert!(compared.get() >= 200_000, "{} packets compared", compared.get());
-    // The random clusters must be worth comparing: neither all open nor all shut.
+    // The random clusters must be worth comparing: neither mostly open nor mostly isolated.
     assert!(denied.get() * 10 >= compared.get(), "only {} denied", denied.get());
     assert!(by_rule.get() * 10 >= compared.get(), "only {} decided by a rule", by_rule.get());
     assert!(unknown_peer.get() * 100 >= compared.get(), "only {} by an unknown peer", unknown_peer.get());
@@ -100,9 +99,9 @@ fn compiled_equals_reference() {
     assert!(changed * 200 >= compared.get(), "only {changed} verdicts changed by a change");
 }
 
-/// Whether two decisions differ for a node whose rules apply at one end at least.
+/// Whether two decisions differ for a node that evaluates at least one end.
 fn differ(before: &reference::Expected, now: &reference::Expected) -> bool {
-    // Which of its reasons no rule of the node applies for makes no difference to the node.
+    // It makes no difference to the node for which of these reasons it does not apply rules.
     let is_without_rules =
         |side: &policy::Explanation| ["not-a-pod", "other-node", "own-node"].contains(&side.reason);
     let sides = [(&before.egress, &now.egress), (&before.ingress, &now.ingress)];
@@ -111,7 +110,7 @@ fn differ(before: &reference::Expected, now: &reference::Expected) -> bool {
         .any(|(before, now)| before != now && !(is_without_rules(before) && is_without_rules(now)))
 }
 
-/// Evaluated and open addresses, and what the pods there are called.
+/// Evaluated and open addresses, and the names of their pods.
 fn open(snapshot: &policy::Snapshot) -> Vec<String> {
     let open = |direction| {
         snapshot.open_addresses(direction).map(|a| format!("{direction:?} {a}")).collect::<Vec<_>>()
@@ -120,9 +119,10 @@ fn open(snapshot: &policy::Snapshot) -> Vec<String> {
     evaluated.chain(open(policy::Direction::Ingress)).chain(open(policy::Direction::Egress)).collect()
 }
 
-/// Prints the share of affected pairs of addresses between which no packet shows a difference: in its decision, or in a recorded name.
+/// Measures how many affected pairs of addresses show no difference for any packet, neither in the decision
+/// nor in a recorded name.
 #[test]
-fn most_affected_connections_are_decided_otherwise() {
+fn most_affected_connections_have_different_decisions() {
     let (pairs, without_difference, all, narrow) =
         (Cell::new(0_u64), Cell::new(0_u64), Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
@@ -156,7 +156,8 @@ fn most_affected_connections_are_decided_otherwise() {
         panic!("{failure}");
     }
     println!(
-        "{} of {} affected pairs of addresses show no difference; {} changes affect all connections, {} some or none",
+        "{} of {} affected pairs of addresses show no difference; \
+         {} changes affect all connections, {} some or none",
         without_difference.get(),
         pairs.get(),
         all.get(),

@@ -1,4 +1,4 @@
-//! The swap cell: a grace period ends when, and not before, every worker that was inside has left.
+//! The swap cell: a grace period ends as soon as every worker that was inside has left, and not before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::thread;
 use policy::{Compiler, Generation, Published, Reader, Scope};
 
 #[test]
-fn grace_is_over_at_once_when_nobody_is_inside() {
+fn the_grace_period_is_over_at_once_if_no_worker_is_inside() {
     let mut compiler = Compiler::new(Scope::Cluster);
     let published = Published::new(compiler.apply([]).snapshot, 2);
     let mut grace = published.publish(compiler.apply([]).snapshot);
@@ -16,20 +16,24 @@ fn grace_is_over_at_once_when_nobody_is_inside() {
 }
 
 #[test]
-fn grace_waits_for_the_worker_that_was_inside_and_for_no_other() {
+fn the_grace_period_waits_only_for_workers_that_were_inside() {
     let mut compiler = Compiler::new(Scope::Cluster);
     let published = Published::new(compiler.apply([]).snapshot, 2);
     let (mut slow, mut quick) = (published.reader(0), published.reader(1));
     let inside = slow.enter();
     drop(quick.enter());
     let mut grace = published.publish(compiler.apply([]).snapshot);
-    assert_eq!(inside.generation(), Generation(1), "a pass keeps its snapshot");
+    assert_eq!(inside.generation(), Generation(1), "a guard keeps its snapshot");
     let later = quick.enter();
-    assert_eq!(later.generation(), Generation(2), "who enters after the swap sees the new snapshot");
+    assert_eq!(
+        later.generation(),
+        Generation(2),
+        "a worker that enters after the swap sees the new snapshot"
+    );
     assert!(!grace.over(), "worker 0 is still inside");
     drop(inside);
     assert!(grace.over(), "worker 1 entered after the swap");
-    // Once over, over for good.
+    // It stays over.
     let _again = slow.enter();
     assert!(grace.over());
     drop(later);
@@ -37,20 +41,21 @@ fn grace_waits_for_the_worker_that_was_inside_and_for_no_other() {
 
 #[test]
 #[should_panic(expected = "worker 2 of 2")]
-fn a_worker_without_a_place_is_refused() {
+fn a_worker_number_out_of_range_panics() {
     let published = Published::new(Compiler::new(Scope::Cluster).apply([]).snapshot, 2);
     let _ = published.reader(2);
 }
 
-/// After a grace period no worker may still be under a snapshot older than the one published: here every worker writes
-/// down under which it is, and the publisher looks. Goes on until enough happened at once to mean something.
+/// After a grace period, no worker may still use a snapshot older than the one published. Each worker stores
+/// the generation that it uses, and the publisher checks it. The test runs until enough swaps have met
+/// verdicts in progress.
 #[test]
-fn under_load_no_verdict_outlives_its_grace_period() {
+fn no_verdict_outlives_its_grace_period_under_load() {
     const WORKERS: usize = 3;
     let mut compiler = Compiler::new(Scope::Cluster);
     let published = Published::new(compiler.apply([]).snapshot, WORKERS);
     let stop = AtomicBool::new(false);
-    // Generation under which each worker is computing; 0 outside.
+    // The generation that each worker uses; 0 outside.
     let under: Vec<AtomicU64> = (0..WORKERS).map(|_| AtomicU64::new(0)).collect();
     let verdicts = AtomicU64::new(0);
     let checked = thread::scope(|scope| {
@@ -64,21 +69,21 @@ fn under_load_no_verdict_outlives_its_grace_period() {
         checked
     });
     assert_eq!(checked, Ok(()));
-    assert_eq!(Arc::strong_count(&published), 1, "readers give their share back");
+    assert_eq!(Arc::strong_count(&published), 1, "dropped readers release the cell");
 }
 
 fn work(reader: &mut Reader, under: &AtomicU64, stop: &AtomicBool, verdicts: &AtomicU64) {
     let mut last = Generation(0);
     while !stop.load(Ordering::Relaxed) {
-        let pass = reader.enter();
-        under.store(pass.generation().0, Ordering::SeqCst);
-        assert!(pass.generation() >= last, "a worker never goes back");
-        last = pass.generation();
+        let guard = reader.enter();
+        under.store(guard.generation().0, Ordering::SeqCst);
+        assert!(guard.generation() >= last, "a worker never sees an older snapshot");
+        last = guard.generation();
         if last.0.is_multiple_of(7) {
             thread::yield_now();
         }
         under.store(0, Ordering::SeqCst);
-        drop(pass);
+        drop(guard);
         verdicts.fetch_add(1, Ordering::Relaxed);
     }
 }

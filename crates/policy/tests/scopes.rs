@@ -1,13 +1,13 @@
-//! Tiers, nodes and what a snapshot says of itself: scenarios like those of the semantics.
+//! Tiers, scopes, and the methods of a snapshot, in scenarios like those of `semantics.rs`.
 
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::{Action, Change, Direction, Directions, Node, Scope, Tier, Verdict};
 
 #[test]
-fn s51_s53_tiers_go_admin_then_network_policy_then_baseline() {
+fn s51_s53_the_order_of_tiers_is_admin_network_policy_baseline() {
     let admin = cluster_policy("admin", Tier::Admin, 10)
         .ingress(rule().action(Action::Deny).pods("", "app=b").tcp(1))
         .ingress(rule().action(Action::Pass).pods("", "app=b").tcp(2))
@@ -27,14 +27,14 @@ fn s51_s53_tiers_go_admin_then_network_policy_then_baseline() {
             (tcp(B, A, 3), "allow not-isolated | allow rule admin[2]"),
             (tcp(B, A, 4), "allow not-isolated | deny default-deny of web/p near web/p[0] by its port"),
             (tcp(D, A, 1), "allow not-isolated | allow rule zfirst[0]"),
-            // Not isolated: Baseline decides, and its Pass skips the rest of Baseline.
+            // The pod is not isolated, so Baseline decides; its Pass skips the rest of Baseline.
             (tcp(A, C, 9), "allow not-isolated | deny rule base[1]"),
             (tcp(D, C, 9), OPEN),
         ],
     );
 }
 
-/// The usual cluster as node `n1` enforces it, with another node and a pod there.
+/// The usual cluster, another node with a pod, and a policy.
 fn two_nodes() -> Vec<Change> {
     let far = pod("web/far").labels("app=far").at("10.244.2.2").on("n2");
     let deny = network_policy("web/p", "").ingress(rule().pods_in("web", "app=far")).isolate_egress();
@@ -45,59 +45,59 @@ fn two_nodes() -> Vec<Change> {
 }
 
 #[test]
-fn s39_a_node_evaluates_its_own_pods_alone() {
+fn s39_a_node_evaluates_only_its_own_pods() {
     let probes: &[Probe<'_>] = &[
         (tcp("10.244.2.2", A, 1), "allow other-node | allow rule web/p[0]"),
         (tcp(D, "10.244.2.2", 1), "allow not-isolated | allow other-node"),
         (tcp(A, "10.244.2.2", 1), "deny default-deny of web/p | allow other-node"),
     ];
-    told(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Both, probes);
 }
 
 #[test]
-fn s40_an_unknown_pod_of_this_node_is_denied_or_as_the_operator_says() {
+fn s40_an_unknown_pod_of_this_node_gets_the_configured_verdict() {
     let unknown = "10.244.1.77";
     let probes = |verdict: &str| {
         [
             (tcp(unknown, D, 1), format!("{verdict} unknown-pod | allow not-isolated")),
             (tcp(D, unknown, 1), format!("allow not-isolated | {verdict} unknown-pod")),
-            // Its own node reaches it all the same, and the node's own addresses are no pods.
+            // Its own node still reaches it, and the node's own addresses are no pods.
             (tcp("192.168.0.1", unknown, 1), "allow not-a-pod | allow own-node".to_owned()),
             (tcp(D, "10.244.1.1", 1), "allow not-isolated | allow not-a-pod".to_owned()),
             (tcp(D, "10.244.1.0", 1), "allow not-isolated | allow not-a-pod".to_owned()),
-            // Another node's affair.
+            // An unknown pod of another node is evaluated there.
             (tcp(D, "10.244.2.77", 1), "allow not-isolated | allow not-a-pod".to_owned()),
         ]
     };
     for (on_unknown_pod, text) in [(Verdict::Deny, "deny"), (Verdict::Allow, "allow")] {
         let probes = probes(text);
         let probes: Vec<Probe<'_>> = probes.iter().map(|(packet, text)| (*packet, text.as_str())).collect();
-        told(Scope::Node("n1".into()), on_unknown_pod, &two_nodes(), Directions::Both, &probes);
+        check_probes(Scope::Node("n1".into()), on_unknown_pod, &two_nodes(), Directions::Both, &probes);
     }
 }
 
 #[test]
-fn s39_a_pod_without_a_node_belongs_to_the_node_in_whose_pod_cidr_it_is() {
+fn s39_a_pod_without_a_node_belongs_to_the_node_with_its_pod_cidr() {
     let deny = network_policy("web/p", "app=a").isolate_ingress();
     let lost = pod("web/a").labels("app=a").at(A).unscheduled();
     let changes: Vec<Change> = cluster().into_iter().chain([lost.into(), deny.into()]).collect();
     let probes: &[Probe<'_>] = &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")];
-    told(Scope::Node("n1".into()), Verdict::Deny, &changes, Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &changes, Directions::Both, probes);
     let elsewhere: &[Probe<'_>] = &[(tcp(B, A, 1), "allow other-node | allow other-node")];
-    told(Scope::Node("n2".into()), Verdict::Deny, &changes, Directions::Both, elsewhere);
+    check_probes(Scope::Node("n2".into()), Verdict::Deny, &changes, Directions::Both, elsewhere);
 }
 
 #[test]
-fn s43_packets_to_the_node_itself_are_evaluated_as_egress_alone() {
+fn s43_packets_to_the_node_itself_are_evaluated_as_egress_only() {
     let probes: &[Probe<'_>] = &[
         (tcp(A, "192.168.0.1", 1), "deny default-deny of web/p | allow not-a-pod"),
         (tcp(D, "192.168.0.1", 1), "allow not-isolated | allow not-a-pod"),
     ];
-    told(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Egress, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Deny, &two_nodes(), Directions::Egress, probes);
 }
 
 #[test]
-fn open_addresses_are_those_to_which_no_policy_applies() {
+fn open_addresses_are_those_without_policies() {
     let admin =
         cluster_policy("k", Tier::Admin, 0).egress(rule().action(Action::Deny).block("192.0.2.0/24", &[]));
     let mut policy = admin;
@@ -114,7 +114,7 @@ fn open_addresses_are_those_to_which_no_policy_applies() {
 }
 
 #[test]
-fn a_node_that_changes_or_goes_takes_its_addresses_along() {
+fn a_node_that_changes_or_is_deleted_loses_its_old_addresses() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().into();
     let denied = "allow not-a-pod | deny default-deny of web/p";
     scenario(

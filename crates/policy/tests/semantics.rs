@@ -1,10 +1,10 @@
-//! One scenario for each clause of docs/semantics.md that the engine decides: pods, policies, a probe, what must come out.
-//! Engine and reference must both answer so.
+//! One scenario for each clause of docs/semantics.md that the engine implements: pods, policies, a probe, and
+//! the expected result. Engine and reference must both return it.
 
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::Reason;
 use policy::{
     Action, Change, Directions, Packet, Peer, PodUid, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,
@@ -13,13 +13,13 @@ use policy::{
 const TCP: Option<Protocol> = Some(Protocol::TCP);
 
 #[test]
-fn without_policies_everything_passes() {
+fn without_policies_everything_is_allowed() {
     scenario([], &[(tcp(A, B, 80), OPEN), (tcp(OUTSIDE, B, 80), "allow not-a-pod | allow not-isolated")]);
 }
 
 #[test]
-fn s01_policy_types_decide_in_which_directions_a_policy_counts() {
-    // Egress rules of a policy that is not of type Egress neither isolate nor allow anything.
+fn s01_policy_types_decide_in_which_directions_a_policy_applies() {
+    // Egress rules of a policy without type Egress neither isolate nor allow anything.
     let mut policy = network_policy("web/p", "app=a").isolate_ingress();
     policy.0.egress.push(rule().pods_in("web", "app=b").0);
     let admin = cluster_policy("k", Tier::Baseline, 0).egress(rule().action(Action::Deny).pods("", ""));
@@ -42,7 +42,7 @@ fn s02_no_rule_denies_and_the_empty_rule_allows_all() {
 }
 
 #[test]
-fn s03_a_rule_needs_its_ports_and_its_peers() {
+fn s03_a_rule_matches_if_its_ports_and_its_peers_match() {
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its";
     scenario(
         [network_policy("web/p", "app=a").ingress(rule().pods_in("web", "app=b").tcp(80)).into()],
@@ -68,7 +68,7 @@ fn s04_policies_that_select_a_pod_are_a_union() {
                 tcp(B, A, 82),
                 "allow not-isolated | deny default-deny of web/p,web/q near web/p[0] by its port",
             ),
-            // The empty selector selects the policy's own namespace alone.
+            // The empty selector selects only the policy's own namespace.
             (tcp(A, D, 82), OPEN),
             (tcp(A, C, 81), "allow not-isolated | deny default-deny of web/p near web/p[0] by its port"),
         ],
@@ -76,7 +76,7 @@ fn s04_policies_that_select_a_pod_are_a_union() {
 }
 
 #[test]
-fn s05_a_pod_selector_means_the_own_namespace_and_a_namespace_selector_all_its_pods() {
+fn s05_a_pod_selector_selects_in_its_own_namespace_and_a_namespace_selector_all_pods() {
     let own = network_policy("web/own", "app=a").ingress(rule().pods_in("web", ""));
     let back = network_policy("web/back", "app=b").ingress(rule().pods("team=back", ""));
     scenario(
@@ -118,7 +118,7 @@ fn s07_selectors_never_match_an_address_outside_the_cluster() {
 }
 
 #[test]
-fn s08_isolation_is_per_direction_and_both_sides_must_allow() {
+fn s08_isolation_is_per_direction_and_both_directions_must_allow() {
     let out = network_policy("web/out", "app=a").egress(rule().pods_in("web", "app=b"));
     let into = network_policy("web/in", "app=b").ingress(rule().pods_in("web", "app=c"));
     scenario(
@@ -133,7 +133,7 @@ fn s08_isolation_is_per_direction_and_both_sides_must_allow() {
 }
 
 #[test]
-fn s09_baseline_is_skipped_in_exactly_the_direction_that_is_isolated() {
+fn s09_baseline_is_skipped_only_in_isolated_directions() {
     let baseline = || {
         let deny = || rule().action(Action::Deny).pods("", "");
         cluster_policy("k", Tier::Baseline, 0).ingress(deny()).egress(deny())
@@ -164,7 +164,7 @@ fn s10_not_in_and_does_not_exist_match_a_missing_key() {
 
 #[test]
 fn s11_every_namespace_has_its_name_as_a_label() {
-    // Also one of which only a pod is known.
+    // Including a namespace that is known only from a pod.
     let stranger = pod("new/x").at("10.244.1.9");
     let policy = network_policy("web/p", "app=a").ingress(rule().pods("kubernetes.io/metadata.name=new", ""));
     scenario(
@@ -177,7 +177,7 @@ fn s11_every_namespace_has_its_name_as_a_label() {
 }
 
 #[test]
-fn s12_a_block_holds_the_addresses_of_pods_too() {
+fn s12_a_block_matches_addresses_of_pods_too() {
     scenario(
         [network_policy("web/p", "app=a").ingress(rule().block("10.244.0.0/16", &[])).into()],
         &[
@@ -188,7 +188,7 @@ fn s12_a_block_holds_the_addresses_of_pods_too() {
 }
 
 #[test]
-fn s13_an_exception_removes_from_its_own_block_alone() {
+fn s13_an_exception_applies_to_its_own_block_only() {
     let one = network_policy("web/one", "app=a")
         .ingress(rule().block("192.0.2.0/24", &["192.0.2.0/25", "10.0.0.0/8"]));
     let other = network_policy("web/other", "app=a").ingress(rule().block("192.0.2.1/32", &[]).tcp(80));
@@ -206,7 +206,7 @@ fn s13_an_exception_removes_from_its_own_block_alone() {
 }
 
 #[test]
-fn s14_a_protocol_is_never_taken_for_another() {
+fn s14_a_protocol_is_never_treated_as_another() {
     let probe = |protocol| Packet::new(B.parse().unwrap(), A.parse().unwrap(), protocol).to_port(80);
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
     scenario(
@@ -221,7 +221,7 @@ fn s14_a_protocol_is_never_taken_for_another() {
 }
 
 #[test]
-fn s15_a_protocol_without_a_port_is_every_port_of_it() {
+fn s15_a_protocol_without_a_port_matches_all_its_ports() {
     scenario(
         [network_policy("web/p", "app=a").ingress(rule().port(TCP, PortNumbers::Any)).into()],
         &[
@@ -236,7 +236,7 @@ fn s15_a_protocol_without_a_port_is_every_port_of_it() {
 }
 
 #[test]
-fn s16_both_ends_of_a_range_count() {
+fn s16_a_range_includes_both_ends() {
     let yes = "allow not-isolated | allow rule web/p[0]";
     let no = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
     scenario(
@@ -264,7 +264,7 @@ fn s17_a_named_port_is_resolved_on_the_destination_in_both_directions() {
 }
 
 #[test]
-fn s17_a_named_port_holds_for_peers_by_block_too() {
+fn s17_a_named_port_applies_to_peers_by_block_too() {
     let out = network_policy("web/out", "app=b")
         .egress(rule().block("10.244.1.0/24", &[]).named(Protocol::TCP, "http"));
     scenario(
@@ -316,9 +316,9 @@ fn s20_host_network_pods_are_the_node() {
     scenario(
         [agent.into(), all.into()],
         &[
-            // Never a subject.
+            // It is never a subject.
             (tcp(A, "192.168.0.7", 1), "allow not-isolated | allow not-a-pod"),
-            // Never matched by a pod peer.
+            // A peer that selects pods never matches it.
             (
                 tcp("192.168.0.7", A, 1),
                 "allow not-a-pod | deny default-deny of web/p near web/p[0] by its peer",
@@ -335,10 +335,10 @@ fn s21_a_pods_own_node_and_the_pod_itself_always_reach_it() {
         [deny(), node("n2", "192.168.0.2", "10.244.2.0/24")],
         &[
             (tcp("192.168.0.1", A, 80), "allow not-a-pod | allow own-node"),
-            // The bridge and the tunnel of the own node have the first addresses of its pod CIDR.
+            // The bridge and the tunnel device of the own node have the first addresses of its pod CIDR.
             (tcp("10.244.1.1", A, 80), "allow not-a-pod | allow own-node"),
             (tcp("10.244.1.0", A, 80), "allow not-a-pod | allow own-node"),
-            // Another node is not the own one.
+            // Another node is not the own node.
             (tcp("192.168.0.2", A, 80), denied),
             (tcp("10.244.2.1", A, 80), denied),
             (tcp(A, A, 80), "allow own-address | allow own-address"),
@@ -347,7 +347,7 @@ fn s21_a_pods_own_node_and_the_pod_itself_always_reach_it() {
 }
 
 #[test]
-fn s21_the_first_address_of_a_pod_cidr_is_a_pods_if_a_pod_has_it() {
+fn s21_the_first_address_of_a_pod_cidr_belongs_to_a_pod_that_has_it() {
     let first = pod("db/first").at("10.244.1.1");
     scenario(
         [first.into(), network_policy("web/p", "app=a").isolate_ingress().into()],
@@ -356,19 +356,19 @@ fn s21_the_first_address_of_a_pod_cidr_is_a_pods_if_a_pod_has_it() {
 }
 
 #[test]
-fn s22_an_address_belongs_to_the_newest_pod_and_comes_back_when_that_goes() {
+fn s22_an_address_belongs_to_the_newest_pod_and_returns_to_the_older_one() {
     let deny = network_policy("db/p", "app=new").isolate_ingress();
     let newer = || pod("db/new").labels("app=new").at(A).created(2);
     let denied = "allow not-isolated | deny default-deny of db/p";
     scenario([deny.into(), newer().into()], &[(tcp(B, A, 1), denied)]);
     let deny = || network_policy("db/p", "app=new").isolate_ingress().into();
     scenario([deny(), newer().into(), Change::PodGone(pod_name("db/new"))], &[(tcp(B, A, 1), OPEN)]);
-    // Finished: the pod is still there and has released its addresses.
+    // A finished pod still exists, and has released its addresses.
     scenario(
         [deny(), newer().into(), pod("db/new").labels("app=new").created(2).into()],
         &[(tcp(B, A, 1), OPEN)],
     );
-    // Of equally old pods the one whose name sorts last: web/a before web/z.
+    // Among equally old pods, the one with the name that sorts last: web/z after web/a.
     let same = pod("web/z").labels("app=z").at(A).created(1);
     let deny = network_policy("web/p", "app=z").isolate_ingress();
     scenario(
@@ -378,8 +378,9 @@ fn s22_an_address_belongs_to_the_newest_pod_and_comes_back_when_that_goes() {
 }
 
 #[test]
-fn s22_of_two_pods_the_one_whose_address_was_reported_last_has_it() {
-    // web/a has A since version 7; after a reboot db/old, which is older, has it, and web/a has another that is not reported yet.
+fn s22_an_address_belongs_to_the_pod_that_reported_it_last() {
+    // web/a reported A at version 7. After a reboot, the older pod db/old has A, and the new address of web/a
+    // is not reported yet.
     let deny = || network_policy("db/p", "app=old").isolate_ingress().into();
     let a = || pod("web/a").labels("app=a").at(A).created(2).reported(7).into();
     let old = |version| pod("db/old").labels("app=old").at(A).created(1).reported(version).into();
@@ -390,7 +391,7 @@ fn s22_of_two_pods_the_one_whose_address_was_reported_last_has_it() {
 }
 
 #[test]
-fn s23_a_pod_keeps_its_policies_until_it_is_gone() {
+fn s23_a_pod_keeps_its_policies_until_it_is_deleted() {
     let deny = || network_policy("web/p", "app=a").isolate_ingress().into();
     scenario([deny()], &[(tcp(B, A, 1), "allow not-isolated | deny default-deny of web/p")]);
     scenario(
@@ -406,7 +407,8 @@ fn s25_only_rules_without_ports_match_icmp() {
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its port";
     let mut echo = raw("fd00:1::7", "fd00:1::6", Protocol::ICMPV6);
     echo.icmp_type = Some(128);
-    // Neighbour discovery of the link itself passes by rules in the kernel; what comes to be evaluated was forwarded.
+    // The kernel's rules accept neighbour discovery on the link itself; packets that are evaluated were
+    // forwarded.
     let mut solicitation = echo;
     solicitation.icmp_type = Some(135);
     let v6_near = "allow not-a-pod | deny default-deny of web/p near web/p[0] by its port";
@@ -435,7 +437,7 @@ fn s26_every_address_of_a_pod_counts_in_both_families() {
         &[
             (tcp("2001:db8::1", "fd00:1::6", 1), denied),
             (tcp("198.51.100.1", "10.244.1.6", 1), denied),
-            // An IPv4-mapped address, or block, is the IPv4 one.
+            // An IPv4-mapped address or block equals the IPv4 one.
             (tcp("::ffff:192.0.2.1", "::ffff:10.244.1.6", 1), "allow not-a-pod | allow rule web/p[0]"),
             (tcp(OUTSIDE, "10.244.1.6", 1), "allow not-a-pod | allow rule web/p[0]"),
         ],
@@ -466,7 +468,7 @@ fn s28_what_could_not_be_understood_matches_nothing() {
     policy = policy.ingress(rule().peer(nothing));
     let near = "allow not-isolated | deny default-deny of web/p near web/p[1] by its port";
     scenario([policy.into()], &[(tcp(B, A, 80), near)]);
-    // An empty list, which only a source that left out what it didn't understand makes, matches nothing either.
+    // An empty list, left by a source that omitted what it did not understand, matches nothing either.
     let mut policy = network_policy("web/p", "app=a").ingress(rule());
     policy.0.ingress[0].peers = Some(Vec::new());
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";
@@ -474,7 +476,7 @@ fn s28_what_could_not_be_understood_matches_nothing() {
 }
 
 #[test]
-fn s29_a_denial_is_a_denial_of_the_whole_packet() {
+fn s29_a_denial_in_one_direction_denies_the_packet() {
     let (_, snapshot) = common::compile(
         Scope::Cluster,
         Verdict::Deny,
@@ -488,7 +490,7 @@ fn s29_a_denial_is_a_denial_of_the_whole_packet() {
 }
 
 #[test]
-fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_connection() {
+fn s34_a_mid_stream_packet_is_allowed_only_if_both_ends_may_open_the_connection() {
     let from_b = || network_policy("web/p", "app=a").ingress(rule().pods("", "app=b")).into();
     let evaluated = |changes: Vec<Change>, packet| {
         let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
@@ -496,11 +498,11 @@ fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_conn
     };
     let pods = || vec![pod("web/a").labels("app=a").at(A).into(), pod("web/b").labels("app=b").at(B).into()];
     let (request, answer) = (tcp(B, A, 80), tcp(A, B, 40_000));
-    // B may open connections to A; nothing isolates B.
+    // B may open connections to A, and no policy isolates B.
     let open: Vec<Change> = pods().into_iter().chain([from_b()]).collect();
     assert_eq!(evaluated(open.clone(), request).verdict(), Verdict::Allow);
     assert_eq!(evaluated(open, answer).verdict(), Verdict::Allow);
-    // A may not open connections to B: neither may revive one that A has opened.
+    // A may not open connections to B, so neither end may revive a connection that A has opened.
     let isolated = network_policy("web/q", "app=b").ingress(rule().pods("", "app=c")).into();
     let shut: Vec<Change> = pods().into_iter().chain([from_b(), isolated]).collect();
     for packet in [request, answer] {
@@ -511,8 +513,8 @@ fn s34_a_packet_in_mid_stream_passes_only_if_either_end_may_have_opened_the_conn
 }
 
 #[test]
-fn s36_an_address_that_changes_hands_has_the_uid_of_its_new_pod() {
-    // By the UID an agent sees that connections of the address are the old pod's, and ends them.
+fn s36_an_address_has_the_uid_of_its_current_pod() {
+    // The UID shows an agent that connections of the address belong to the old pod, so that it ends them.
     let owner = |change: &dyn Fn(&mut policy::Pod)| {
         let (mut compiler, before) = common::compile(Scope::Cluster, Verdict::Deny, &cluster());
         let mut later = pod("web/a").labels("app=a,env=prod").at(A).created(2).reported(2).0;

@@ -1,7 +1,8 @@
 //! docs/semantics.md and the workspace agree: each clause has a test, and each citation has a clause.
 //!
-//! A clause is an anchor and a paragraph: `<a id="s22"></a>`, then `**22. Address owners.** ...`. A test shows a clause if its name begins
-//! with the clause's id: `s22_...`, or `s20_s22_...` for two. A clause with `(not yet enforced)` in its title needs none.
+//! A clause is an anchor and a paragraph: `<a id="s22"></a>`, then `**22. Address owners.** ...`. A test
+//! shows a clause if its name begins with the clause's id: `s22_...`, or `s20_s22_...` for two clauses. A
+//! clause with `(not yet enforced)` in its title needs no test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,11 +11,11 @@ use std::path::{Path, PathBuf};
 /// The number of a clause.
 type Clause = u32;
 
-/// Ends the title of a clause that needs no test.
+/// The end of the title of a clause that needs no test.
 const NOT_ENFORCED: &str = "(not yet enforced)";
 
 #[test]
-fn every_clause_has_one_number_an_anchor_and_a_place_in_the_contents() {
+fn every_clause_has_one_number_an_anchor_and_an_entry_in_the_contents() {
     let text = specification();
     let mut wrong = Vec::new();
     let mut before = None;
@@ -121,7 +122,7 @@ impl File {
     }
 }
 
-/// The files with one of these extensions, outside of folders of builds and hidden ones.
+/// The files with one of these extensions, except those in build directories and hidden directories.
 fn files(extensions: &[&str]) -> Vec<File> {
     let root = workspace();
     let (mut files, mut folders) = (Vec::new(), vec![root.clone()]);
@@ -136,7 +137,7 @@ fn files(extensions: &[&str]) -> Vec<File> {
             } else if kind.is_file()
                 && path.extension().is_some_and(|e| extensions.iter().any(|extension| e == *extension))
             {
-                // Some manifests are no text on purpose.
+                // Some manifests are deliberately not UTF-8.
                 let text = String::from_utf8_lossy(&fs::read(&path).expect("a file")).into_owned();
                 let path = path.strip_prefix(&root).expect("a path below the workspace").to_owned();
                 files.push(File { path, text });
@@ -147,7 +148,7 @@ fn files(extensions: &[&str]) -> Vec<File> {
     files
 }
 
-/// The clauses that the names of tests begin with, each with its line.
+/// The clauses in names of tests, each with its line.
 fn tests(code: &str) -> Vec<(usize, Clause)> {
     let lines: Vec<&str> = code.lines().map(str::trim).collect();
     let is_test = |at: usize| {
@@ -159,7 +160,7 @@ fn tests(code: &str) -> Vec<(usize, Clause)> {
     for (at, line) in lines.iter().enumerate() {
         let line = line.strip_prefix("async ").unwrap_or(line);
         let Some(mut name) = line.strip_prefix("fn ").filter(|_| is_test(at)) else { continue };
-        // Each id is `s`, two digits or more, `_`.
+        // Each id is `s`, two or more digits, and `_`.
         while let Some((digits, rest)) = name.strip_prefix('s').and_then(|name| name.split_once('_'))
             && digits.len() >= 2
             && let Ok(clause) = digits.parse()
@@ -171,7 +172,8 @@ fn tests(code: &str) -> Vec<(usize, Clause)> {
     found
 }
 
-/// The clauses that a text cites, `semantics 2, 8`, each with its line. A citation may go on in the next line of a comment.
+/// The clauses that a text cites as in `semantics 2, 8`, each with its line. A citation may continue on the
+/// next line of a comment.
 fn citations(text: &str) -> Vec<(usize, Clause)> {
     let words: Vec<(usize, &str)> = text
         .lines()
@@ -206,7 +208,7 @@ fn citations(text: &str) -> Vec<(usize, Clause)> {
     found
 }
 
-/// The clauses that a text links to, `#s22`, each with its line.
+/// The clauses that a text links to as in `#s22`, each with its line.
 fn links(text: &str) -> Vec<(usize, Clause)> {
     let mut found = Vec::new();
     for (at, line) in text.lines().enumerate() {

@@ -1,9 +1,9 @@
-//! Labels that are unknown (semantics 37, 42): what they never open, what they close, and what is provisional.
+//! Unknown labels (semantics 37, 42): they never allow anything, they can deny, and denials are provisional.
 
 mod common;
 
 use common::build::*;
-use common::told::*;
+use common::probes::*;
 use policy::{
     Action, Change, Direction, Directions, Labels, Match, Namespace, Peer, Requirement, Scope, Selector,
     Tier, Verdict,
@@ -39,7 +39,7 @@ fn s37_on_unknown_labels_every_requirement_is_unknown_and_the_empty_selector_mat
 }
 
 #[test]
-fn s37_the_label_that_follows_from_a_namespaces_name_is_known() {
+fn s37_the_name_label_of_a_namespace_is_always_known() {
     let by_name = |operator: &str| selector(&format!("kubernetes.io/metadata.name{operator}"));
     let cases = [
         ("=db", Match::Yes),
@@ -55,7 +55,7 @@ fn s37_the_label_that_follows_from_a_namespaces_name_is_known() {
     let with_another = selector("kubernetes.io/metadata.name=db,team=back");
     assert_eq!(with_another.matches_namespace("db", &Labels::unknown()), Match::Unknown);
     let excluded = selector("kubernetes.io/metadata.name=web,team=back");
-    assert_eq!(excluded.matches_namespace("db", &Labels::unknown()), Match::No, "whatever its team is");
+    assert_eq!(excluded.matches_namespace("db", &Labels::unknown()), Match::No, "regardless of its team");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn s37_a_peer_whose_namespace_is_unknown_matches_no_rule_that_allows_by_its_labe
             scenario([by_namespace(text).into(), change], &[(tcp(D, A, 1), held)]);
         }
     }
-    // What does not hang on its labels holds.
+    // Rules that do not depend on the unknown labels apply.
     for text in ["", "kubernetes.io/metadata.name=db"] {
         let allowed = "allow not-isolated | allow rule web/p[0]";
         scenario([by_namespace(text).into(), unreadable_namespace()], &[(tcp(D, A, 1), allowed)]);
@@ -90,7 +90,7 @@ fn s37_a_peer_with_unknown_labels_matches_no_rule_that_allows_by_its_labels() {
             (tcp(B, A, 1), "allow not-isolated | deny unknown-labels of web/p near web/p[1] by its port"),
             (tcp(B, A, 2), "allow not-isolated | allow rule web/p[1]"),
             (tcp(B, A, 3), "allow not-isolated | allow rule web/p[2]"),
-            // Its namespace is known, and another.
+            // Its namespace is known, and is a different one.
             (tcp(B, A, 4), "allow not-isolated | deny default-deny of web/p near web/p[1] by its port"),
         ],
     );
@@ -107,7 +107,7 @@ fn s37_a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_i
     scenario(
         [might().into(), surely.into(), unreadable_pod()],
         &[
-            // What surely applies allows it: policies are a union.
+            // The policy that certainly applies allows it: policies are a union.
             (tcp(A, B, 1), "allow not-isolated | allow rule web/surely[0]"),
             (
                 tcp(C, B, 1),
@@ -119,7 +119,7 @@ fn s37_a_pod_with_unknown_labels_is_isolated_by_every_policy_that_might_select_i
 }
 
 #[test]
-fn s42_a_denial_that_no_labels_could_change_is_no_provisional_one() {
+fn s42_a_denial_that_no_labels_could_change_is_not_provisional() {
     let deny = network_policy("web/deny", "").isolate_ingress();
     scenario(
         [deny.into(), unreadable_pod()],
@@ -133,7 +133,7 @@ fn s42_a_denial_that_no_labels_could_change_is_no_provisional_one() {
 }
 
 #[test]
-fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not() {
+fn s37_in_the_other_tiers_a_deny_that_might_match_applies_and_an_accept_does_not() {
     let admin = || cluster_policy("admin", Tier::Admin, 1);
     let of_b = |action| rule().action(action).pods("", "app=b");
     scenario(
@@ -152,7 +152,7 @@ fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not()
             (tcp(C, A, 1), "allow not-isolated | deny rule admin[1]"),
         ],
     );
-    // What surely matches first decides, by selector or by block.
+    // The first rule that certainly matches decides, by selector or by block.
     let by_block = rule().action(Action::Accept).block("10.244.1.3/32", &[]);
     scenario(
         [admin().ingress(by_block).ingress(of_b(Action::Deny)).into(), unreadable_pod()],
@@ -161,7 +161,7 @@ fn s37_in_the_tiers_around_deny_holds_where_it_might_match_and_accept_does_not()
 }
 
 #[test]
-fn a_tier_that_might_apply_denies_and_does_not_accept() {
+fn a_tier_policy_that_might_apply_denies_and_does_not_accept() {
     let mut policy = cluster_policy("admin", Tier::Admin, 1)
         .ingress(rule().action(Action::Accept).tcp(1))
         .ingress(rule().action(Action::Pass).tcp(2))
@@ -179,7 +179,7 @@ fn a_tier_that_might_apply_denies_and_does_not_accept() {
 }
 
 #[test]
-fn baseline_is_skipped_where_a_policy_might_isolate_and_asked_whether_that_matters() {
+fn baseline_is_skipped_if_a_policy_might_isolate_and_decides_whether_that_is_provisional() {
     let might = || network_policy("web/might", "app=b").isolate_ingress().into();
     let baseline = |action| cluster_policy("base", Tier::Baseline, 0).ingress(rule().action(action)).into();
     let held = "allow not-isolated | deny unknown-labels of web/might";
@@ -189,7 +189,7 @@ fn baseline_is_skipped_where_a_policy_might_isolate_and_asked_whether_that_matte
 }
 
 #[test]
-fn labels_that_become_known_end_the_doubt_both_ways() {
+fn labels_that_become_known_end_a_provisional_denial() {
     let policy = || network_policy("web/p", "app=a").ingress(rule().pods("team=back", "")).into();
     scenario(
         [policy(), unreadable_namespace(), namespace("db", "team=back")],
@@ -202,7 +202,7 @@ fn labels_that_become_known_end_the_doubt_both_ways() {
 }
 
 #[test]
-fn unknown_labels_that_no_policy_asks_for_change_nothing() {
+fn unknown_labels_that_no_policy_refers_to_change_nothing() {
     let policy = network_policy("web/p", "app=a").ingress(rule().block("10.0.0.0/8", &[]).tcp(1));
     let changes: Vec<Change> = cluster().into_iter().chain([policy.into(), unreadable_namespace()]).collect();
     let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
@@ -213,21 +213,21 @@ fn unknown_labels_that_no_policy_asks_for_change_nothing() {
 }
 
 #[test]
-fn a_provisional_denial_ends_as_the_operator_says_and_says_what_is_missing() {
+fn a_provisional_denial_gets_the_configured_verdict_and_explains_what_is_unknown() {
     let nothing = Peer::Nothing;
     let policy =
         network_policy("web/p", "app=a").ingress(rule().pods("!env", "")).ingress(rule().peer(nothing));
     let changes: Vec<Change> = cluster().into_iter().chain([policy.into(), unreadable_namespace()]).collect();
     let probes: &[Probe<'_>] =
         &[(tcp(D, A, 1), "allow not-isolated | allow unknown-labels of web/p near web/p[0] by its peer")];
-    told(Scope::Node("n1".into()), Verdict::Allow, &changes, Directions::Both, probes);
+    check_probes(Scope::Node("n1".into()), Verdict::Allow, &changes, Directions::Both, probes);
     let (_, snapshot) = common::compile(Scope::Node("n1".into()), Verdict::Deny, &changes);
     let packet = tcp(D, A, 1);
     let decision = snapshot.evaluate(&packet, Directions::Both);
     assert!(decision.is_provisional());
     assert_eq!(
         snapshot.explain(&packet, &decision, Direction::Ingress).to_string(),
-        "denied: policy might allow it, but labels of a pod at either end, or of its namespace, are unknown; else denied: \
-         isolated by web/p; nearest miss: web/p ingress[0] (port matches, peer does not)"
+        "denied: policy might allow it, but labels of a pod at either end, or of its namespace, are unknown; \
+         else denied: isolated by web/p; nearest miss: web/p ingress[0] (port matches, peer does not)"
     );
 }

@@ -1,4 +1,5 @@
-//! Unknown never widens: of a random cluster, whatever can't be read or has not been read allows no packet that was denied.
+//! Unknown never widens access: if part of a random cluster can't be read or has not been read, no packet is
+//! allowed that was denied.
 
 mod common;
 
@@ -16,7 +17,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// How many random clusters, unless the environment variable `PROPTEST_CASES` says otherwise.
+/// The number of random clusters, unless the environment variable `PROPTEST_CASES` is set.
 const CASES: u32 = 4_000;
 
 #[test]
@@ -64,14 +65,14 @@ fn what_becomes_unknown_allows_no_packet_that_was_denied() {
     }
 }
 
-/// What is known in the end.
+/// The inventory after all changes.
 fn inventory(world: &World) -> Inventory {
     let mut inventory = Inventory::default();
     world.batches.iter().flatten().cloned().for_each(|change| inventory.apply(change));
     inventory
 }
 
-/// The changes that make an inventory.
+/// The changes that create an inventory.
 fn everything(inventory: &Inventory) -> Vec<Change> {
     let Inventory { namespaces, pods, nodes, policies } = inventory;
     let mut pods: Vec<_> = pods.values().map(|pod| Pod::clone(pod)).collect();
@@ -82,7 +83,8 @@ fn everything(inventory: &Inventory) -> Vec<Change> {
     namespaces.chain(nodes).chain(pods.into_iter().map(Change::Pod)).chain(policies).collect()
 }
 
-/// Makes some of it unknown: labels, pods and namespaces as a whole, and policies, in part or as a whole, as sources do.
+/// Makes part of it unknown as sources do: labels, whole pods and namespaces, and policies in part or as a
+/// whole.
 fn forget(known: &Inventory, choices: &[u8]) -> Vec<Change> {
     let mut choices = choices.iter().cycle().copied();
     let mut choose = || choices.next().unwrap_or(0) % 8;
@@ -100,8 +102,9 @@ fn forget(known: &Inventory, choices: &[u8]) -> Vec<Change> {
     forgotten.collect()
 }
 
-/// Whether the pod's addresses are all in the pod CIDRs of its node, as those of real pods are, and no other pod claims one of them:
-/// its address is not the older pod's only because the newer one can't be read.
+/// Whether the pod's addresses are all in the pod CIDRs of its node, as those of real pods are, and no other
+/// pod has one of them. Otherwise its address would go to the older pod merely because the newer one can't be
+/// read.
 fn is_where_it_belongs(pod: &Pod, known: &Inventory) -> bool {
     let node = pod.node.as_ref().and_then(|node| known.nodes.get(node));
     let is_here = |address: &IpAddr| {
@@ -116,10 +119,10 @@ fn is_where_it_belongs(pod: &Pod, known: &Inventory) -> bool {
         .all(|address| is_here(address) && !others().any(|other| other.addresses.contains(address)))
 }
 
-/// The policy, with a peer of its first rule that can't be understood.
+/// The policy with a peer in its first rule that can't be understood.
 fn part_of(policy: &PolicySpec) -> Option<Change> {
     let mut policy = policy.clone();
-    // A rule that denies and can't be understood is for its source to decide: none has any yet.
+    // The source must decide about a rule that denies and can't be understood. No source has such rules yet.
     if policy.tier != Tier::NetworkPolicy {
         return None;
     }
@@ -131,7 +134,7 @@ fn part_of(policy: &PolicySpec) -> Option<Change> {
     Some(Change::Policy(Arc::new(policy)))
 }
 
-/// The policy, of which only its namespace can be read.
+/// The policy as it is enforced if only its namespace can be read.
 fn close(policy: &PolicySpec) -> Option<Change> {
     if policy.tier != Tier::NetworkPolicy {
         return None;

@@ -1,96 +1,97 @@
-//! A choice of pods (namespaces and labels together) in the numbers of the vocabulary.
+//! CompiledState selectors: selectors of pods, by namespace and labels, in terms of symbols.
 //!
-//! From: a policy's selectors, whose words the [`Vocabulary`] has learned. To: [`classes`](crate::compiler::classes), which finds the
-//! classes that it chooses.
+//! From: a policy's selectors. Their symbols must be in the [`SymbolTable`]. To:
+//! [`identities`](crate::compiler::identities), which finds the identities that they match.
 
-use crate::compiler::vocabulary::{Facts, Keys, NamespaceFacts, Vocabulary};
+use crate::compiler::symbol_table::{LabelInterner, LabelSet, NamespaceSymbols, SymbolTable};
 use crate::selector::{Match, Requirement, Selector};
 use crate::spec::NamespaceMatch;
 
-/// A distinct choice of pods.
+/// The id of a distinct selector.
 pub(crate) type SelectorId = u32;
 
-/// A choice in the numbers of the vocabulary.
+/// A compiled selector of pods: BOTH parts must match.
 #[derive(Debug)]
-pub(crate) struct Test {
-    pub namespaces: NamespaceTest,
-    pub pods: LabelTest,
+pub(crate) struct CompiledSelector {
+    pub namespaces: CompiledNamespaceMatch,
+    pub pods: CompiledLabelSelector,
 }
 
-/// Chooses namespaces.
+/// Selects namespaces.
 #[derive(Debug)]
-pub(crate) enum NamespaceTest {
+pub(crate) enum CompiledNamespaceMatch {
     Named(u32),
-    Labels(LabelTest),
+    Labels(CompiledLabelSelector),
 }
 
-/// Chooses labels.
+/// Selects labels.
 #[derive(Debug)]
-pub(crate) enum LabelTest {
-    /// ALL of these must hold.
-    All(Box<[Need]>),
-    /// What could not be understood (semantics 28).
+pub(crate) enum CompiledLabelSelector {
+    /// ALL of these must match.
+    All(Box<[CompiledRequirement]>),
+    /// Matches nothing: the selector could not be understood (semantics 28).
     Nothing,
 }
 
-/// One requirement on labels.
+/// A compiled requirement on labels.
 #[derive(Debug)]
-pub(crate) enum Need {
-    /// The key's value is ANY of these, which are sorted.
+pub(crate) enum CompiledRequirement {
+    /// The key's value is ANY of these; sorted.
     In(u32, Box<[u32]>),
-    /// The key is missing or its value is NONE of these, which are sorted (semantics 10).
+    /// The key is missing or its value is NONE of these; sorted (semantics 10).
     NotIn(u32, Box<[u32]>),
-    /// The key is there.
+    /// The key exists.
     Exists(u32),
     /// The key is missing (semantics 10).
-    Missing(u32),
+    DoesNotExist(u32),
 }
 
-impl Test {
-    /// The words of the choice must be in the vocabulary.
-    pub(crate) fn new(vocabulary: &Vocabulary, namespaces: &NamespaceMatch, pods: &Selector) -> Self {
+impl CompiledSelector {
+    /// Compiles a selector. Its symbols must be in the symbol table.
+    pub(crate) fn new(symbols: &SymbolTable, namespaces: &NamespaceMatch, pods: &Selector) -> Self {
         let namespaces = match namespaces {
-            NamespaceMatch::Named(name) => match vocabulary.namespace(name) {
-                Some(name) => NamespaceTest::Named(name),
-                None => NamespaceTest::Labels(LabelTest::Nothing),
+            NamespaceMatch::Named(name) => match symbols.namespace(name) {
+                Some(name) => CompiledNamespaceMatch::Named(name),
+                None => CompiledNamespaceMatch::Labels(CompiledLabelSelector::Nothing),
             },
-            NamespaceMatch::Labels(selector) => {
-                NamespaceTest::Labels(LabelTest::new(vocabulary.namespace_labels(), selector))
-            }
+            NamespaceMatch::Labels(selector) => CompiledNamespaceMatch::Labels(CompiledLabelSelector::new(
+                symbols.namespace_labels(),
+                selector,
+            )),
         };
-        Self { namespaces, pods: LabelTest::new(vocabulary.pod_labels(), pods) }
+        Self { namespaces, pods: CompiledLabelSelector::new(symbols.pod_labels(), pods) }
     }
 }
 
-impl NamespaceTest {
-    /// Whether the namespace is chosen.
-    pub(crate) fn holds(&self, namespace: &NamespaceFacts) -> Match {
+impl CompiledNamespaceMatch {
+    /// Whether the namespace matches.
+    pub(crate) fn matches(&self, namespace: &NamespaceSymbols) -> Match {
         match self {
             Self::Named(name) => Match::from(namespace.name == Some(*name)),
-            Self::Labels(test) => test.holds(&namespace.labels),
+            Self::Labels(selector) => selector.matches(&namespace.labels),
         }
     }
 }
 
-impl LabelTest {
-    fn new(keys: &Keys, selector: &Selector) -> Self {
+impl CompiledLabelSelector {
+    fn new(keys: &LabelInterner, selector: &Selector) -> Self {
         match selector {
             Selector::Nothing => Self::Nothing,
             Selector::All(requirements) => requirements
                 .iter()
-                .map(|requirement| Need::new(keys, requirement))
+                .map(|requirement| CompiledRequirement::new(keys, requirement))
                 .collect::<Option<_>>()
                 .map_or(Self::Nothing, Self::All),
         }
     }
 
-    /// Whether the labels are chosen.
-    pub(crate) fn holds(&self, facts: &Facts) -> Match {
-        let Self::All(needs) = self else { return Match::No };
+    /// Whether the labels match.
+    pub(crate) fn matches(&self, labels: &LabelSet) -> Match {
+        let Self::All(requirements) = self else { return Match::No };
         let mut least = Match::Yes;
-        for need in needs {
-            // ALL must hold.
-            least = least.min(need.holds(facts));
+        for requirement in requirements {
+            // ALL must match.
+            least = least.min(requirement.matches(labels));
             if least == Match::No {
                 break;
             }
@@ -99,8 +100,8 @@ impl LabelTest {
     }
 }
 
-impl Need {
-    fn new(keys: &Keys, requirement: &Requirement) -> Option<Self> {
+impl CompiledRequirement {
+    fn new(keys: &LabelInterner, requirement: &Requirement) -> Option<Self> {
         let key = keys.key(requirement.key())?;
         let numbers = |values: &[_]| -> Option<Box<[u32]>> {
             let numbers =
@@ -113,27 +114,27 @@ impl Need {
             Requirement::In(_, values) => Self::In(key, numbers(values)?),
             Requirement::NotIn(_, values) => Self::NotIn(key, numbers(values)?),
             Requirement::Exists(_) => Self::Exists(key),
-            Requirement::DoesNotExist(_) => Self::Missing(key),
+            Requirement::DoesNotExist(_) => Self::DoesNotExist(key),
         })
     }
 
-    /// The key that it asks for.
+    /// The key that the requirement refers to.
     pub(crate) fn key(&self) -> u32 {
-        let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::Missing(key)) = self;
+        let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key)) = self;
         *key
     }
 
-    fn holds(&self, facts: &Facts) -> Match {
+    fn matches(&self, labels: &LabelSet) -> Match {
         let key = self.key();
-        let value = facts.pairs.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
-        if value.is_none() && !facts.are_known {
+        let value = labels.pairs.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
+        if value.is_none() && !labels.are_known {
             return Match::Unknown;
         }
         Match::from(match self {
             Self::In(_, values) => value.is_some_and(|value| values.binary_search(&value).is_ok()),
             Self::NotIn(_, values) => value.is_none_or(|value| values.binary_search(&value).is_err()),
             Self::Exists(_) => value.is_some(),
-            Self::Missing(_) => value.is_none(),
+            Self::DoesNotExist(_) => value.is_none(),
         })
     }
 }

@@ -1,65 +1,67 @@
-//! What an update of the compiled state has changed: hosts of addresses, subjects of policies, and pod CIDRs.
+//! What an update of the compiled state has changed: ipcache entries, subjects of policies, and pod CIDRs.
 //!
-//! From: [`Compiled`](crate::compiler::compiled::Compiled), which reports each host that it replaces and each subject whose policies it
-//! changes. To: `Compiled::affected`.
+//! From: [`CompiledState`](crate::compiler::compiled_state::CompiledState), which records each ipcache entry
+//! that it replaces and each subject with policies that it changes. To: `CompiledState::affected`.
 
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::compiler::classes::Chosen;
 use crate::compiler::compiled_selector::SelectorId;
+use crate::compiler::identities::SubjectMatch;
 use crate::snapshot::address::AddressKey;
-use crate::snapshot::hosts::{Host, HostPod};
-use crate::snapshot::ids::ClassId;
+use crate::snapshot::ids::IdentityId;
+use crate::snapshot::ipcache::{IpCacheEntry, PodEntry};
 
-/// What an update has changed so far.
+/// The changes of an update.
 #[derive(Debug, Default)]
 pub(crate) struct Diff {
-    /// By address: its host before the update.
-    pub hosts: FxHashMap<AddressKey, HostBefore>,
+    /// By address: the ipcache entry before the update.
+    pub entries: FxHashMap<AddressKey, EntryBefore>,
     /// Subjects of policies that were added, changed or removed.
     pub subjects: FxHashSet<SelectorId>,
-    /// Whether the pod CIDRs of this node or of the cluster changed: then any address may have become that of an unknown pod.
+    /// Whether the pod CIDRs of this node or of the cluster changed. Then any address may have become that of
+    /// an unknown pod.
     pub cidrs: bool,
 }
 
-/// The host of an address before an update.
+/// The ipcache entry of an address before an update.
 #[derive(Debug)]
-pub(crate) struct HostBefore {
-    pub host: Host,
-    /// The subjects that select its pod: by the pod's class, and by the hopeful one.
-    pub selected_by: [Option<Arc<[Chosen]>>; 2],
+pub(crate) struct EntryBefore {
+    pub entry: IpCacheEntry,
+    /// The subjects that select its pod, by the pod's identity and by its permissive identity.
+    pub selected_by: [Option<Arc<[SubjectMatch]>>; 2],
 }
 
-/// The classes of a pod, the cautious or only one first.
-pub(crate) type Views = [ClassId; 2];
+/// The identities of a pod: the strict one and the permissive one. They are equal if no labels are unknown.
+pub(crate) type IdentityPair = [IdentityId; 2];
 
 impl Diff {
-    /// Notes that the host of an address is about to be replaced. `selected_by` returns the subjects that select the pods of a class.
-    pub(crate) fn host(
+    /// Records the entry of an address before it is replaced. `selected_by` returns the subjects that select
+    /// an identity.
+    pub(crate) fn record_entry(
         &mut self,
         key: AddressKey,
-        before: Option<&Host>,
-        selected_by: impl Fn(ClassId) -> Option<Arc<[Chosen]>>,
+        before: Option<&IpCacheEntry>,
+        selected_by: impl Fn(IdentityId) -> Option<Arc<[SubjectMatch]>>,
     ) {
-        self.hosts.entry(key).or_insert_with(|| {
-            let host = before.cloned().unwrap_or_default();
-            let selected_by = match host.pod.as_ref().filter(|pod| pod.is_evaluated()) {
-                Some(pod) => views(pod).map(selected_by),
+        self.entries.entry(key).or_insert_with(|| {
+            let entry = before.cloned().unwrap_or_default();
+            let selected_by = match entry.pod.as_ref().filter(|pod| pod.is_evaluated()) {
+                Some(pod) => identity_pair(pod).map(selected_by),
                 None => [None, None],
             };
-            HostBefore { host, selected_by }
+            EntryBefore { entry, selected_by }
         });
     }
 
-    /// Notes that policies with these subjects changed.
-    pub(crate) fn subjects(&mut self, changed: &FxHashSet<SelectorId>) {
+    /// Records that policies with these subjects changed.
+    pub(crate) fn record_subjects(&mut self, changed: &FxHashSet<SelectorId>) {
         self.subjects.extend(changed);
     }
 }
 
-/// The classes of a pod.
-pub(crate) fn views(pod: &HostPod) -> Views {
-    [pod.class(), pod.hopeful_class()]
+/// The identities of a pod.
+pub(crate) fn identity_pair(pod: &PodEntry) -> IdentityPair {
+    [pod.identity(), pod.permissive_identity()]
 }

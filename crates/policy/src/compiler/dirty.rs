@@ -1,7 +1,7 @@
-//! What a batch of changes makes dirty.
+//! What a batch of changes makes dirty, so that it must be compiled again.
 //!
 //! From: [`Compiler`](crate::Compiler), which compares each change with the inventory. To:
-//! [`Compiled`](crate::compiler::compiled::Compiled).
+//! [`CompiledState`](crate::compiler::compiled_state::CompiledState).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use crate::names::PolicyName;
 use crate::snapshot::address::AddressKey;
 
-/// What to compile again after a batch of changes.
+/// What to compile again.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     pub addresses: FxHashSet<AddressKey>,
@@ -19,6 +19,6 @@ pub(crate) struct Dirty {
     pub policies: BTreeSet<PolicyName>,
     /// Whether this node's pod CIDRs changed.
     pub pod_cidrs: bool,
-    /// Whether any node's did.
+    /// Whether the pod CIDRs of any node changed.
     pub cluster_cidrs: bool,
 }

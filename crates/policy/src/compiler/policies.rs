@@ -1,110 +1,112 @@
-//! Policies in numbers: selectors, port sets and rules as the rest of the compiler names them.
+//! CompiledState policies: selectors, port sets and rules by id.
 
 use std::sync::Arc;
 
-use crate::compiler::classes::View;
 use crate::compiler::compiled_selector::SelectorId;
-use crate::compiler::selectors::Selectors;
+use crate::compiler::identities::View;
+use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
-use crate::compiler::vocabulary::Vocabulary;
+use crate::compiler::symbol_table::SymbolTable;
 use crate::decision::Direction;
 use crate::names::PolicyName;
 use crate::packet::Protocol;
 use crate::selector::Selector;
-use crate::snapshot::addresses;
+use crate::snapshot::ip_blocks;
 use crate::snapshot::ports::{PortAlias, PortRange, PortSet};
 use crate::spec::{
     Action, IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Tier,
 };
 
-/// A policy in numbers.
+/// A compiled policy.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
     pub name: Arc<PolicyName>,
     pub spec: Arc<PolicySpec>,
-    /// The id of its first rule: ingress rules first, then egress rules.
+    /// The id of its first rule. The ids of its ingress rules come first, then those of its egress rules.
     pub first_rule: u32,
     pub subject: SelectorId,
     ingress: Box<[CompiledRule]>,
     egress: Box<[CompiledRule]>,
 }
 
-/// A policy as it applies to the pods of a class.
+/// A policy that applies to the pods of an identity, or might.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Applied<'a> {
     pub policy: &'a CompiledPolicy,
-    /// [`View::Known`] if it surely applies; else how it is read that it might.
+    /// [`View::Known`] if it certainly applies; else the view in which it might.
     pub view: View,
 }
 
-/// A rule in numbers.
+/// A compiled rule.
 ///
-/// Each Pass rule is followed by a Deny and an Accept rule with its index. Their selectors match only peers for which it is unknown
-/// whether the rule matches (semantics 37).
+/// Each Pass rule is followed by a Deny and an Accept rule with the same index. Their selectors match only
+/// peers for which it is unknown whether the Pass rule matches (semantics 37).
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    /// Its place among the policy's rules, as ids count them: ingress and then egress.
-    place: u32,
+    /// Its index among the policy's rules, ingress before egress. The rule's id is the policy's first id plus
+    /// this.
+    index: u32,
     pub action: Action,
-    /// Whether the rule has no peers at all, and so matches every peer.
-    pub everyone: bool,
-    /// Whether ANY of its selectors might choose a pod: one that could not be understood never does.
+    /// Whether the rule has no list of peers, and so matches every peer.
+    pub every_peer: bool,
+    /// Whether ANY of its selectors can match a pod. A selector that could not be understood never does.
     pub pods: bool,
     pub selectors: Box<[SelectorId]>,
-    /// Normalised: see [`addresses::normalise`].
+    /// Normalised by [`ip_blocks::normalise`].
     pub blocks: Box<[IpBlock]>,
     pub ports: Arc<PortSet>,
 }
 
 impl CompiledPolicy {
-    /// Puts a policy, whose words the vocabulary must cover, in numbers. `fresh` receives the selectors that it brings.
+    /// Compiles a policy. Its symbols must be in the symbol table. Appends selectors that did not exist
+    /// before to `fresh`.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
         first_rule: u32,
-        vocabulary: &Vocabulary,
-        selectors: &mut Selectors,
+        symbols: &SymbolTable,
+        selectors: &mut SelectorCache,
         port_sets: &mut Shared<PortSet>,
         fresh: &mut Vec<SelectorId>,
     ) -> Self {
-        let mut enter = |namespaces: &NamespaceMatch, pods: &Selector, action| {
-            let (id, new) = selectors.enter(vocabulary, namespaces, pods, action);
+        let mut acquire = |namespaces: &NamespaceMatch, pods: &Selector, action| {
+            let (id, new) = selectors.acquire(symbols, namespaces, pods, action);
             fresh.extend(new.then_some(id));
             id
         };
-        let subject = enter(&spec.subject.namespaces, &spec.subject.pods, Action::Accept);
-        let mut choose = |rule: &RuleSpec, action| -> Box<[SelectorId]> {
+        let subject = acquire(&spec.subject.namespaces, &spec.subject.pods, Action::Accept);
+        let mut select = |rule: &RuleSpec, action| -> Box<[SelectorId]> {
             let peers = rule.peers.iter().flatten();
-            let chosen = peers.filter_map(|peer| match peer {
-                Peer::Pods { namespaces, pods } => Some(enter(namespaces, pods, action)),
+            let selected = peers.filter_map(|peer| match peer {
+                Peer::Pods { namespaces, pods } => Some(acquire(namespaces, pods, action)),
                 Peer::Block(_) | Peer::Nothing => None,
             });
-            chosen.collect()
+            selected.collect()
         };
         let mut compile = |first: usize, rules: &[RuleSpec]| -> Box<[CompiledRule]> {
             let mut compiled = Vec::with_capacity(rules.len());
-            for (place, rule) in (first as u32..).zip(rules) {
-                let ports = port_sets.share(port_set(vocabulary, rule.ports.as_deref()));
+            for (index, rule) in (first as u32..).zip(rules) {
+                let ports = port_sets.share(port_set(symbols, rule.ports.as_deref()));
                 let blocks = rule.peers.iter().flatten().filter_map(|peer| match peer {
-                    Peer::Block(block) => addresses::normalise(block),
+                    Peer::Block(block) => ip_blocks::normalise(block),
                     Peer::Pods { .. } | Peer::Nothing => None,
                 });
                 compiled.push(CompiledRule {
-                    place,
+                    index,
                     action: rule.action,
-                    everyone: rule.peers.is_none(),
-                    pods: rule.peers.iter().flatten().any(might_choose_pods),
-                    selectors: choose(rule, rule.action),
+                    every_peer: rule.peers.is_none(),
+                    pods: rule.peers.iter().flatten().any(might_select_pods),
+                    selectors: select(rule, rule.action),
                     blocks: blocks.collect(),
                     ports: Arc::clone(&ports),
                 });
                 let beside: &[Action] =
                     if rule.action == Action::Pass { &[Action::Deny, Action::Accept] } else { &[] };
                 compiled.extend(beside.iter().map(|action| CompiledRule {
-                    place,
+                    index,
                     action: *action,
-                    everyone: false,
+                    every_peer: false,
                     pods: false,
-                    selectors: choose(rule, *action),
+                    selectors: select(rule, *action),
                     blocks: Box::from([]),
                     ports: Arc::clone(&ports),
                 }));
@@ -116,20 +118,20 @@ impl CompiledPolicy {
         Self { name, spec: Arc::clone(spec), first_rule, subject, ingress, egress }
     }
 
-    /// Takes note that the policy is gone.
-    pub(crate) fn leave(&self, selectors: &mut Selectors) {
-        selectors.leave(self.subject);
+    /// Releases the policy's selectors.
+    pub(crate) fn release(&self, selectors: &mut SelectorCache) {
+        selectors.release(self.subject);
         for rule in self.ingress.iter().chain(&self.egress) {
-            rule.selectors.iter().for_each(|selector| selectors.leave(*selector));
+            rule.selectors.iter().for_each(|selector| selectors.release(*selector));
         }
     }
 
-    /// How many rules it has.
+    /// The number of rules.
     pub(crate) fn len(&self) -> usize {
         self.spec.ingress.len() + self.spec.egress.len()
     }
 
-    /// Whether it isolates its pods. Only NetworkPolicies do (semantics 8).
+    /// Whether it isolates its pods. Only NetworkPolicies isolate (semantics 8).
     fn isolates(&self, direction: Direction) -> bool {
         self.spec.tier == Tier::NetworkPolicy
             && match direction {
@@ -138,18 +140,18 @@ impl CompiledPolicy {
             }
     }
 
-    /// The rules that count in `direction`, with their ids. A NetworkPolicy has none in a direction in which it does not
-    /// isolate: its `policyTypes` decide (semantics 1).
+    /// The rules that apply in `direction`, with their ids. A NetworkPolicy has none in a direction that its
+    /// `policyTypes` do not list (semantics 1).
     fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
         let rules = match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         };
         let counts = self.spec.tier != Tier::NetworkPolicy || self.isolates(direction);
-        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.place, rule))
+        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.index, rule))
     }
 
-    /// Where the policy stands in the order of evaluation.
+    /// The sort key of the order of evaluation.
     pub(crate) fn order(&self) -> (Tier, u16, &PolicyName) {
         let priority = if self.spec.tier == Tier::NetworkPolicy { 0 } else { self.spec.priority };
         (self.spec.tier, priority, &self.name)
@@ -157,12 +159,13 @@ impl CompiledPolicy {
 }
 
 impl<'a> Applied<'a> {
-    /// Whether it isolates the pods. One that might apply does by the cautious view, and does not by the hopeful one.
+    /// Whether it isolates the pods. A policy that might apply isolates in the strict view, but not in the
+    /// permissive view.
     pub(crate) fn isolates(&self, direction: Direction) -> bool {
-        self.view != View::Hopeful && self.policy.isolates(direction)
+        self.view != View::Permissive && self.policy.isolates(direction)
     }
 
-    /// The rules that count in `direction`, with their ids and what they do.
+    /// The rules that apply in `direction`, with their ids and effective actions.
     pub(crate) fn rules(
         &self,
         direction: Direction,
@@ -174,18 +177,18 @@ impl<'a> Applied<'a> {
     }
 }
 
-/// The effective action of a rule of a policy that might apply; `None` if it has none (semantics 37). A Pass counts as Deny in the
-/// cautious view, as Accept in the hopeful one.
+/// The effective action of a rule of a policy that might apply; `None` if the rule is ignored (semantics 37).
+/// A Pass counts as Deny in the strict view, and as Accept in the permissive view.
 fn viewed(action: Action, view: View) -> Option<Action> {
     match (view, action) {
         (View::Known, action) => Some(action),
-        (View::Cautious, Action::Accept) | (View::Hopeful, Action::Deny) => None,
-        (View::Cautious, Action::Deny | Action::Pass) => Some(Action::Deny),
-        (View::Hopeful, Action::Accept | Action::Pass) => Some(Action::Accept),
+        (View::Strict, Action::Accept) | (View::Permissive, Action::Deny) => None,
+        (View::Strict, Action::Deny | Action::Pass) => Some(Action::Deny),
+        (View::Permissive, Action::Accept | Action::Pass) => Some(Action::Accept),
     }
 }
 
-fn might_choose_pods(peer: &Peer) -> bool {
+fn might_select_pods(peer: &Peer) -> bool {
     match peer {
         Peer::Pods { namespaces, pods } => {
             *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
@@ -194,7 +197,7 @@ fn might_choose_pods(peer: &Peer) -> bool {
     }
 }
 
-fn port_set(vocabulary: &Vocabulary, ports: Option<&[PortMatch]>) -> PortSet {
+fn port_set(symbols: &SymbolTable, ports: Option<&[PortMatch]>) -> PortSet {
     let Some(ports) = ports else { return PortSet::everything() };
     let (mut ranges, mut names) = (Vec::new(), Vec::new());
     for PortMatch { protocol, numbers } in ports {
@@ -207,7 +210,7 @@ fn port_set(vocabulary: &Vocabulary, ports: Option<&[PortMatch]>) -> PortSet {
             PortNumbers::Range(first, last) if first <= last => range(*first, *last, false),
             PortNumbers::Range(..) | PortNumbers::Nothing => {}
             PortNumbers::Named(name) => {
-                names.extend(vocabulary.port(name).map(|name| PortAlias { name, protocol: *protocol }));
+                names.extend(symbols.port(name).map(|name| PortAlias { name, protocol: *protocol }));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Whose pods are evaluated: those of one node, or of all.
+//! Which pods are evaluated: those of one node, or of all nodes.
 
 use std::sync::Arc;
 
@@ -6,13 +6,14 @@ use ipnet::IpNet;
 
 use crate::inventory::{Inventory, Pod};
 
-/// Whose pods a snapshot evaluates.
+/// Which pods a snapshot evaluates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Pods of every node, each as its own node evaluates it: what `explain` asks about. An address that no pod has is evaluated as by the node
-    /// that has the longest pod CIDR around it, of several the first by name.
+    /// Pods of every node, each as its own node evaluates it. Used by `explain`. An address without a known
+    /// pod is evaluated as by the node with the longest pod CIDR that contains it; among several, the first
+    /// by name.
     Cluster,
-    /// Pods of this node alone: what an agent enforces. Pods of other nodes are known as peers.
+    /// Only pods of this node: what an agent enforces. Pods of other nodes are known as peers.
     Node(Arc<str>),
 }
 
@@ -25,7 +26,8 @@ impl Scope {
         }
     }
 
-    /// Whether a pod is evaluated. One that has an address but no node yet belongs to the node in whose pod CIDRs it is.
+    /// Whether a pod is evaluated. A pod that has an address but no node yet belongs to the node with a pod
+    /// CIDR that contains the address.
     pub(crate) fn evaluates(&self, pod: &Pod, pod_cidrs: &[IpNet]) -> bool {
         match (self, &pod.node) {
             (Self::Cluster, _) => true,

@@ -1,21 +1,21 @@
-//! Equal values, held once.
+//! Deduplicates equal values (hash consing).
 //!
-//! From: compiled policies and pods. To: the same, sharing. Invariant: what nothing else holds any more is let go before there is twice as
-//! much of it as of all else, so that values that come and go fill no memory.
+//! From: compiled policies and pods. To: the same, with shared values. Invariant: unused values are dropped
+//! before they outnumber all others, so that values that come and go do not fill the memory.
 
 use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-/// With fewer values than this it isn't worth looking for those that nothing holds.
+/// With fewer values than this, unused ones are not dropped.
 const FEW: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared<T> {
     values: FxHashSet<Arc<T>>,
-    /// With as many values, those that nothing holds are let go.
+    /// The number of values at which unused ones are dropped.
     full: usize,
 }
 
@@ -26,7 +26,7 @@ impl<T> Default for Shared<T> {
 }
 
 impl<T: Eq + Hash> Shared<T> {
-    /// The value that is equal to this one and already held; else this one.
+    /// Returns the existing value that equals this one, or else adds this one.
     pub(crate) fn share(&mut self, value: T) -> Arc<T> {
         if let Some(shared) = self.values.get(&value) {
             return Arc::clone(shared);
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nothing_holds_any_more_is_let_go() {
+    fn unused_values_are_dropped() {
         let mut shared = Shared::default();
         let held = shared.share(0);
         for value in 1..100_000 {

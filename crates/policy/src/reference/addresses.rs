@@ -1,4 +1,4 @@
-//! Whose an address is: a pod's, a node's, or that of a pod that is not known (yet).
+//! What an address belongs to: a pod, a node, or a pod that is not known (yet).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,19 +6,20 @@ use std::sync::Arc;
 use crate::compiler::Scope;
 use crate::inventory::{Inventory, Node, Pod};
 
-/// Of the pods that claim the address the one reported last, then the newest, then the last by name (semantics 22). hostNetwork pods are the node and claim none (semantics 20).
+/// The pod that has the address: among several, the one that reported it last, then the newest, then the last
+/// by name (semantics 22). hostNetwork pods count as the node and have no addresses (semantics 20).
 pub(super) fn pod_at(inventory: &Inventory, address: IpAddr) -> Option<&Pod> {
     inventory
         .pods
         .values()
         .map(Arc::as_ref)
         .filter(|pod: &&Pod| !pod.host_network)
-        // Every address counts, both families (semantics 26).
+        // Every address counts, in both families (semantics 26).
         .filter(|pod| pod.addresses.iter().any(|a| a.to_canonical() == address))
         .max_by_key(|pod| (pod.reported, pod.created, pod.name.clone()))
 }
 
-/// Whether the pod is one that this scope evaluates.
+/// Whether this scope evaluates the pod.
 pub(super) fn is_evaluated(inventory: &Inventory, scope: &Scope, pod: &Pod) -> bool {
     match (scope, &pod.node) {
         (Scope::Cluster, _) => true,
@@ -40,8 +41,9 @@ fn is_in_pod_cidrs(inventory: &Inventory, scope: &Scope, address: IpAddr) -> boo
     own_node(inventory, scope).is_some_and(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
 }
 
-/// The node to whose pods an address belongs that no pod has, and that is not the node's own. In scope `Cluster` that is the node that
-/// has the longest pod CIDR around it, of several the first by name.
+/// The node with the pod CIDR of an address that no known pod has and that is not the node's own. In scope
+/// `Cluster`, that is the node with the longest pod CIDR that contains the address; among several, the first
+/// by name.
 pub(super) fn node_of_unknown_pod<'a>(
     inventory: &'a Inventory,
     scope: &Scope,
@@ -61,7 +63,7 @@ pub(super) fn node_of_unknown_pod<'a>(
     node.filter(|node| pod_at(inventory, address).is_none() && !is_address_of_node(inventory, node, address))
 }
 
-/// Whether the address is one that ANY node gives to pods, and neither a pod nor a node is known to have it.
+/// Whether the address is in a pod CIDR of ANY node, and neither a known pod nor a node has it.
 pub(super) fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
     let nodes = || inventory.nodes.values();
     nodes().any(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)))
@@ -69,8 +71,8 @@ pub(super) fn is_unknown_peer(inventory: &Inventory, address: IpAddr) -> bool {
         && !nodes().any(|node| is_address_of_node(inventory, node, address))
 }
 
-/// Whether the address is one that the node reports, or the network address or the one after it of one of its pod CIDRs,
-/// which are its own unless a pod has them.
+/// Whether the address is the node's own: one that it reports, or the first or second address of one of its
+/// pod CIDRs, unless a pod has that.
 pub(super) fn is_address_of_node(inventory: &Inventory, node: &Node, address: IpAddr) -> bool {
     let reports = node.addresses.iter().any(|a| a.to_canonical() == address);
     let implied = !node.has_all_addresses

@@ -1,5 +1,5 @@
-//! Whether a policy selects a pod, and whether a rule's peers and ports match a connection: one function for each noun of
-//! the API.
+//! Whether a policy selects a pod, and whether a rule's peers and ports match a connection. One function for
+//! each noun of the API.
 
 use std::net::IpAddr;
 
@@ -16,11 +16,11 @@ use crate::spec::{IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumb
 /// A connection as the rules of one direction see it.
 pub(super) struct Connection<'a> {
     packet: &'a Packet,
-    /// The address at the other end.
+    /// The address of the peer.
     peer: IpAddr,
-    /// The pod that has it.
+    /// The pod that has this address.
     peer_pod: Option<&'a Pod>,
-    /// The pod on which named ports are resolved: always the destination's (semantics 17).
+    /// The pod that resolves named ports: always the destination (semantics 17).
     destination_pod: Option<&'a Pod>,
 }
 
@@ -41,18 +41,18 @@ pub(super) fn selects(inventory: &Inventory, policy: &PolicySpec, pod: &Pod) -> 
     namespace_matches(inventory, namespaces, &pod.name.namespace).min(pods.matches(&pod.labels))
 }
 
-fn namespace_matches(inventory: &Inventory, chosen: &NamespaceMatch, namespace: &str) -> Match {
-    match chosen {
+fn namespace_matches(inventory: &Inventory, selector: &NamespaceMatch, namespace: &str) -> Match {
+    match selector {
         NamespaceMatch::Named(name) => Match::from(**name == *namespace),
         NamespaceMatch::Labels(selector) => match inventory.namespaces.get(namespace) {
             Some(known) => selector.matches_namespace(namespace, &known.labels),
-            // Not known (yet): so are its labels (semantics 37).
+            // The namespace is not known (yet), and so are its labels (semantics 37).
             None => selector.matches_namespace(namespace, &Labels::unknown()),
         },
     }
 }
 
-/// Whether ANY of the rule's peers matches; a rule without peers matches everyone (semantics 3, 6).
+/// Whether ANY of the rule's peers matches; a rule without peers matches every peer (semantics 3, 6).
 pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, rule: &RuleSpec) -> Match {
     let Some(peers) = &rule.peers else { return Match::Yes };
     peers.iter().map(|peer| peer_matches(inventory, connection, peer)).max().unwrap_or(Match::No)
@@ -60,8 +60,8 @@ pub(super) fn peers_match(inventory: &Inventory, connection: &Connection<'_>, ru
 
 fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer) -> Match {
     match peer {
-        // BOTH selectors must match (semantics 5, 6), and only a pod can: never an address outside the cluster, not even
-        // for `{}` (semantics 7).
+        // BOTH selectors must match (semantics 5, 6). Only a pod can match: never an address outside the
+        // cluster, not even for `{}` (semantics 7).
         Peer::Pods { namespaces, pods } => match connection.peer_pod {
             Some(pod) => {
                 let namespace = namespace_matches(inventory, namespaces, &pod.name.namespace);
@@ -69,14 +69,14 @@ fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer)
             }
             None => Match::No,
         },
-        // Pods' addresses too (semantics 12).
+        // Blocks match addresses of pods too (semantics 12).
         Peer::Block(block) => Match::from(block_matches(block, connection.peer)),
         // What could not be understood matches nothing (semantics 28).
         Peer::Nothing => Match::No,
     }
 }
 
-/// Whether ANY of the rule's peers might match a pod of which nothing is known but its address.
+/// Whether ANY of the rule's peers might match an unknown pod at the peer's address.
 pub(super) fn peers_might_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
     let might_match = |peer: &Peer| match peer {
         Peer::Pods { namespaces, pods } => {
@@ -88,12 +88,12 @@ pub(super) fn peers_might_match(connection: &Connection<'_>, rule: &RuleSpec) ->
     rule.peers.as_ref().is_none_or(|peers| peers.iter().any(might_match))
 }
 
-/// Whether the block holds the address and NONE of its exceptions does (semantics 13).
+/// Whether the block contains the address and NONE of its exceptions does (semantics 13).
 fn block_matches(block: &IpBlock, address: IpAddr) -> bool {
     holds(&block.cidr, address) && !block.except.iter().any(|except| holds(&except, address))
 }
 
-/// A block within `::ffff:0:0/96` holds IPv4 addresses (semantics 26); no other block mixes the families.
+/// A block within `::ffff:0:0/96` contains IPv4 addresses (semantics 26). No other block mixes the families.
 fn holds(net: &IpNet, address: IpAddr) -> bool {
     let mapped = match address {
         IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
@@ -112,7 +112,8 @@ pub(super) fn ports_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool 
     }
 }
 
-/// Whether ANY of the rule's ports might match if nothing is known of the destination, unless it is a pod that is known.
+/// Whether ANY of the rule's ports might match. A destination that is not a known pod may give its port any
+/// name.
 pub(super) fn ports_might_match(connection: &Connection<'_>, rule: &RuleSpec) -> bool {
     let packet = connection.packet;
     let might_match = |port: &PortMatch| match &port.numbers {
@@ -127,19 +128,20 @@ pub(super) fn ports_might_match(connection: &Connection<'_>, rule: &RuleSpec) ->
 
 fn port_matches(connection: &Connection<'_>, port: &PortMatch) -> bool {
     let packet = connection.packet;
-    // BOTH the protocol and the number must match. An unknown protocol is itself alone (semantics 14).
+    // BOTH the protocol and the number must match. An unknown protocol matches only itself (semantics 14).
     if port.protocol.is_some_and(|protocol| protocol != packet.protocol) {
         return false;
     }
     match &port.numbers {
         // Every port of the protocol (semantics 15).
         PortNumbers::Any => true,
-        // Both ends count (semantics 16). A packet that carries no port matches only rules without ports (semantics 27).
+        // Both ends count (semantics 16). A packet that carries no port matches only rules without ports
+        // (semantics 27).
         PortNumbers::Range(first, last) => {
             packet.destination_port.is_some_and(|number| (*first..=*last).contains(&number))
         }
-        // ANY port of the destination pod that has the name, for the packet's protocol (semantics 18). On a destination
-        // that is no pod, or has no such name, it matches nothing.
+        // ANY port of the destination pod with this name and the packet's protocol (semantics 18). A
+        // destination that is no pod, or has no such name, does not match.
         PortNumbers::Named(name) => connection.destination_pod.is_some_and(|pod| {
             pod.ports.iter().any(|named| {
                 named.name == *name

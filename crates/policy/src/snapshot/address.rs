@@ -1,13 +1,14 @@
-//! An address in the forms in which it is kept and looked up.
+//! The forms in which addresses are stored and looked up.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// An address, both families in one space (semantics 26).
+/// An address as a number: both families share one space (semantics 26).
 pub(crate) type AddressKey = u128;
 
-/// What is looked up by its bits. A verdict about two IPv4 addresses, as most are, is compiled without the other family.
+/// An address that is looked up by its bits. Generic, so that a verdict about two IPv4 addresses, the common
+/// case, is compiled without steps for IPv6.
 pub(crate) trait Address: Copy + Eq + Into<IpAddr> {
-    /// Its bits: the canonical address's.
+    /// The bits of the canonical address.
     fn bits(self) -> AddressBits;
 }
 

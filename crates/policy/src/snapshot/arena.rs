@@ -1,14 +1,15 @@
-//! An append-only arena of entries that never change, in pages that snapshots share.
+//! An append-only arena of immutable entries, in pages that snapshots share.
 //!
-//! A clone shares every page. Appending copies the last page, and only if it is shared (copy on write). So the cost of a change does
-//! not depend on how much there is already, and the snapshots of the last second take little more memory than one.
+//! A clone shares every page. Appending copies only the last page, and only if it is shared (copy on write).
+//! So the cost of a change does not depend on the size of the arena, and the snapshots of the last second
+//! take little more memory than one.
 
 use std::sync::Arc;
 
-/// Values per page. An entry with more values has a page of its own size.
+/// Values per page. A larger entry has its own page.
 const PAGE: usize = 512;
 
-/// See the module. An entry is one or more values, all in the same page.
+/// See the module. An entry is one or more values in the same page.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena<T> {
     pages: Vec<Arc<[T]>>,

@@ -1,4 +1,4 @@
-//! The pod CIDRs of all nodes: whether an address that no known pod has is one that pods are given, and on which node.
+//! The pod CIDRs of all nodes: whether an address can be a pod's, and on which node.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use crate::snapshot::trie::{Bits, Trie, Tries};
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterCidrs {
-    /// Inside of a CIDR one more than the number of its node, and 0 outside.
+    /// The value is the number of the node plus 1 inside of its CIDRs, and 0 outside.
     tries: Tries,
 }
 
-/// CIDRs of one family, without host bits, with their values in the trie.
+/// CIDRs of one family, without host bits, and their values in the trie.
 type Values = BTreeMap<IpNet, u32>;
 
 impl ClusterCidrs {
-    /// Of these CIDRs; host bits are ignored. Of one that several nodes have the first counts.
+    /// Builds the tries; host bits are ignored. If several nodes have the same CIDR, the first counts.
     pub(crate) fn new<'a>(cidrs: impl IntoIterator<Item = (&'a IpNet, NodeId)>) -> Self {
         let mut values = Values::new();
         for (cidr, node) in cidrs {
@@ -30,13 +30,13 @@ impl ClusterCidrs {
         Self { tries: Tries { ipv4, ipv6: trie(Ipv6Net::default().into(), ipv6) } }
     }
 
-    /// Whether ANY of the CIDRs holds `address`.
+    /// Whether ANY of the CIDRs contains `address`.
     #[inline]
     pub(crate) fn contains(&self, address: impl Address) -> bool {
         self.tries.longest_prefix(address).unwrap_or(0) != 0
     }
 
-    /// The node that has the longest CIDR around `address`.
+    /// The node with the longest CIDR that contains `address`.
     pub(crate) fn node(&self, address: impl Address) -> Option<NodeId> {
         self.tries.longest_prefix(address)?.checked_sub(1)
     }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_clusters_if_any_node_gives_it_to_pods() {
+    fn an_address_is_in_the_cluster_if_any_node_gives_it_to_pods() {
         holds(
             &["10.244.2.0/24", "10.244.1.7/24", "10.244.2.0/25", "fd00:2::/64"],
             &["10.244.1.0", "10.244.1.255", "10.244.2.1", "10.244.2.200", "fd00:2::1"],
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_cidr_says_which_node_it_is_and_of_equal_ones_the_first() {
+    fn the_longest_cidr_decides_the_node_and_among_equal_ones_the_first() {
         let cidrs = ["10.244.0.0/16", "10.244.2.0/24", "10.244.2.7/24", "fd00:2::/64"];
         let cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
         let cluster = ClusterCidrs::new(cidrs.iter().zip(0..));

@@ -1,62 +1,66 @@
-//! Who is at either end of a packet, as the rules of each direction see it.
+//! The two ends of a packet, as the rules of each direction see them.
 
 use crate::decision::Direction;
 use crate::packet::Packet;
 use crate::snapshot::address::Address;
-use crate::snapshot::hosts::{Host, HostPod};
+use crate::snapshot::ipcache::{IpCacheEntry, PodEntry};
 use crate::snapshot::ports::Target;
-use crate::snapshot::ruleset::PeerFacts;
+use crate::snapshot::ruleset::PacketPeer;
 
-/// Whether a pod at an end has labels that are unknown and that policies ask for.
+/// Whether the pod at an end has unknown labels that policies refer to.
 #[inline]
-pub(super) fn is_provisional(host: Option<&Host>) -> bool {
-    host.and_then(|host| host.pod.as_ref()).is_some_and(HostPod::is_provisional)
+pub(super) fn is_provisional(entry: Option<&IpCacheEntry>) -> bool {
+    entry.and_then(|entry| entry.pod.as_ref()).is_some_and(PodEntry::is_provisional)
 }
 
-/// Who is at either end of a packet.
+/// The two ends of a packet: addresses, and the entries that they have in the ipcache.
 pub(super) struct Ends<'a, A> {
     pub source_address: A,
     pub destination_address: A,
-    pub source: Option<&'a Host>,
-    pub destination: Option<&'a Host>,
+    pub source: Option<&'a IpCacheEntry>,
+    pub destination: Option<&'a IpCacheEntry>,
 }
 
 impl<A: Address> Ends<'_, A> {
-    /// The other end, as seen in `direction`.
+    /// The peer, seen from the pod that `direction` is about.
     #[inline(always)]
-    pub fn peer(&self, direction: Direction) -> PeerFacts<A> {
+    pub fn peer(&self, direction: Direction) -> PacketPeer<A> {
         let address = match direction {
             Direction::Ingress => self.source_address,
             Direction::Egress => self.destination_address,
         };
-        PeerFacts {
+        PacketPeer {
             address,
-            class: self.peer_host(direction).and_then(|host| host.pod.as_ref()).map(|pod| pod.class()),
+            identity: self
+                .peer_entry(direction)
+                .and_then(|entry| entry.pod.as_ref())
+                .map(|pod| pod.identity()),
         }
     }
 
-    /// Who has the address of the end whose rules evaluate in `direction`.
+    /// The ipcache entry of the pod that `direction` is about.
     #[inline(always)]
-    pub fn host(&self, direction: Direction) -> Option<&Host> {
+    pub fn subject_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
         match direction {
             Direction::Ingress => self.destination,
             Direction::Egress => self.source,
         }
     }
 
-    /// Who has the other end's address.
+    /// The ipcache entry of the peer.
     #[inline(always)]
-    pub fn peer_host(&self, direction: Direction) -> Option<&Host> {
+    pub fn peer_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
         match direction {
             Direction::Ingress => self.source,
             Direction::Egress => self.destination,
         }
     }
 
-    /// Where the packet goes: named ports are the destination pod's in both directions (semantics 17).
+    /// The packet's destination. Named ports are the destination pod's in both directions (semantics 17).
     #[inline(always)]
     pub fn target(&self, packet: &Packet) -> Target<'_> {
-        let names = self.destination.and_then(|host| host.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
+        let names =
+            self.destination.and_then(|entry| entry.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
         Target { protocol: packet.protocol, port: packet.destination_port, names }
     }
 }

@@ -1,7 +1,7 @@
-//! Numbers that the compiler gives to what a snapshot refers to. They are valid until everything is compiled again.
+//! Ids that the compiler assigns to what a snapshot refers to. They are valid until the next full rebuild.
 
-/// A class of pods that no policy can tell apart as peers.
-pub(crate) type ClassId = u32;
+/// An identity: pods that no policy distinguishes as peers, since policies see the same labels and namespace.
+pub(crate) type IdentityId = u32;
 
-/// A node, as the compiler numbers nodes.
+/// A node.
 pub(crate) type NodeId = u32;

@@ -1,8 +1,8 @@
-//! What applies to one pod in one direction; pods that are selected by the same policies share one.
+//! A ruleset: the rules that apply to a pod in one direction. Pods selected by the same policies share one.
 //!
-//! A rule matches when its peer AND its port match. Who the peer is leads to the rules whose peer matches: by its class if
-//! it is a pod, by the longest prefix of its address in any case. Each of the two leads on by port to the first rule,
-//! and the smaller of the two decides.
+//! A rule matches if its peer AND its port match. Two lookups find the rules with a matching peer: by the
+//! peer's identity if it is a pod, and in any case by the longest prefix of its address. Each result is
+//! looked up by port to find its first rule. The smaller of the two rules decides.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::decision::{Direction, Outcome, Reason, RuleId};
 use crate::explanation::Miss;
 use crate::names::PolicyName;
 use crate::snapshot::address::Address;
-use crate::snapshot::class_table::ClassTable;
-use crate::snapshot::ids::ClassId;
+use crate::snapshot::identity_table::IdentityTable;
+use crate::snapshot::ids::IdentityId;
 use crate::snapshot::ports::{NO_RULE, PortTable, PortsId, RuleIndex, Target};
 use crate::snapshot::trie::Tries;
 use crate::spec::{Action, Tier};
@@ -26,12 +26,12 @@ pub(crate) struct Rulesets {
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
-    /// In order of evaluation; tiers without rules are left out, and so is `Baseline` where a NetworkPolicy isolates
-    /// (semantics 9).
+    /// In order of evaluation. Tiers without rules are omitted, and so is `Baseline` if a NetworkPolicy
+    /// isolates (semantics 9).
     pub tiers: Box<[TierRules]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Arc<[Arc<PolicyName>]>,
-    /// Whether some rule that denies, or passes, might match a peer that is not known.
+    /// Whether ANY rule that denies or passes might match an unknown peer.
     pub might_deny: bool,
 }
 
@@ -39,70 +39,70 @@ pub(crate) struct Ruleset {
 #[derive(Clone, Debug)]
 pub(crate) struct TierRules {
     pub tier: Tier,
-    /// What each rule does, and its name in the snapshot.
+    /// The id and action of each rule.
     pub rules: Arc<[(RuleId, Action)]>,
-    pub peers: Peers,
-    /// Ports by who matched.
+    pub peers: PeerTable,
+    /// The ports of the rules that a lookup by peer yields.
     pub ports: PortTable,
-    /// Ports of all rules, whoever the peer: finds the nearest miss.
+    /// The ports of all rules, regardless of their peers: finds the nearest miss.
     pub any_peer: PortsId,
-    /// The rules that a peer who is not known might match.
-    pub hopes: Hopes,
+    /// The potential matches: rules that might match an unknown peer.
+    pub potential: PotentialRules,
 }
 
-/// By action: rules that choose pods, of which the peer might be one, rules without peers, and those by block that ask for a
-/// named port, which the peer might have.
+/// Potential matches by action: rules that select pods, rules without peers, and rules that combine a block
+/// with a named port, which the peer might have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hopes {
-    pub accept: Addresses,
-    pub pass: Addresses,
-    /// Rules that deny, and those that pass: by what they skip they might.
-    pub deny: Addresses,
+pub(crate) struct PotentialRules {
+    pub accept: AddressTable,
+    pub pass: AddressTable,
+    /// Rules that deny, and rules that pass, since a Pass can lead to a denial by skipping rules.
+    pub deny: AddressTable,
 }
 
-/// From a peer to the rules whose peer matches.
+/// Maps a peer to the rules with a matching peer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Peers {
-    /// By class.
-    pub classes: ClassTable,
-    /// Rules with a block that holds the address, and rules without peers.
-    pub addresses: Addresses,
+pub(crate) struct PeerTable {
+    /// By identity.
+    pub identities: IdentityTable,
+    /// Rules with a block that contains the address, and rules without peers.
+    pub addresses: AddressTable,
 }
 
-/// From an address to rules.
+/// Maps an address to rules.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Addresses {
-    /// Of the families of which some rule has a block.
+pub(crate) struct AddressTable {
+    /// The tries of the families for which some rule has a block.
     pub tries: Tries,
-    /// Rules that ask for no block: for families without blocks.
-    pub everyone: PortsId,
+    /// The rules that match every address: for families without blocks.
+    pub every_address: PortsId,
 }
 
 /// The other end of a connection.
 #[derive(Clone, Copy)]
-pub(crate) struct PeerFacts<A> {
+pub(crate) struct PacketPeer<A> {
     pub address: A,
-    /// `None` if the address is not a pod's: no selector matches it (semantics 7).
-    pub class: Option<ClassId>,
+    /// `None` if the address is not a pod's. No selector matches it then (semantics 7).
+    pub identity: Option<IdentityId>,
 }
 
 impl Ruleset {
-    /// Of these tiers, which come in order, and of the policies that isolate, sorted by name.
+    /// Builds a ruleset from its tiers, in order, and the policies that isolate, sorted by name.
     pub(crate) fn new(tiers: Vec<TierRules>, isolating: Vec<Arc<PolicyName>>) -> Self {
-        // NetworkPolicies only allow.
+        // NetworkPolicies can only allow.
         let might_deny =
             tiers.iter().any(|tier| tier.rules.iter().any(|(_, action)| *action != Action::Accept));
         Self { tiers: tiers.into(), isolating: isolating.into(), might_deny }
     }
 
-    /// Whether no policy applies: the pod is open in this direction.
+    /// Whether no policy applies to the pod in this direction.
     pub(crate) fn is_open(&self) -> bool {
         self.tiers.is_empty() && self.isolating.is_empty()
     }
 
     /// Evaluates a connection with `peer`.
     #[inline(always)]
-    pub(crate) fn evaluate(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> Outcome {
+    pub(crate) fn evaluate(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
             if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {
@@ -113,7 +113,7 @@ impl Ruleset {
                 }
             }
         }
-        // Isolation is what remains when no rule decided (semantics 2, 8); without it the default is to allow.
+        // If no rule decided, isolation denies (semantics 2, 8). Without isolation the default is to allow.
         if self.isolating.is_empty() {
             Outcome::allow(Reason::NotIsolated)
         } else {
@@ -121,41 +121,42 @@ impl Ruleset {
         }
     }
 
-    /// Whether a connection with `peer`, an address of a pod that is not known, might be allowed once it is: as far as each rule
-    /// alone can tell, for any labels and, where the peer is the `target`, any names of its ports.
+    /// Whether a connection with an unknown pod at `peer` might be allowed once the pod is known. Considers
+    /// each rule alone, for any labels and, if the peer is the `target`, any names of its ports.
     pub(crate) fn might_allow(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> bool {
         for tier in &self.tiers {
-            let first = |hope: &Addresses| tier.first_hope(hope, peer, target, direction);
-            // What matches whoever the peer is.
+            let first = |potential: &AddressTable| tier.first_potential(potential, peer, target, direction);
+            // The first rule that matches regardless of who the peer is.
             let certain = tier.first_match(peer, target);
-            if first(&tier.hopes.accept) < certain {
+            if first(&tier.potential.accept) < certain {
                 return true;
             }
             match tier.rules.get(certain as usize) {
                 Some((_, Action::Accept)) => return true,
-                Some((_, Action::Deny)) if certain <= first(&tier.hopes.pass) => return false,
+                Some((_, Action::Deny)) if certain <= first(&tier.potential.pass) => return false,
                 _ => {}
             }
         }
         self.isolating.is_empty()
     }
 
-    /// Whether a connection with `peer`, an address of a pod that is not known, that is allowed as far as is known, might be denied once
-    /// it is: likewise. A rule that might match and passes is taken for one that denies.
+    /// Whether a connection with an unknown pod at `peer` that is allowed now might be denied once the pod is
+    /// known. Considers each rule alone, as [`Ruleset::might_allow`] does. A Pass rule that might match
+    /// counts as a denial.
     pub(crate) fn might_deny(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> bool {
         for tier in &self.tiers {
             let certain = tier.first_match(peer, target);
-            if tier.first_hope(&tier.hopes.deny, peer, target, direction) < certain {
+            if tier.first_potential(&tier.potential.deny, peer, target, direction) < certain {
                 return true;
             }
             match tier.rules.get(certain as usize) {
@@ -167,14 +168,14 @@ impl Ruleset {
         false
     }
 
-    /// The NetworkPolicy rule that came nearest to matching, when none did.
+    /// The NetworkPolicy rule that came nearest to matching, if none matched.
     pub(crate) fn nearest_miss(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
     ) -> Option<(RuleId, Miss)> {
         let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
-        // No rule matched both, so the first whose peer matches misses by its port, and the other way round.
+        // No rule matched both. So if the peer of a rule matches, its port does not, and vice versa.
         let by_peer = tier.first_by_peer(peer, |ports| tier.ports.first(ports));
         if let Some((rule, _)) = tier.rules.get(by_peer as usize) {
             return Some((*rule, Miss::Port));
@@ -185,43 +186,45 @@ impl Ruleset {
 }
 
 impl TierRules {
-    /// Of these rules, the first that a peer who is not known might match. Where it is the `target`, it might have any names of ports.
-    fn first_hope(
+    /// The first of these rules that might match an unknown peer. If the peer is the `target`, it might have
+    /// any port names.
+    fn first_potential(
         &self,
-        hope: &Addresses,
-        peer: PeerFacts<impl Address>,
+        potential: &AddressTable,
+        peer: PacketPeer<impl Address>,
         target: Target<'_>,
         direction: Direction,
     ) -> RuleIndex {
-        let ports = hope.get(peer.address);
+        let ports = potential.get(peer.address);
         match direction {
             Direction::Ingress => self.ports.first_match(ports, target),
             Direction::Egress => self.ports.first_possible(ports, target),
         }
     }
 
-    /// The first rule whose peer AND port match.
+    /// The first rule with a peer AND a port that match.
     #[inline(always)]
-    fn first_match(&self, peer: PeerFacts<impl Address>, target: Target<'_>) -> RuleIndex {
+    fn first_match(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
     }
 
-    /// Of the rules whose peer matches, by selector or by address, the first that `first` finds.
+    /// The smaller result of `first` for the rules that match the peer by selector and by address.
     #[inline(always)]
     fn first_by_peer(
         &self,
-        peer: PeerFacts<impl Address>,
+        peer: PacketPeer<impl Address>,
         first: impl Fn(PortsId) -> RuleIndex,
     ) -> RuleIndex {
         let by_address = first(self.peers.addresses.get(peer.address));
-        let by_class = peer.class.map_or(NO_RULE, |class| first(self.peers.classes.get(class)));
-        by_address.min(by_class)
+        let by_identity =
+            peer.identity.map_or(NO_RULE, |identity| first(self.peers.identities.get(identity)));
+        by_address.min(by_identity)
     }
 }
 
-impl Addresses {
+impl AddressTable {
     #[inline]
     fn get(&self, address: impl Address) -> PortsId {
-        self.tries.longest_prefix(address).unwrap_or(self.everyone)
+        self.tries.longest_prefix(address).unwrap_or(self.every_address)
     }
 }

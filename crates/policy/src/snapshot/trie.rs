@@ -1,54 +1,53 @@
-//! A prefix trie that never changes: its first step goes down as many bits as its prefixes fill, each further one four, and a
-//! leaf already says what the longest prefix says.
+//! An immutable prefix trie from addresses to values. Its first step consumes as many bits as its prefixes
+//! fill, each further step four. A leaf holds the value of the longest prefix, so a lookup never backtracks.
 //!
-//! The field's own crate needs some 40 ns for an address; this one needs a load or two below the prefix that all blocks share.
+//! A general-purpose trie crate takes about 40 ns per address. This trie takes one or two loads below the
+//! prefix that all prefixes share.
 //!
-//! A step takes 64 bytes, and a long prefix that stands alone takes many of them. Where that is more than [`MOST_ENTRIES`], what is
-//! below the first step becomes runs of sorted intervals instead ([`Runs`]): at most two intervals per prefix, found by binary search.
+//! A step takes 64 bytes, and a long isolated prefix takes many steps. If a trie would have more than
+//! [`MOST_ENTRIES`], everything below the first step is stored as runs of sorted intervals instead
+//! ([`Runs`]): at most two intervals per prefix, found by binary search.
 
+mod bits;
 mod runs;
 
-use std::net::IpAddr;
-use std::ops::{BitAnd, BitOr, BitXor, Not, Shl, ShlAssign, Shr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::bits::FIRST_STEP;
+pub(crate) use self::bits::{Bits, Value};
 use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
-use crate::snapshot::ports::PortsId;
 
-/// Bits that a step below the first goes down.
+/// Bits that a step below the first consumes.
 const STEP: u32 = 4;
 
-/// Bits that the first step goes down at most.
-const FIRST_STEP: u32 = 16;
-
-/// Entries of the first step for each prefix, at most: what is below a prefix takes several times as much.
+/// The most entries of the first step for each prefix. Steps below a prefix take several times as much.
 const ENTRIES_OF_A_PREFIX: usize = 8;
 
-/// Entries of a trie without runs, at most: 256 KiB.
+/// The most entries of a trie without runs: 256 KiB.
 const MOST_ENTRIES: usize = 1 << 16;
 
 /// Marks an entry as a leaf; the other bits are its value.
 const LEAF: u32 = 1 << 31;
 
-/// Marks a leaf whose value is the number of a run.
+/// Marks a leaf that holds the number of a run.
 const RUN: u32 = 1 << 30;
 
-/// Those of both families.
+/// The tries of both families.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tries {
-    /// `None` if nothing is known of the family.
+    /// `None` if the family has no prefixes.
     pub ipv4: Option<Trie<u32>>,
-    /// Likewise.
+    /// `None` if the family has no prefixes.
     pub ipv6: Option<Trie<u128>>,
 }
 
 impl Tries {
     /// The value of the longest prefix of `address`.
     #[inline(always)]
-    pub(crate) fn longest_prefix(&self, address: impl Address) -> Option<PortsId> {
+    pub(crate) fn longest_prefix(&self, address: impl Address) -> Option<Value> {
         match address.bits() {
             AddressBits::Ipv4(bits) => Some(self.ipv4.as_ref()?.longest_prefix(bits)),
             AddressBits::Ipv6(bits) => Some(self.ipv6.as_ref()?.longest_prefix(bits)),
@@ -56,94 +55,30 @@ impl Tries {
     }
 }
 
-/// The bits of an address of one family.
-pub(crate) trait Bits:
-    Copy
-    + Ord
-    + BitAnd<Output = Self>
-    + BitOr<Output = Self>
-    + BitXor<Output = Self>
-    + Not<Output = Self>
-    + Shl<u32, Output = Self>
-    + ShlAssign<u32>
-    + Shr<u32, Output = Self>
-{
-    const NONE: Self;
-    /// How many.
-    const NUMBER: u32;
-
-    /// Those of an address, which is of this family.
-    fn of(address: IpAddr) -> Self;
-
-    /// How many bits two have in common from the first on.
-    fn common(self, other: Self) -> u32;
-
-    /// The first `count`, which is at most [`FIRST_STEP`], as a number.
-    fn first(self, count: u32) -> usize;
-
-    /// Bits of which the first `count`, at most [`FIRST_STEP`], are this number, and the others 0.
-    fn with_first(number: usize, count: u32) -> Self;
-
-    /// The next higher number, if there is one.
-    fn next(self) -> Option<Self>;
-}
-
-macro_rules! bits_of {
-    ($family:ident, $bits:ty) => {
-        impl Bits for $bits {
-            const NONE: Self = 0;
-            const NUMBER: u32 = Self::BITS;
-
-            fn of(address: IpAddr) -> Self {
-                if let IpAddr::$family(address) = address { address.into() } else { Self::NONE }
-            }
-
-            fn common(self, other: Self) -> u32 {
-                (self ^ other).leading_zeros()
-            }
-
-            #[inline(always)]
-            fn first(self, count: u32) -> usize {
-                (self >> (Self::NUMBER - count)) as usize
-            }
-
-            fn with_first(number: usize, count: u32) -> Self {
-                (number as Self) << (Self::NUMBER - count)
-            }
-
-            fn next(self) -> Option<Self> {
-                self.checked_add(1)
-            }
-        }
-    };
-}
-
-bits_of!(V4, u32);
-bits_of!(V6, u128);
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Trie<B> {
-    /// What all prefixes but the empty one begin with.
+    /// The bits that all prefixes but the empty one begin with.
     shared: B,
-    /// How many bits that is: a multiple of [`STEP`].
+    /// The number of these bits: a multiple of [`STEP`].
     shared_bits: u32,
-    /// Which bits these are.
+    /// The mask of these bits.
     shared_mask: B,
-    /// For addresses that begin otherwise.
-    elsewhere: PortsId,
-    /// How many bits the first step goes down: a multiple of [`STEP`], at least one.
+    /// The value of addresses that begin with other bits.
+    elsewhere: Value,
+    /// The bits that the first step consumes: a multiple of [`STEP`], at least one.
     first_step: u32,
-    /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a leaf, or where the
-    /// entries of the next step begin.
+    /// An entry for every value of the bits of the first step, then 16 for each further step. An entry is a
+    /// leaf, or the start of the entries of the next step.
     entries: Arc<[u32]>,
-    /// Where there are any, no entry of the first step leads to a further one.
+    /// If there are runs, every entry of the first step is a leaf.
     runs: Option<Arc<Runs<B>>>,
 }
 
 impl<B: Bits> Trie<B> {
-    /// Builds a trie from values below 2^30. Prefixes are of one family and sorted, outer ones first; the first is the empty one.
-    pub(crate) fn new(prefixes: &[(IpNet, PortsId)]) -> Self {
+    /// Builds a trie. Values are below 2^30. Prefixes are of one family and sorted, outer ones first. The
+    /// first is the empty prefix.
+    pub(crate) fn new(prefixes: &[(IpNet, Value)]) -> Self {
         let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
         let shared = inner.first().map_or(B::NONE, |(prefix, _)| B::of(prefix.network()));
@@ -151,7 +86,7 @@ impl<B: Bits> Trie<B> {
             .iter()
             .map(|(prefix, _)| shared.common(B::of(prefix.network())).min(prefix.prefix_len().into()))
             .min()
-            // At least one bit stays for the first step.
+            // At least one bit is left for the first step.
             .map_or(0, |bits| bits.saturating_sub(1) / STEP * STEP);
         let shared_mask = if shared_bits == 0 { B::NONE } else { !B::NONE << (B::NUMBER - shared_bits) };
         let widest = FIRST_STEP.min(B::NUMBER - shared_bits);
@@ -176,8 +111,8 @@ impl<B: Bits> Trie<B> {
         trie
     }
 
-    /// The entries for these prefixes; `None` if they are more than [`MOST_ENTRIES`].
-    fn steps(&self, inner: &[(IpNet, PortsId)]) -> Option<Vec<u32>> {
+    /// The entries for these prefixes; `None` if there would be more than [`MOST_ENTRIES`].
+    fn steps(&self, inner: &[(IpNet, Value)]) -> Option<Vec<u32>> {
         let mut entries = vec![LEAF | self.elsewhere; 1 << self.first_step];
         for (prefix, value) in inner {
             let length = u32::from(prefix.prefix_len()) - self.shared_bits;
@@ -189,21 +124,21 @@ impl<B: Bits> Trie<B> {
         Some(entries)
     }
 
-    /// Fills the first step with runs of the intervals that these prefixes make.
-    fn set_runs(&mut self, prefixes: &[(IpNet, PortsId)]) {
+    /// Builds the first step from runs of the intervals of these prefixes.
+    fn set_runs(&mut self, prefixes: &[(IpNet, Value)]) {
         let intervals = runs::intervals(prefixes);
         let mut runs = Runs::default();
         let beginning = |block: usize| {
             (B::with_first(block, self.first_step) >> self.shared_bits) | (self.shared & self.shared_mask)
         };
-        // The interval in which the block begins.
+        // The interval that contains the first address of the block.
         let mut at = 0;
         let entries = (0..1 << self.first_step).map(|block| {
             let begin = beginning(block);
             while intervals.get(at + 1).is_some_and(|(start, _)| *start <= begin) {
                 at += 1;
             }
-            let is_inside = |(start, _): &&(B, PortsId)| {
+            let is_inside = |(start, _): &&(B, Value)| {
                 (*start ^ self.shared) & self.shared_mask == B::NONE
                     && (*start << self.shared_bits).first(self.first_step) == block
             };
@@ -225,7 +160,7 @@ impl<B: Bits> Trie<B> {
 
     /// The value of the longest prefix of an address.
     #[inline(always)]
-    fn longest_prefix(&self, address: B) -> PortsId {
+    fn longest_prefix(&self, address: B) -> Value {
         if (address ^ self.shared) & self.shared_mask != B::NONE {
             return self.elsewhere;
         }
@@ -240,22 +175,22 @@ impl<B: Bits> Trie<B> {
     }
 
     #[cold]
-    fn in_run(&self, run: u32, address: B) -> PortsId {
+    fn in_run(&self, run: u32, address: B) -> Value {
         self.runs.as_ref().map_or(self.elsewhere, |runs| runs.find(run, address))
     }
 
-    fn insert(&self, entries: &mut Vec<u32>, mut bits: B, mut length: u32, value: PortsId) {
+    fn insert(&self, entries: &mut Vec<u32>, mut bits: B, mut length: u32, value: Value) {
         let (mut begin, mut step) = (0, self.first_step);
         while length > step {
-            let place = begin + bits.first(step);
-            let entry = entries[place];
+            let position = begin + bits.first(step);
+            let entry = entries[position];
             begin = if entry & LEAF == 0 {
                 entry as usize
             } else {
-                // What held for the whole of the leaf holds for all of it still, until something below says otherwise.
+                // The new step inherits the leaf's value; longer prefixes overwrite it.
                 let below = entries.len();
                 entries.resize(below + (1 << STEP), entry);
-                entries[place] = below as u32;
+                entries[position] = below as u32;
                 below
             };
             bits <<= step;
@@ -270,18 +205,20 @@ impl<B: Bits> Trie<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    /// Builds a trie in which every prefix has its own number.
+    /// Builds a trie that numbers its prefixes.
     fn trie<B: Bits>(prefixes: &[&str]) -> Trie<B> {
-        let values: Vec<(IpNet, PortsId)> =
+        let values: Vec<(IpNet, Value)> =
             prefixes.iter().map(|prefix| prefix.parse().unwrap()).zip(0..).collect();
         assert!(values.is_sorted_by_key(|(prefix, _)| *prefix));
         Trie::new(&values)
     }
 
     #[track_caller]
-    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: PortsId) {
+    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: Value) {
         assert_eq!(trie.longest_prefix(B::of(address.parse().unwrap())), value, "{address}");
     }
 
@@ -326,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_is_as_wide_as_its_prefixes_fill() {
+    fn the_first_step_is_as_wide_as_the_prefixes_fill() {
         let networks: Vec<String> = (0..1_000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
         let mut prefixes = vec!["0.0.0.0/0"];
         prefixes.extend(networks.iter().map(String::as_str));
@@ -362,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_that_would_take_many_steps_are_runs_of_intervals() {
+    fn prefixes_that_would_take_many_steps_are_stored_as_runs() {
         // Each IPv6 address alone would take 28 steps of 64 bytes.
         let mut prefixes: Vec<IpNet> = (0..4_000_u128)
             .map(|n| {
@@ -374,7 +311,7 @@ mod tests {
         prefixes.extend(["::/0", "2000::/3", "2000::/4"].map(|net| net.parse::<IpNet>().unwrap()));
         prefixes.sort_unstable();
         prefixes.dedup();
-        let values: Vec<(IpNet, PortsId)> = prefixes.iter().copied().zip(0..).collect();
+        let values: Vec<(IpNet, Value)> = prefixes.iter().copied().zip(0..).collect();
         let trie = Trie::<u128>::new(&values);
         assert!(trie.runs.is_some() && trie.bytes() < 600_000, "{} bytes", trie.bytes());
         let longest = |address: IpAddr| {

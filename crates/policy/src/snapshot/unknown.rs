@@ -1,16 +1,17 @@
-//! The steps of a verdict that only unknown pods and labels need (semantics 37).
+//! The steps of a verdict that apply only to unknown pods and labels (semantics 37).
 
 use crate::decision::{Direction, Outcome, Reason, Verdict};
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::snapshot::address::Address;
 use crate::snapshot::ends::{Ends, is_provisional};
-use crate::snapshot::hosts::{Host, HostPod};
 use crate::snapshot::ids::NodeId;
-use crate::snapshot::ruleset::{PeerFacts, Ruleset};
+use crate::snapshot::ipcache::{IpCacheEntry, PodEntry};
+use crate::snapshot::ruleset::{PacketPeer, Ruleset};
 
 impl Snapshot {
-    /// The last step of [`Snapshot::evaluate_rules`] where labels are unknown, or where some rule might deny a peer that is.
+    /// The last step of [`Snapshot::evaluate_rules`] if labels are unknown, or if some rule might deny an
+    /// unknown peer.
     pub(super) fn evaluate_unknown(
         &self,
         outcome: Outcome,
@@ -21,11 +22,11 @@ impl Snapshot {
         peer_is_known: bool,
     ) -> Outcome {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
-        if outcome.verdict == Verdict::Allow && (peer.class.is_some() || !ruleset.might_deny) {
+        if outcome.verdict == Verdict::Allow && (peer.identity.is_some() || !ruleset.might_deny) {
             return outcome;
         }
-        let peer_host = ends.peer_host(direction);
-        let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_host);
+        let peer_entry = ends.peer_entry(direction);
+        let unknown_peer = !peer_is_known && self.is_unknown_peer(peer.address, peer_entry);
         let might_differ = unknown_peer
             && match outcome.verdict {
                 Verdict::Deny => ruleset.might_allow(peer, target, direction),
@@ -35,16 +36,17 @@ impl Snapshot {
             return Outcome { verdict: self.on_unknown_pod, reason: Reason::UnknownPeer };
         }
         if outcome.verdict == Verdict::Deny
-            && (is_provisional(peer_host) || is_provisional(ends.host(direction)))
+            && (is_provisional(peer_entry) || is_provisional(ends.subject_entry(direction)))
         {
-            return self.evaluate_unsure(outcome, ends, packet, direction, unknown_peer);
+            return self.evaluate_permissive(outcome, ends, packet, direction, unknown_peer);
         }
         outcome
     }
 
-    /// Evaluates what was denied by the cautious view of unknown labels by the hopeful one: if that allows it, the denial is provisional.
+    /// Evaluates a packet that the strict view of unknown labels denies in the permissive view. If that
+    /// allows it, the denial is provisional.
     #[cold]
-    fn evaluate_unsure(
+    fn evaluate_permissive(
         &self,
         denied: Outcome,
         ends: &Ends<'_, impl Address>,
@@ -52,15 +54,16 @@ impl Snapshot {
         direction: Direction,
         unknown_peer: bool,
     ) -> Outcome {
-        let hopeful = |host: Option<&Host>| host?.pod.as_ref().map(HostPod::hopeful_class);
-        let rulesets =
-            hopeful(ends.host(direction)).and_then(|class| self.rulesets.get(class as usize)?.as_deref());
+        let permissive =
+            |entry: Option<&IpCacheEntry>| entry?.pod.as_ref().map(PodEntry::permissive_identity);
+        let rulesets = permissive(ends.subject_entry(direction))
+            .and_then(|identity| self.rulesets.get(identity as usize)?.as_deref());
         let Some(rulesets) = rulesets else { return denied };
         let ruleset = match direction {
             Direction::Ingress => &rulesets.ingress,
             Direction::Egress => &rulesets.egress,
         };
-        let peer = PeerFacts { class: hopeful(ends.peer_host(direction)), ..ends.peer(direction) };
+        let peer = PacketPeer { identity: permissive(ends.peer_entry(direction)), ..ends.peer(direction) };
         let target = ends.target(packet);
         let might_allow = if unknown_peer {
             ruleset.might_allow(peer, target, direction)
@@ -74,10 +77,14 @@ impl Snapshot {
         }
     }
 
-    /// In scope `Cluster`: the node to whose pods an address belongs that no pod has.
+    /// In scope `Cluster`: the node with the pod CIDR of an address that no known pod has.
     #[cold]
-    pub(super) fn node_of_unknown_pod(&self, address: impl Address, host: Option<&Host>) -> Option<NodeId> {
+    pub(super) fn node_of_unknown_pod(
+        &self,
+        address: impl Address,
+        entry: Option<&IpCacheEntry>,
+    ) -> Option<NodeId> {
         let node = self.cluster_cidrs.node(address)?;
-        (!host.is_some_and(|host| host.is_of(Some(node)))).then_some(node)
+        (!entry.is_some_and(|entry| entry.is_of(Some(node)))).then_some(node)
     }
 }

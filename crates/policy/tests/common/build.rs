@@ -13,7 +13,7 @@ pub fn labels(text: &str) -> Labels {
     text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap()).collect()
 }
 
-/// `"a=1,b in x|y,c notin z,d,!e"` as a selector; the empty text selects everything.
+/// `"a=1,b in x|y,c notin z,d,!e"` as a selector; the empty string selects everything.
 pub fn selector(text: &str) -> Selector {
     let values = |text: &str| -> Arc<[Arc<str>]> { text.split('|').map(Arc::from).collect() };
     let requirement = |text: &str| {
@@ -32,7 +32,7 @@ pub fn selector(text: &str) -> Selector {
     Selector::All(text.split(',').filter(|part| !part.is_empty()).map(requirement).collect())
 }
 
-/// A namespace with these labels and the one that the API server sets.
+/// A namespace with these labels and the label that the API server sets.
 pub fn namespace(name: &str, text: &str) -> Change {
     let own = format!("kubernetes.io/metadata.name={name},{text}");
     Change::Namespace(Namespace { name: name.into(), labels: labels(&own) })
@@ -211,7 +211,7 @@ impl RuleBuilder {
         self.peer(Peer::Pods { namespaces: NamespaceMatch::Named(namespace.into()), pods: selector(pods) })
     }
 
-    /// Pods of the namespaces that a selector chooses.
+    /// Pods of the namespaces that a selector matches.
     pub fn pods(self, namespaces: &str, pods: &str) -> Self {
         self.peer(Peer::Pods {
             namespaces: NamespaceMatch::Labels(selector(namespaces)),

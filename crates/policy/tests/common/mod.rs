@@ -1,13 +1,11 @@
-//! What the tests of the engine share: clusters built in few words, printed as scenarios, evaluated by engine and reference.
-#![allow(dead_code, reason = "each test uses its own part")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a scenario that can't be built is a mistake of the test, and must end it"
-)]
+//! Shared code of the engine's tests: builds clusters, prints them as scenarios, and evaluates packets with
+//! engine and reference.
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a scenario that can't be built is a bug in the test")]
 
 pub mod build;
+pub mod probes;
 pub mod scenario;
-pub mod told;
 pub mod world;
 
 use policy::{
@@ -15,7 +13,7 @@ use policy::{
     Verdict, reference,
 };
 
-/// What the engine says of a packet, in the form of the reference.
+/// The engine's result for a packet, in the form of the reference.
 pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> reference::Expected {
     let decision: Decision = snapshot.evaluate(packet, directions);
     let explain = |direction| -> Explanation { snapshot.explain(packet, &decision, direction) };
@@ -25,7 +23,7 @@ pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> r
     expected
 }
 
-/// A compiler that has been told these changes at once, and its first snapshot.
+/// A compiler with these changes applied at once, and its first snapshot.
 pub fn compile(
     scope: Scope,
     on_unknown_pod: Verdict,

@@ -1,4 +1,4 @@
-//! Clusters in words, so that a shrunk failure reads as a scenario.
+//! Prints changes in words, so that a shrunk failure reads as a scenario.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use policy::{
     RuleSpec, Selector,
 };
 
-/// Prints changes, one a line.
+/// Prints changes, one per line.
 pub struct Scenario<'a>(pub &'a [Change]);
 
 impl fmt::Display for Scenario<'_> {
@@ -21,7 +21,7 @@ pub fn in_words(change: &Change) -> String {
         Change::Namespace(namespace) => {
             format!("namespace {} {{{}}}", namespace.name, pairs(&namespace.labels))
         }
-        Change::NamespaceGone(name) => format!("namespace {name} goes"),
+        Change::NamespaceGone(name) => format!("namespace {name} deleted"),
         Change::Pod(pod) => {
             let ports: String = pod
                 .ports
@@ -39,13 +39,13 @@ pub fn in_words(change: &Change) -> String {
                 if pod.host_network { ", hostNetwork" } else { "" }
             )
         }
-        Change::PodGone(name) => format!("pod {name} goes"),
+        Change::PodGone(name) => format!("pod {name} deleted"),
         Change::Node(node) => {
             format!("node {} with {:?}, pods in {:?}", node.name, node.addresses, node.pod_cidrs)
         }
-        Change::NodeGone(name) => format!("node {name} goes"),
+        Change::NodeGone(name) => format!("node {name} deleted"),
         Change::Policy(policy) => policy_in_words(policy),
-        Change::PolicyGone(name) => format!("policy {name} goes"),
+        Change::PolicyGone(name) => format!("policy {name} deleted"),
     }
 }
 
@@ -90,7 +90,7 @@ fn peer_in_words(peer: &Peer) -> String {
         Peer::Block(IpBlock { cidr, except }) => {
             format!("{cidr} except {:?}", except.iter().collect::<Vec<_>>())
         }
-        Peer::Nothing => "nobody".to_owned(),
+        Peer::Nothing => "no peer".to_owned(),
     }
 }
 

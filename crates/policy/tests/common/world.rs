@@ -17,7 +17,7 @@ use proptest::sample::{select, subsequence};
 use super::build::{labels, pod_name};
 use super::scenario::{Scenario, packet_in_words};
 
-/// The words of the random clusters are few, so that things meet.
+/// The random clusters use few names, labels and addresses, so that objects interact.
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 const KEYS: [&str; 3] = ["app", "env", "tier"];
 const VALUES: [&str; 3] = ["x", "y", "z"];
@@ -26,7 +26,7 @@ const PORT_NAMES: [&str; 2] = ["http", "dns"];
 const PORTS: [u16; 6] = [53, 80, 81, 443, 8080, 65535];
 const PROTOCOLS: [Protocol; 6] =
     [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6, Protocol(47)];
-/// Of pods, of the nodes' ends of their pod CIDRs, of nodes, and from outside.
+/// Addresses of pods, of the nodes in their pod CIDRs, of nodes, and outside the cluster.
 const ADDRESSES: [&str; 20] = [
     "10.244.1.2",
     "10.244.1.3",
@@ -86,24 +86,25 @@ impl fmt::Debug for World {
     }
 }
 
-/// Some changes at once, then some more, and packets.
+/// A batch of changes, some smaller batches, and packets.
 pub fn world() -> impl Strategy<Value = World> {
     let batches = (vec(change(), 0..80), vec(vec(change(), 1..4), 0..6)).prop_map(|(first, mut more)| {
         more.insert(0, first);
         more
     });
-    let unsure = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
-    (batches, vec(packet(), 0..64), unsure, any::<bool>()).prop_map(
+    let on_unknown_pod = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
+    (batches, vec(packet(), 0..64), on_unknown_pod, any::<bool>()).prop_map(
         |(batches, packets, on_unknown_pod, plain)| World {
-            batches: if plain { plainly(batches) } else { batches },
+            batches: if plain { restrict(batches) } else { batches },
             packets,
             on_unknown_pod,
         },
     )
 }
 
-/// The same with NetworkPolicies alone, and all labels known: then verdicts leave out the steps that only others need.
-fn plainly(mut batches: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
+/// Restricts the changes to NetworkPolicies and known labels, for which verdicts skip the steps for unknown
+/// labels and other tiers.
+fn restrict(mut batches: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
     let by_name = |name: &str| labels(&format!("kubernetes.io/metadata.name={name}"));
     for change in batches.iter_mut().flatten() {
         match change {
@@ -319,11 +320,11 @@ fn packet() -> impl Strategy<Value = Packet> {
     )
 }
 
-/// All pairs of addresses that random clusters have.
+/// All pairs of addresses of the random clusters.
 pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
-    let with_earlier = |(place, one): (usize, &'static &str)| {
+    let with_earlier = |(index, one): (usize, &'static &str)| {
         let pair = move |other: &&str| (one.parse().unwrap(), other.parse().unwrap());
-        ADDRESSES[..place].iter().map(pair)
+        ADDRESSES[..index].iter().map(pair)
     };
     ADDRESSES.iter().enumerate().flat_map(with_earlier)
 }

@@ -1,31 +1,34 @@
-//! Sets of rules as bits. Their memory is linear in the text of policies where that of precomputed ports would explode.
+//! Rule sets as bitsets. Their memory stays linear in the size of the policies where precomputed ports would
+//! explode.
 //!
-//! A thousand rules that each leave out other addresses make a different set of rules at every address, and the ports of each such set
-//! are a thousand intervals. Here a set is bits, in chunks of at most 512 rules. Equal chunks are stored once. So a set takes 4 bytes per
-//! 512 rules of the tier, and up to 64 bytes for each chunk that no other set has: one, where neighbouring addresses differ in one rule.
+//! For example, a thousand rules that each except different addresses make a different rule set at every
+//! address, and the ports of each such set are a thousand intervals. A bitset consists of chunks of at most
+//! 512 rules, and equal chunks are stored once. So a set takes 4 bytes per 512 rules of the tier, plus up to
+//! 64 bytes for each chunk that no other set has. Neighbouring addresses usually differ in one rule, and so
+//! in one chunk.
 //!
-//! A lookup compares two sets chunk by chunk, and so costs some nanoseconds per 512 rules of the tier.
+//! A lookup intersects two sets chunk by chunk, which takes a few nanoseconds per 512 rules of the tier.
 
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
-use super::{NO_RULE, RuleIndex};
+use super::port_set::{NO_RULE, RuleIndex};
 use crate::snapshot::arena::Arena;
 
-/// Rules per word.
+/// Bits per word, one for each rule.
 const WORD_BITS: usize = u64::BITS as usize;
-/// The most words that a chunk has: a cache line.
+/// The most words of a chunk: one cache line.
 const MAX_CHUNK_WORDS: usize = 8;
 
-/// Where a set begins in a [`Bitsets`].
+/// The start of a set in a [`Bitsets`].
 pub(super) type SetId = u32;
 
 /// The set without rules.
 pub(super) const EMPTY: SetId = 0;
 
-/// Where the chunk without rules begins.
+/// The start of the chunk without rules.
 const EMPTY_CHUNK: u32 = 0;
 
 /// See the module.
@@ -33,16 +36,16 @@ const EMPTY_CHUNK: u32 = 0;
 pub(super) struct Bitsets {
     /// Chunks per set, at least one.
     set_chunks: usize,
-    /// Words per chunk: as many as all rules take, at most [`MAX_CHUNK_WORDS`].
+    /// Words per chunk: as many as all rules need, at most [`MAX_CHUNK_WORDS`].
     chunk_words: usize,
-    /// Each set: where its chunks begin in `chunks`. The first set is empty.
+    /// For each set, the starts of its chunks in `chunks`. The first set is empty.
     sets: Arena<u32>,
     /// The words of each distinct chunk. The first chunk is empty.
     chunks: Arena<u64>,
 }
 
 impl Bitsets {
-    /// Without sets; rule indexes are below `rules`.
+    /// Bitsets for rule indexes below `rules`, with the empty set only.
     pub(super) fn new(rules: usize) -> Self {
         let (set_chunks, chunk_words) = layout(rules);
         let (mut sets, mut chunks) = (Arena::default(), Arena::default());
@@ -115,7 +118,7 @@ pub(crate) fn insert_rules(bits: &mut [u64], rules: impl IntoIterator<Item = Rul
     rules.into_iter().for_each(|rule| bits[rule as usize / WORD_BITS] |= 1 << (rule as usize % WORD_BITS));
 }
 
-/// The rules whose bits are set, ascending.
+/// The rules with a bit that is set, ascending.
 pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
     (0..).zip(bits).flat_map(|(index, word)| {
         let mut left = *word;
@@ -127,18 +130,18 @@ pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
     })
 }
 
-/// Finds the sets and chunks that a [`Bitsets`] has already.
+/// Finds the sets and chunks that a [`Bitsets`] already has.
 #[derive(Debug, Default)]
-pub(super) struct Interner {
+pub(super) struct SetInterner {
     /// Chunks, by their bits.
     chunks: HashTable<u32>,
     /// Sets, by their chunks.
     sets: HashTable<SetId>,
-    /// A buffer that [`Interner::set_of_bits`] uses again: the chunks of one set.
+    /// A reusable buffer of [`SetInterner::set_of_bits`]: the chunks of one set.
     buffer: Vec<u32>,
 }
 
-impl Interner {
+impl SetInterner {
     /// The cursor's current set.
     pub(super) fn set(&mut self, bitsets: &mut Bitsets, cursor: &mut Cursor) -> SetId {
         let words = bitsets.chunk_words;
@@ -148,7 +151,7 @@ impl Interner {
         self.set_of_chunks(bitsets, &cursor.chunks)
     }
 
-    /// The set with these bits, [`set_words`] of them.
+    /// The set with these bits, which are [`set_words`] words.
     pub(super) fn set_of_bits(&mut self, bitsets: &mut Bitsets, bits: &[u64]) -> SetId {
         let mut chunks = std::mem::take(&mut self.buffer);
         chunks.clear();
@@ -197,15 +200,15 @@ impl Interner {
     }
 }
 
-/// A set that changes rule by rule.
+/// A set that is modified rule by rule.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     /// Words per chunk.
     chunk_words: usize,
     bits: Box<[u64]>,
-    /// Where each chunk of `bits` is stored; out of date for those in `changed`.
+    /// The start of each chunk of `bits` in the arena; out of date for the chunks in `changed`.
     chunks: Box<[u32]>,
-    /// Indexes of chunks that changed. One may be listed several times.
+    /// Indexes of chunks that changed, possibly with duplicates.
     changed: Vec<usize>,
 }
 
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn neighbouring_sets_share_their_chunks() {
-        let (mut bitsets, mut interner) = (Bitsets::new(10_000), Interner::default());
+        let (mut bitsets, mut interner) = (Bitsets::new(10_000), SetInterner::default());
         let mut cursor = bitsets.cursor();
         (0..10_000).for_each(|rule| cursor.insert(rule));
         let all = interner.set(&mut bitsets, &mut cursor);
@@ -256,14 +259,14 @@ mod tests {
             cursor.insert(rule);
             assert_eq!(interner.set(&mut bitsets, &mut cursor), all);
         }
-        // 10,001 sets of 20 chunks: a chunk of its own and 20 numbers each.
+        // 10,001 sets of 20 chunks: each takes one new chunk and 20 numbers.
         assert!(bitsets.bytes() < 10_100 * (64 + 20 * 4), "{} bytes", bitsets.bytes());
     }
 
     proptest! {
         #[test]
         fn the_first_rule_of_both_sets_is_found(sets in vec(vec(0_u32..2_000, 0..12), 2..6)) {
-            let (mut bitsets, mut interner) = (Bitsets::new(2_000), Interner::default());
+            let (mut bitsets, mut interner) = (Bitsets::new(2_000), SetInterner::default());
             let mut set_of = |rules: &Vec<RuleIndex>| interner.set_of(&mut bitsets, rules.iter().copied());
             let ids: Vec<SetId> = sets.iter().map(&mut set_of).collect();
             for (a, rules) in ids.iter().zip(&sets) {

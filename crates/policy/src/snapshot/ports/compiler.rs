@@ -1,30 +1,31 @@
-//! Compiles the ports of many sets of rules of one tier, in memory that grows with the number of rules and blocks.
+//! Compiles the ports of the rule sets of one tier. The memory is linear in the number of rules and blocks.
 //!
-//! Bound: precomputed ports of at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and edge of a block. Beyond that, rules
-//! are kept as [bits](super::bitsets).
+//! Bound: ports are precomputed for at most [`ALLOWED`] rules, and [`ALLOWED_EACH`] more for each rule and
+//! edge of a block. Beyond that, rules are stored as [bitsets](super::bitsets).
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::bitsets::{Cursor, Interner, SetId, rules_in, set_words};
+use super::bitsets::{Cursor, SetId, SetInterner, rules_in, set_words};
+use super::port_set::{PortSet, RuleIndex, SetIndex};
+use super::table::{NO_PORTS, PortTable, PortsId};
 use super::wide::WideTable;
-use super::{NO_PORTS, PortSet, PortTable, PortsId, RuleIndex, SetIndex};
 
-/// Rules for which ports are precomputed, over all sets of rules of a tier: some 50 KiB.
+/// Rules for which ports are precomputed, summed over all rule sets of a tier: about 50 KiB.
 const ALLOWED: usize = 4_096;
-/// The same, for each rule and edge of a block.
+/// Further rules for which ports are precomputed, for each rule and edge of a block.
 const ALLOWED_EACH: usize = 16;
-/// Sets of rules that are always precomputed.
+/// The ports of rule sets of at most this size are always precomputed.
 const FEW: usize = 8;
-/// Names of ports that are searched one by one at most.
+/// The most port names that are searched one by one.
 const FEW_ALIASES: usize = 64;
 
-/// The rules that hold at one place, in the form that fits.
+/// The rules that match at one prefix or identity.
 pub(crate) enum RulesAt<'a> {
     /// Rules, ascending, each with its port set.
     Few(Vec<(RuleIndex, SetIndex)>),
-    /// A set of bits, from [`PortsCompiler::cursor`].
+    /// A bitset, from [`PortsCompiler::cursor`].
     Many(&'a mut Cursor),
 }
 
@@ -43,14 +44,15 @@ pub(crate) struct PortsCompiler {
     found_in: Vec<u64>,
     /// The number of calls so far.
     calls: u64,
-    /// Of the sets that are kept as bits.
-    interner: Interner,
-    /// Their ports.
+    /// Deduplicates bitsets.
+    interner: SetInterner,
+    /// Ports compiled so far, by their bitset.
     known_sets: FxHashMap<SetId, PortsId>,
 }
 
 impl PortsCompiler {
-    /// For rules in order, each with its port set, whose blocks have so many edges: beginnings and exceptions.
+    /// A compiler for rules in order, each with its port set. `edges` is the number of block beginnings and
+    /// exceptions.
     pub(crate) fn new(rules: Vec<SetIndex>, sets: Vec<Arc<PortSet>>, edges: usize) -> Self {
         let allowed = ALLOWED + ALLOWED_EACH * (rules.len() + edges);
         Self { sets, rules, allowed, ..Self::default() }
@@ -66,22 +68,22 @@ impl PortsCompiler {
         self.rules[rule as usize]
     }
 
-    /// Whether ports of so many rules, taken together, may be precomputed.
+    /// Whether ports may be precomputed for this many rules in total.
     pub(crate) fn allows(&self, rules: usize) -> bool {
         rules <= self.allowed
     }
 
-    /// How many words of bits a set of rules has, at least one.
+    /// The number of words of a bitset, at least one.
     pub(crate) fn set_words(&self) -> usize {
         set_words(self.rules.len())
     }
 
-    /// A set of bits that changes rule by rule.
+    /// An empty bitset that is modified rule by rule.
     pub(crate) fn cursor(&mut self, table: &mut PortTable) -> Cursor {
         self.wide(table).0.bitsets.cursor()
     }
 
-    /// The ports of the rules at a place, compiled if they are not yet.
+    /// The ports of the rules at a prefix, compiled if needed.
     pub(crate) fn ports_of(&mut self, table: &mut PortTable, rules: RulesAt<'_>) -> PortsId {
         match rules {
             RulesAt::Few(rules) => self.ports_of_rules(table, rules),
@@ -89,7 +91,7 @@ impl PortsCompiler {
         }
     }
 
-    /// The same, for rules in any order.
+    /// The ports of these rules, which may be in any order; compiled if needed.
     pub(crate) fn ports_of_rules(
         &mut self,
         table: &mut PortTable,
@@ -114,7 +116,7 @@ impl PortsCompiler {
         id
     }
 
-    /// The same, for rules as bits, in [`PortsCompiler::set_words`] words. They are never precomputed.
+    /// The ports of a bitset of [`PortsCompiler::set_words`] words. They are never precomputed.
     pub(crate) fn ports_of_bits(&mut self, table: &mut PortTable, bits: &[u64]) -> PortsId {
         let Some(first) = rules_in(bits).next() else { return NO_PORTS };
         let (wide, interner) = self.wide(table);
@@ -122,7 +124,7 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// Keeps the first of the rules with equal ports: the others can never decide.
+    /// Keeps the first of the rules with equal ports, because the others can never decide.
     fn deduplicate(&mut self, rules: &mut Vec<(RuleIndex, SetIndex)>) {
         self.found_in.resize(self.sets.len(), 0);
         self.calls += 1;
@@ -137,8 +139,8 @@ impl PortsCompiler {
         *self.known_sets.entry(set).or_insert_with(|| table.push_wide(first, set))
     }
 
-    /// The table's part that is kept as bits, made if it does not exist yet. A snapshot may still share it: then this is a copy.
-    fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut Interner) {
+    /// The table of bitsets, created if needed. If a snapshot still shares it, it is copied.
+    fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut SetInterner) {
         let Self { sets, rules, interner, .. } = self;
         let wide = table.wide.get_or_insert_with(|| {
             let of_rules: Vec<&PortSet> = rules.iter().map(|set| &*sets[*set as usize]).collect();
@@ -159,11 +161,11 @@ mod tests {
 
     use super::*;
     use crate::packet::Protocol;
-    use crate::snapshot::addresses::{self, Block};
+    use crate::snapshot::ip_blocks::{self, RuleBlock};
     use crate::snapshot::ports::{PortAlias, PortRange, ResolvedPort, Target};
     use crate::spec::IpBlock;
 
-    /// Nets that meet: inside one another, and at each other's edges.
+    /// Nested and adjacent networks.
     const NETS: [&str; 14] = [
         "0.0.0.0/0",
         "10.0.0.0/8",
@@ -189,7 +191,7 @@ mod tests {
     fn rule() -> impl Strategy<Value = Rule> {
         let net = || select(&NETS[..]).prop_map(|net| net.parse::<IpNet>().unwrap());
         let block = (net(), vec(net(), 0..5)).prop_filter_map("nothing is left", |(cidr, except)| {
-            addresses::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
+            ip_blocks::normalise(&IpBlock { cidr, except: except.into_iter().collect() })
         });
         let protocol = || select(vec![None, Some(Protocol::TCP), Some(Protocol::UDP)]);
         let port = || select(&PORTS[..]);
@@ -203,36 +205,38 @@ mod tests {
         })
     }
 
-    struct Compiled {
+    struct Tables {
         table: PortTable,
         tries: crate::snapshot::trie::Tries,
-        everyone: PortsId,
+        every_address: PortsId,
     }
 
-    fn compile(rules: &[Rule], allowed: Option<usize>) -> Compiled {
+    fn compile(rules: &[Rule], allowed: Option<usize>) -> Tables {
         let sets = rules.iter().map(|(_, ports)| Arc::new(ports.clone())).collect();
         let numbers = || 0..rules.len() as RuleIndex;
         let mut ports = PortsCompiler::new(numbers().collect(), sets, 0);
         ports.allowed = allowed.unwrap_or(ports.allowed);
         let mut table = PortTable::default();
-        let blocks: Vec<Block<'_>> = numbers()
+        let blocks: Vec<RuleBlock<'_>> = numbers()
             .zip(rules)
-            .flat_map(|(rule, (blocks, _))| blocks.iter().map(move |block| Block { rule, set: rule, block }))
+            .flat_map(|(rule, (blocks, _))| {
+                blocks.iter().map(move |block| RuleBlock { rule, set: rule, block })
+            })
             .collect();
-        // Rules without blocks are for every address.
-        let everyone: Vec<(RuleIndex, SetIndex)> = numbers()
+        // Rules without blocks match every address.
+        let every_address: Vec<(RuleIndex, SetIndex)> = numbers()
             .zip(rules)
             .filter(|(_, (blocks, _))| blocks.is_empty())
             .map(|(rule, _)| (rule, rule))
             .collect();
-        let tries = addresses::compile(&blocks, &everyone, &mut ports, &mut table);
-        let everyone = ports.ports_of_rules(&mut table, everyone);
-        Compiled { table, tries, everyone }
+        let tries = ip_blocks::compile(&blocks, &every_address, &mut ports, &mut table);
+        let every_address = ports.ports_of_rules(&mut table, every_address);
+        Tables { table, tries, every_address }
     }
 
-    impl Compiled {
+    impl Tables {
         fn found(&self, address: IpAddr, target: Target<'_>) -> [RuleIndex; 3] {
-            let ports = self.tries.longest_prefix(address).unwrap_or(self.everyone);
+            let ports = self.tries.longest_prefix(address).unwrap_or(self.every_address);
             let Self { table, .. } = self;
             [table.first(ports), table.first_match(ports, target), table.first_possible(ports, target)]
         }
@@ -241,7 +245,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn rules_as_bits_say_what_precomputed_ports_say(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
+        fn bitsets_and_precomputed_ports_agree(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
             let (precomputed, bits) = (compile(&rules, Some(usize::MAX)), compile(&rules, Some(0)));
             prop_assert!(precomputed.table.wide.is_none() && (rules.len() <= FEW || rules.iter().all(|(blocks, _)| blocks.is_empty()) || bits.table.wide.is_some()));
             let names: Vec<ResolvedPort> =

@@ -1,38 +1,40 @@
-//! Disjoint intervals that together hold every port, each with the first rule that holds there, as words of a table.
+//! Disjoint intervals that together cover every port, each with its first rule, as words of a table.
 //!
-//! A few stand as they are, start and rule, and are searched. Many stand behind an index, so that a port is found in four
-//! loads however many they are: which of the 1,024 blocks of 64 neighbouring ports hold the start of an interval; which
-//! ports of such a block are starts; and the rules, in order. Counting the starts up to a port leads to its rule.
+//! A few intervals are stored as pairs of start and rule, and searched. Many intervals are stored with an
+//! index, so that a lookup takes four loads regardless of their number. The index says which of the 1,024
+//! blocks of 64 neighbouring ports contain the start of an interval, and which ports of such a block are
+//! starts. The number of starts up to a port is the position of its rule in the list of rules.
 
-use super::{NO_RULE, PortRange, RuleIndex};
+use super::port_set::{NO_RULE, PortRange, RuleIndex};
 
-/// Intervals that are searched: not more than two lines of memory.
+/// The most intervals that are searched: they fit into two cache lines.
 const FEW: usize = 16;
 
-/// Of an interval that is searched: start and rule.
+/// Words of an interval that is searched: start and rule.
 const INTERVAL_WORDS: usize = 2;
 
-/// Ports of a block.
+/// Ports per block.
 const BLOCK: usize = 64;
-/// Of a block that holds a start: which of its ports are starts, low ones first, and where the rule of the first of them stands.
+/// Words of a block that contains a start: which of its ports are starts, low ones first, and the position of
+/// the rule of the first of them.
 const BLOCK_WORDS: usize = 3;
 
-/// Blocks of a group.
+/// Blocks per group.
 const GROUP: usize = 32;
-/// Of each group: which of its blocks hold a start, and how many such blocks come before it.
+/// Words of a group: which of its blocks contain a start, and how many such blocks come before the group.
 const GROUP_WORDS: usize = 2;
 const GROUPS: usize = (u16::MAX as usize + 1) / (BLOCK * GROUP);
 const INDEX_WORDS: usize = GROUPS * GROUP_WORDS;
 
-/// The rule of the interval in which `port` lies, of the `count` intervals that `words` begins with.
+/// The rule of the interval that contains `port`, among the `count` intervals at the start of `words`.
 #[inline(always)]
 pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
     if count > FEW {
         return indexed(words, port);
     }
     let (intervals, _) = words[..count * INTERVAL_WORDS].as_chunks::<INTERVAL_WORDS>();
-    // The standard library's search has no branches that a processor could guess wrong. The first interval starts at 0, so
-    // at least one starts at or before the port.
+    // The standard library's binary search compiles to code without unpredictable branches. The first
+    // interval starts at 0, so at least one starts at or before the port.
     let after = intervals.partition_point(|[start, _]| *start <= u32::from(port));
     intervals[after - 1][1]
 }
@@ -43,23 +45,24 @@ fn indexed(words: &[u32], port: u16) -> RuleIndex {
     let group = block / GROUP * GROUP_WORDS;
     let (held, before) = (words[group], words[group + 1]);
     let bit = 1 << (block % GROUP);
-    let place = INDEX_WORDS + (before + (held & (bit - 1)).count_ones()) as usize * BLOCK_WORDS;
-    let starts = u64::from(words[place]) | u64::from(words[place + 1]) << 32;
-    // In a block without a start the last interval before goes on: the place is the next block's.
+    let position = INDEX_WORDS + (before + (held & (bit - 1)).count_ones()) as usize * BLOCK_WORDS;
+    let starts = u64::from(words[position]) | u64::from(words[position + 1]) << 32;
+    // A block without a start belongs to the last interval before it. The index is then that of the next
+    // block.
     let starts = if held & bit == 0 { 0 } else { starts & (u64::MAX >> (BLOCK - 1 - port)) };
-    words[(words[place + 2] + starts.count_ones() - 1) as usize]
+    words[(words[position + 2] + starts.count_ones() - 1) as usize]
 }
 
 /// The ports of one protocol.
 pub(super) struct Intervals {
     /// For packets without a port.
     pub portless: RuleIndex,
-    /// Where each interval begins, ascending from 0, and the first rule in it.
+    /// The start of each interval, ascending from 0, and its first rule.
     starts: Vec<(u16, RuleIndex)>,
 }
 
 impl Intervals {
-    /// Paints the ranges, which come in ascending order of rules: the first to paint a port keeps it.
+    /// Compiles ranges, which come in ascending order of rules: the first rule of a port keeps it.
     pub(super) fn compile(ranges: impl Iterator<Item = (RuleIndex, PortRange)>) -> Self {
         let mut portless = NO_RULE;
         let mut segments: Vec<(RuleIndex, u32, u32)> = Vec::new();
@@ -72,7 +75,7 @@ impl Intervals {
                 break; // Nothing after this rule can be first anywhere.
             }
         }
-        // Most peers have a rule of their own, or none for a protocol.
+        // Most peers have one rule or none for a protocol.
         if segments.len() <= 1 {
             return Self { portless, starts: starts_of_one(segments.first().copied()) };
         }
@@ -80,23 +83,23 @@ impl Intervals {
             segments.iter().flat_map(|(_, from, to)| [*from, *to]).chain([0]).collect();
         bounds.sort_unstable();
         bounds.dedup();
-        let place = |bound: u32| bounds.partition_point(|b| *b < bound);
-        let mut painted = vec![NO_RULE; bounds.len()];
-        // The next interval at or after each that nobody has painted yet, with shortcuts as they are learnt.
-        let mut unpainted: Vec<usize> = (0..=bounds.len()).collect();
+        let position = |bound: u32| bounds.partition_point(|b| *b < bound);
+        let mut assigned = vec![NO_RULE; bounds.len()];
+        // For each interval, the next one at or after it without a rule: a union-find structure.
+        let mut unassigned: Vec<usize> = (0..=bounds.len()).collect();
         for (rule, from, to) in segments {
-            let end = place(to);
-            let mut at = follow(&mut unpainted, place(from));
+            let end = position(to);
+            let mut at = find_root(&mut unassigned, position(from));
             while at < end {
-                painted[at] = rule;
-                unpainted[at] = at + 1;
-                at = follow(&mut unpainted, at + 1);
+                assigned[at] = rule;
+                unassigned[at] = at + 1;
+                at = find_root(&mut unassigned, at + 1);
             }
         }
-        // Past the last port there is nothing to look up, and neighbours with one rule are one interval.
+        // Starts past the last port are dropped, and neighbours with the same rule are merged.
         let mut starts: Vec<(u16, RuleIndex)> = bounds
             .into_iter()
-            .zip(painted)
+            .zip(assigned)
             .filter_map(|(start, rule)| Some((u16::try_from(start).ok()?, rule)))
             .collect();
         starts.dedup_by_key(|(_, rule)| *rule);
@@ -128,7 +131,7 @@ impl Intervals {
             before += held.count_ones();
         }
         words.extend(groups.as_flattened());
-        // One more stands for the end.
+        // A last block marks the end.
         let mut rule = INDEX_WORDS + (blocks.len() + 1) * BLOCK_WORDS;
         for block in blocks {
             let starts =
@@ -141,17 +144,17 @@ impl Intervals {
     }
 }
 
-/// The intervals of one segment: a rule, its first port, and the one after its last.
+/// The intervals of one segment: a rule, its first port, and the port after its last.
 fn starts_of_one(segment: Option<(RuleIndex, u32, u32)>) -> Vec<(u16, RuleIndex)> {
     let Some((rule, from, to)) = segment else { return vec![(0, NO_RULE)] };
     let before = (from > 0).then_some((0, NO_RULE));
     let starts = [before, Some((from, rule)), Some((to, NO_RULE))].into_iter().flatten();
-    // Past the last port there is nothing to look up.
+    // Starts past the last port are dropped.
     starts.filter_map(|(start, rule)| Some((u16::try_from(start).ok()?, rule))).collect()
 }
 
-/// The end of a chain of shortcuts, halving the way for whoever comes next.
-fn follow(next: &mut [usize], mut at: usize) -> usize {
+/// The root of a union-find element, with path halving.
+fn find_root(next: &mut [usize], mut at: usize) -> usize {
     while next[at] != at {
         next[at] = next[next[at]];
         at = next[at];
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_is_found_where_intervals_are_many() {
+    fn every_port_is_found_among_many_intervals() {
         let every = |step: usize| (0..=u16::MAX).step_by(step).map(|start| (start, u32::from(start) + 1));
         for step in [1, 7, 64, 2048, 4095, 4096, 32_768] {
             check(every(step).collect());

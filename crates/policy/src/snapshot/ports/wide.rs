@@ -1,36 +1,37 @@
-//! From a packet's protocol and port to the set of rules whose ports match, whoever the peer is.
+//! Maps a packet's protocol and port to the set of rules with matching ports, regardless of the peer.
 
 use std::sync::Arc;
 
-use super::bitsets::{Bitsets, EMPTY, Interner, SetId};
-use super::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
+use super::bitsets::{Bitsets, EMPTY, SetId, SetInterner};
+use super::port_set::{NO_RULE, PortAlias, PortRange, PortSet, RuleIndex, Target};
 use crate::packet::Protocol;
 
-/// See the module. Together with the set of rules whose peer matches, it gives the first rule that matches both.
+/// See the module. Intersected with the set of rules with a matching peer, it yields the first rule that
+/// matches both.
 #[derive(Clone, Debug)]
 pub(super) struct WideTable {
-    /// Of rules whose ports match, and of rules whose peer matches.
+    /// Sets of rules with matching ports, and of rules with a matching peer.
     pub bitsets: Bitsets,
-    /// Protocols that rules name, sorted, and last all others.
+    /// Protocols that rules name, sorted; the last entry is for all others.
     protocols: Arc<[WidePorts]>,
     /// Sorted by name, then protocol.
     aliases: Arc<[(PortAlias, SetId)]>,
-    /// By protocol, `None` first: the rules with any alias of it.
+    /// By protocol, `None` first: the rules with any alias for it.
     named: Arc<[(Option<Protocol>, SetId)]>,
 }
 
-/// The ports of one protocol, or of all that no rule names.
+/// The ports of one protocol, or of all protocols that no rule names.
 #[derive(Clone, Debug)]
 struct WidePorts {
     protocol: Option<Protocol>,
     portless: SetId,
-    /// The first port of each interval, ascending from 0, and the rules in it.
+    /// The first port of each interval, ascending from 0, and its rules.
     starts: Vec<(u16, SetId)>,
 }
 
 impl WideTable {
     /// The table for all rules of a tier, in order.
-    pub(super) fn new(rules: &[&PortSet], interner: &mut Interner) -> Self {
+    pub(super) fn new(rules: &[&PortSet], interner: &mut SetInterner) -> Self {
         let mut bitsets = Bitsets::new(rules.len());
         let all =
             || (0..).zip(rules).flat_map(|(rule, set)| set.ranges.iter().map(move |range| (rule, *range)));
@@ -66,25 +67,25 @@ impl WideTable {
         Self { bitsets, protocols, aliases: by_alias, named }
     }
 
-    /// The first rule of a set whose ports match.
+    /// The first rule of a set with matching ports.
     #[cold]
     pub(super) fn first_match(&self, rules: SetId, target: Target<'_>) -> RuleIndex {
         let first = self.by_number(rules, target);
         let (Some(names), Some(port)) = (target.names, target.port) else { return first };
         let resolved =
             names.iter().filter(|resolved| (resolved.number, resolved.protocol) == (port, target.protocol));
-        // ANY name of the port, each with its protocol or for every protocol.
+        // ANY name of the port, with its protocol or for every protocol.
         let sets = resolved.flat_map(|resolved| {
             [None, Some(resolved.protocol)].into_iter().filter_map(|protocol| {
                 let alias = PortAlias { name: resolved.name, protocol };
-                let place = self.aliases.binary_search_by_key(&alias, |(alias, _)| *alias).ok()?;
-                Some(self.aliases[place].1)
+                let position = self.aliases.binary_search_by_key(&alias, |(alias, _)| *alias).ok()?;
+                Some(self.aliases[position].1)
             })
         });
         sets.map(|set| self.bitsets.first_of_both(rules, set)).fold(first, RuleIndex::min)
     }
 
-    /// The first rule of a set that matches if the destination gives its port every name that a rule asks for.
+    /// The first rule of a set that might match an unknown destination, which may give its port any name.
     #[cold]
     pub(super) fn first_possible(&self, rules: SetId, target: Target<'_>) -> RuleIndex {
         let first = self.by_number(rules, target);
@@ -112,10 +113,10 @@ impl WidePorts {
         protocol: Option<Protocol>,
         ranges: impl Iterator<Item = (RuleIndex, PortRange)>,
         bitsets: &mut Bitsets,
-        interner: &mut Interner,
+        interner: &mut SetInterner,
     ) -> Self {
         let mut portless = bitsets.cursor();
-        // Where a rule begins and ends to hold.
+        // The ports where a rule begins and ceases to match.
         let mut edges: Vec<(u32, RuleIndex, bool)> = Vec::new();
         let mut of_rule: Vec<(u32, u32)> = Vec::new();
         let mut ranges = ranges.peekable();
@@ -126,7 +127,7 @@ impl WidePorts {
             of_rule.push((range.first.into(), u32::from(range.last) + 1));
             if ranges.peek().is_none_or(|(next, _)| *next != rule) {
                 edges.extend(
-                    joined(&mut of_rule).flat_map(|(first, end)| [(first, rule, true), (end, rule, false)]),
+                    merge(&mut of_rule).flat_map(|(first, end)| [(first, rule, true), (end, rule, false)]),
                 );
                 of_rule.clear();
             }
@@ -138,7 +139,7 @@ impl WidePorts {
             for (_, rule, begins) in edges {
                 if *begins { cursor.insert(*rule) } else { cursor.remove(*rule) }
             }
-            // Past the last port there is nothing to look up.
+            // Starts past the last port are dropped.
             let Ok(start) = u16::try_from(edges[0].0) else { continue };
             let set = interner.set(bitsets, &mut cursor);
             match starts.last_mut() {
@@ -157,8 +158,8 @@ impl WidePorts {
     }
 }
 
-/// The ranges of one rule, first and end, so that none overlaps or touches another.
-fn joined(ranges: &mut Vec<(u32, u32)>) -> impl Iterator<Item = (u32, u32)> {
+/// Merges the ranges of one rule, given as first and end, so that they neither overlap nor adjoin.
+fn merge(ranges: &mut Vec<(u32, u32)>) -> impl Iterator<Item = (u32, u32)> {
     ranges.sort_unstable();
     ranges.dedup_by(|next, before| {
         let overlaps = next.0 <= before.1;

@@ -1,19 +1,19 @@
-//! Disjoint intervals of addresses, sorted, in runs: one run for each value of the bits of a trie's first step.
+//! Sorted, disjoint intervals of addresses, in runs: one run for each value of the bits of a trie's first
+//! step.
 
 use ipnet::IpNet;
 
-use super::Bits;
-use crate::snapshot::ports::PortsId;
+use super::bits::{Bits, Value};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Runs<B> {
-    /// Where each run begins in the other two, and at last where the last one ends.
+    /// The start of each run in `starts` and `values`; the last element is the end of the last run.
     begins: Vec<u32>,
     /// The first address of each interval.
     starts: Vec<B>,
-    /// Its value.
-    values: Vec<PortsId>,
+    /// The value of each interval.
+    values: Vec<Value>,
 }
 
 impl<B> Default for Runs<B> {
@@ -23,8 +23,8 @@ impl<B> Default for Runs<B> {
 }
 
 impl<B: Bits> Runs<B> {
-    /// Adds a run: its first address and that one's value, and the intervals that follow. Returns its number.
-    pub(super) fn push(&mut self, begin: B, value: PortsId, more: &[(B, PortsId)]) -> u32 {
+    /// Adds a run: its first address with its value, and the intervals that follow. Returns the run's number.
+    pub(super) fn push(&mut self, begin: B, value: Value, more: &[(B, Value)]) -> u32 {
         for (start, value) in [(begin, value)].iter().chain(more) {
             self.starts.push(*start);
             self.values.push(*value);
@@ -33,8 +33,8 @@ impl<B: Bits> Runs<B> {
         self.begins.len() as u32 - 2
     }
 
-    /// The value at an address, which is in this run.
-    pub(super) fn find(&self, run: u32, address: B) -> PortsId {
+    /// The value at an address that is in this run.
+    pub(super) fn find(&self, run: u32, address: B) -> Value {
         let (from, to) = (self.begins[run as usize] as usize, self.begins[run as usize + 1] as usize);
         // The first interval starts at or before every address of the run.
         let after = self.starts[from..to].partition_point(|start| *start <= address);
@@ -48,17 +48,18 @@ impl<B: Bits> Runs<B> {
     }
 }
 
-/// The intervals that prefixes make, of which the longest one decides: their first addresses, ascending from 0, and their values.
-/// Prefixes are of one family and sorted, outer ones first; the first is the empty one.
-pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, PortsId)]) -> Vec<(B, PortsId)> {
-    let mut intervals: Vec<(B, PortsId)> = Vec::with_capacity(2 * prefixes.len());
-    let mut set = |start: B, value: PortsId| match intervals.last_mut() {
+/// Converts prefixes to intervals, so that each has the value of its longest prefix. Returns the first
+/// addresses, ascending from 0, and their values. Prefixes are of one family and sorted, outer ones first;
+/// the first is the empty prefix.
+pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, Value)]) -> Vec<(B, Value)> {
+    let mut intervals: Vec<(B, Value)> = Vec::with_capacity(2 * prefixes.len());
+    let mut set = |start: B, value: Value| match intervals.last_mut() {
         Some(last) if last.0 == start => last.1 = value,
         Some(last) if last.1 == value => {}
         _ => intervals.push((start, value)),
     };
-    // The last addresses and the values of the prefixes around the place.
-    let mut around: Vec<(B, PortsId)> = Vec::new();
+    // The last addresses and values of the prefixes that contain the current one.
+    let mut around: Vec<(B, Value)> = Vec::new();
     for (prefix, value) in prefixes {
         let (begin, end) = (B::of(prefix.network()), B::of(prefix.broadcast()));
         leave(&mut around, Some(begin), &mut set);
@@ -69,8 +70,9 @@ pub(super) fn intervals<B: Bits>(prefixes: &[(IpNet, PortsId)]) -> Vec<(B, Ports
     intervals
 }
 
-/// Leaves the prefixes that end before an address, or all: behind each, the value of the one around it holds.
-fn leave<B: Bits>(around: &mut Vec<(B, PortsId)>, before: Option<B>, mut set: impl FnMut(B, PortsId)) {
+/// Leaves the prefixes that end before an address, or all of them. After each, the value of its outer prefix
+/// applies.
+fn leave<B: Bits>(around: &mut Vec<(B, Value)>, before: Option<B>, mut set: impl FnMut(B, Value)) {
     while let Some((end, _)) = around.pop_if(|(end, _)| before.is_none_or(|begin| *end < begin)) {
         if let (Some(start), Some((_, value))) = (end.next(), around.last()) {
             set(start, *value);

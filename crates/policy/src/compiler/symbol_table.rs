@@ -1,8 +1,9 @@
-//! The words that policies use. Labels, namespaces and ports that no policy mentions can't change a verdict, so pods are
-//! classed by the mentioned ones alone: a unique label such as a pod's own name doesn't make a class of its own.
+//! The symbols that policies refer to: label keys and values, names of namespaces, and names of ports. What
+//! no policy refers to cannot change a verdict, so pods get identities by symbols only: a unique label such
+//! as a pod's own name does not create an identity.
 //!
-//! Numbers stay as they are until everything is compiled again. A policy's new words concern the pods and namespaces alone that have
-//! them: all others look to policies as before.
+//! Symbols are valid until the next full rebuild. A policy's new symbols affect only the pods and namespaces
+//! that have them.
 
 use std::sync::Arc;
 
@@ -14,52 +15,53 @@ use crate::selector::{Requirement, Selector};
 use crate::snapshot::ports::ResolvedPort;
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
 
-/// Stands for every value that no policy mentions.
+/// The symbol of all values that no policy refers to.
 pub(crate) const OTHER_VALUE: u32 = 0;
 
-/// Labels reduced to the vocabulary.
+/// Labels reduced to symbols.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Facts {
-    /// Numbers of keys and values, sorted by key.
+pub(crate) struct LabelSet {
+    /// Symbols of keys and values, sorted by key.
     pub pairs: Box<[(u32, u32)]>,
-    /// Whether a key that is not among `pairs` is missing; if not, whether it is there is unknown (semantics 37).
+    /// If true, keys that are not among `pairs` are missing; if false, it is unknown whether they exist
+    /// (semantics 37).
     pub are_known: bool,
 }
 
-/// A namespace reduced to the vocabulary.
+/// A namespace reduced to symbols.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct NamespaceFacts {
-    /// Its name, if a policy mentions it.
+pub(crate) struct NamespaceSymbols {
+    /// Its name, if a policy refers to it.
     pub name: Option<u32>,
-    pub labels: Facts,
+    pub labels: LabelSet,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Vocabulary {
+pub(crate) struct SymbolTable {
     namespaces: FxHashMap<Arc<str>, u32>,
-    namespace_labels: Keys,
-    pod_labels: Keys,
+    namespace_labels: LabelInterner,
+    pod_labels: LabelInterner,
     ports: FxHashMap<Arc<str>, u32>,
-    words: usize,
+    symbol_count: usize,
 }
 
-/// Keys and values of labels.
+/// Symbols of label keys and values.
 #[derive(Debug, Default)]
-pub(crate) struct Keys {
+pub(crate) struct LabelInterner {
     keys: FxHashMap<Arc<str>, Key>,
 }
 
-/// Words that a policy brought.
+/// Symbols that are new with a policy.
 #[derive(Debug, Default)]
-pub(crate) struct NewWords {
-    /// How many namespaces' names, and keys and values of namespaces' labels.
-    of_namespaces: usize,
+pub(crate) struct NewSymbols {
+    /// The number of new namespace names, and of new keys and values of namespace labels.
+    namespaces: usize,
     pod_labels: NewLabels,
     ports: FxHashSet<Arc<str>>,
 }
 
-/// Keys and values of labels that a policy brought.
+/// Label keys and values that are new with a policy.
 #[derive(Debug, Default)]
 struct NewLabels {
     keys: FxHashSet<Arc<str>>,
@@ -69,12 +71,12 @@ struct NewLabels {
 
 #[derive(Debug)]
 struct Key {
-    number: u32,
-    /// Numbered from 1 within the key: see [`OTHER_VALUE`].
+    symbol: u32,
+    /// Numbered from 1 within the key; 0 is [`OTHER_VALUE`].
     values: FxHashMap<Arc<str>, u32>,
 }
 
-/// Something that a policy mentions.
+/// Something that a policy refers to.
 enum Mention<'a> {
     Namespace(&'a Arc<str>),
     NamespaceLabel(&'a Requirement),
@@ -82,68 +84,68 @@ enum Mention<'a> {
     Port(&'a Arc<str>),
 }
 
-impl Vocabulary {
-    /// Adds everything that the policy mentions, and notes in `new` what was not known before.
-    pub(crate) fn learn(&mut self, policy: &PolicySpec, new: &mut NewWords) {
+impl SymbolTable {
+    /// Interns everything that the policy refers to, and adds new symbols to `new`.
+    pub(crate) fn intern(&mut self, policy: &PolicySpec, new: &mut NewSymbols) {
         let before = new.len();
         mentions(policy, &mut |mention| match mention {
             Mention::Namespace(name) => {
-                new.of_namespaces += usize::from(number(&mut self.namespaces, name, 0));
+                new.namespaces += usize::from(intern(&mut self.namespaces, name, 0));
             }
             Mention::NamespaceLabel(requirement) => {
                 let mut labels = NewLabels::default();
-                self.namespace_labels.learn(requirement, &mut labels);
-                new.of_namespaces += labels.len();
+                self.namespace_labels.intern(requirement, &mut labels);
+                new.namespaces += labels.len();
             }
-            Mention::PodLabel(requirement) => self.pod_labels.learn(requirement, &mut new.pod_labels),
+            Mention::PodLabel(requirement) => self.pod_labels.intern(requirement, &mut new.pod_labels),
             Mention::Port(name) => {
-                if number(&mut self.ports, name, 0) {
+                if intern(&mut self.ports, name, 0) {
                     new.ports.insert(Arc::clone(name));
                 }
             }
         });
-        self.words += new.len() - before;
+        self.symbol_count += new.len() - before;
     }
 
-    /// How many words there are.
-    pub(crate) fn words(&self) -> usize {
-        self.words
+    /// The number of symbols.
+    pub(crate) fn symbol_count(&self) -> usize {
+        self.symbol_count
     }
 
-    /// The number of a mentioned namespace.
+    /// The symbol of a namespace's name.
     pub(crate) fn namespace(&self, name: &str) -> Option<u32> {
         self.namespaces.get(name).copied()
     }
 
-    /// The number of a mentioned port name.
+    /// The symbol of a port name.
     pub(crate) fn port(&self, name: &str) -> Option<u32> {
         self.ports.get(name).copied()
     }
 
-    /// Keys and values of namespaces' labels.
-    pub(crate) fn namespace_labels(&self) -> &Keys {
+    /// The symbols of namespace labels.
+    pub(crate) fn namespace_labels(&self) -> &LabelInterner {
         &self.namespace_labels
     }
 
-    /// Keys and values of pods' labels.
-    pub(crate) fn pod_labels(&self) -> &Keys {
+    /// The symbols of pod labels.
+    pub(crate) fn pod_labels(&self) -> &LabelInterner {
         &self.pod_labels
     }
 
-    /// What policies can see of a namespace.
-    pub(crate) fn namespace_facts(&self, namespace: &Namespace) -> NamespaceFacts {
+    /// A namespace as policies see it.
+    pub(crate) fn namespace_symbols(&self, namespace: &Namespace) -> NamespaceSymbols {
         let known = || Labels::from_iter([(NAME_LABEL, Arc::clone(&namespace.name))]);
         let labels = if namespace.labels.are_known() {
-            self.namespace_labels.facts(&namespace.labels)
+            self.namespace_labels.label_set(&namespace.labels)
         } else {
-            // The label that follows from the name is known all the same (semantics 11, 37).
-            let Facts { pairs, .. } = self.namespace_labels.facts(&known());
-            Facts { are_known: pairs.len() == self.namespace_labels.keys.len(), pairs }
+            // The label with the name is known even then (semantics 11, 37).
+            let LabelSet { pairs, .. } = self.namespace_labels.label_set(&known());
+            LabelSet { are_known: pairs.len() == self.namespace_labels.keys.len(), pairs }
         };
-        NamespaceFacts { name: self.namespace(&namespace.name), labels }
+        NamespaceSymbols { name: self.namespace(&namespace.name), labels }
     }
 
-    /// What policies can see of a pod's named ports (semantics 17 to 19).
+    /// A pod's named ports as policies see them (semantics 17 to 19).
     pub(crate) fn resolved_ports(&self, pod: &Pod) -> Option<Vec<ResolvedPort>> {
         if self.ports.is_empty() || pod.ports.is_empty() {
             return None;
@@ -160,64 +162,64 @@ impl Vocabulary {
     }
 }
 
-impl Keys {
-    /// What policies can see of these labels. Unknown labels that no policy asks for are as good as known.
-    pub(crate) fn facts(&self, labels: &Labels) -> Facts {
+impl LabelInterner {
+    /// Labels as policies see them. Unknown labels count as known if policies refer to no labels.
+    pub(crate) fn label_set(&self, labels: &Labels) -> LabelSet {
         let mut pairs: Vec<(u32, u32)> = labels
             .iter()
             .filter_map(|(key, value)| {
                 let key = self.keys.get(key)?;
-                Some((key.number, key.values.get(value).copied().unwrap_or(OTHER_VALUE)))
+                Some((key.symbol, key.values.get(value).copied().unwrap_or(OTHER_VALUE)))
             })
             .collect();
         pairs.sort_unstable();
-        Facts { pairs: pairs.into(), are_known: labels.are_known() || self.keys.is_empty() }
+        LabelSet { pairs: pairs.into(), are_known: labels.are_known() || self.keys.is_empty() }
     }
 
-    /// The number of a mentioned key.
+    /// The symbol of a key.
     pub(crate) fn key(&self, key: &str) -> Option<u32> {
-        self.keys.get(key).map(|key| key.number)
+        self.keys.get(key).map(|key| key.symbol)
     }
 
-    /// The number of a mentioned value of a key.
+    /// The symbol of a value of a key.
     pub(crate) fn value(&self, key: &str, value: &str) -> Option<u32> {
         self.keys.get(key)?.values.get(value).copied()
     }
 
-    fn learn(&mut self, requirement: &Requirement, new: &mut NewLabels) {
+    fn intern(&mut self, requirement: &Requirement, new: &mut NewLabels) {
         let name = requirement.key();
         if !self.keys.contains_key(name) {
-            let number = self.keys.len() as u32;
-            self.keys.insert(Arc::clone(name), Key { number, values: FxHashMap::default() });
+            let symbol = self.keys.len() as u32;
+            self.keys.insert(Arc::clone(name), Key { symbol, values: FxHashMap::default() });
             new.keys.insert(Arc::clone(name));
         }
         let Some(key) = self.keys.get_mut(name) else { return };
         for value in values_of(requirement) {
-            if number(&mut key.values, value, OTHER_VALUE + 1) {
+            if intern(&mut key.values, value, OTHER_VALUE + 1) {
                 new.values.entry(Arc::clone(name)).or_default().insert(Arc::clone(value));
             }
         }
     }
 }
 
-impl NewWords {
-    /// How many.
+impl NewSymbols {
+    /// The number of new symbols.
     fn len(&self) -> usize {
-        self.of_namespaces + self.pod_labels.len() + self.ports.len()
+        self.namespaces + self.pod_labels.len() + self.ports.len()
     }
 
-    /// Whether policies may see a namespace otherwise than before.
-    pub(crate) fn concern_namespaces(&self) -> bool {
-        self.of_namespaces > 0
+    /// Whether policies may see ANY namespace differently now.
+    pub(crate) fn affects_namespaces(&self) -> bool {
+        self.namespaces > 0
     }
 
-    /// Whether policies may see ANY pod otherwise than before.
-    pub(crate) fn concern_pods(&self) -> bool {
+    /// Whether policies may see ANY pod differently now.
+    pub(crate) fn affects_pods(&self) -> bool {
         self.pod_labels.len() + self.ports.len() > 0
     }
 
-    /// Whether policies may see a pod otherwise than before, by ANY of its labels or ports.
-    pub(crate) fn concern(&self, pod: &Pod) -> bool {
+    /// Whether policies may see this pod differently now, by ANY of its labels or ports.
+    pub(crate) fn affects(&self, pod: &Pod) -> bool {
         let NewLabels { keys, values } = &self.pod_labels;
         let is_new = |(key, value): (&str, &str)| {
             keys.contains(key) || values.get(key).is_some_and(|values| values.contains(value))
@@ -241,12 +243,12 @@ fn values_of(requirement: &Requirement) -> &[Arc<str>] {
     }
 }
 
-/// Gives `word` a number if it has none; numbers begin at `first`. Whether the word is new.
-fn number(numbers: &mut FxHashMap<Arc<str>, u32>, word: &Arc<str>, first: u32) -> bool {
-    let is_new = !numbers.contains_key(word);
+/// Interns a text; symbols begin at `first`. Returns whether it is new.
+fn intern(symbols: &mut FxHashMap<Arc<str>, u32>, text: &Arc<str>, first: u32) -> bool {
+    let is_new = !symbols.contains_key(text);
     if is_new {
-        let number = first + numbers.len() as u32;
-        numbers.insert(Arc::clone(word), number);
+        let symbol = first + symbols.len() as u32;
+        symbols.insert(Arc::clone(text), symbol);
     }
     is_new
 }

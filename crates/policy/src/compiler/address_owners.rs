@@ -1,5 +1,5 @@
-//! Who claims which address. The owner of a claimed address is not decided here but wherever it is asked for, so that it
-//! comes back to an older claimant when a newer one goes (semantics 22).
+//! The owners of each address: all pods and nodes that have it. Which pod an address belongs to is decided
+//! when it is looked up, so that it returns to the previous owner when a later one goes (semantics 22).
 
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -12,55 +12,55 @@ use crate::names::PodName;
 use crate::snapshot::address::{AddressKey, key_of};
 use crate::snapshot::ids::NodeId;
 
-/// Claims of pods and nodes, by address.
+/// The pods and nodes that have each address.
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
-    pods: FxHashMap<AddressKey, PodClaims>,
-    nodes: FxHashMap<AddressKey, NodeClaims>,
+pub(crate) struct AddressOwners {
+    pods: FxHashMap<AddressKey, PodOwners>,
+    nodes: FxHashMap<AddressKey, NodeOwners>,
     node_ids: FxHashMap<Arc<str>, NodeId>,
 }
 
-/// Nearly always one.
+/// The pods that have an address: nearly always one.
 #[derive(Debug)]
-enum PodClaims {
+enum PodOwners {
     One(Arc<Pod>),
     Several(Vec<Arc<Pod>>),
 }
 
 #[derive(Debug, Default)]
-struct NodeClaims {
+struct NodeOwners {
     /// Nodes that report the address as their own.
     reported: Vec<NodeId>,
-    /// Nodes that have it because of where it stands in their pod CIDR.
+    /// Nodes that have it implicitly: it is one of the first two addresses of their pod CIDR.
     implied: Vec<NodeId>,
 }
 
-impl Claims {
-    /// Enters a pod's claims; returns the addresses that they touch.
-    pub(crate) fn enter_pod(&mut self, pod: &Arc<Pod>) -> Vec<AddressKey> {
+impl AddressOwners {
+    /// Adds a pod as owner of its addresses, and returns them.
+    pub(crate) fn add_pod(&mut self, pod: &Arc<Pod>) -> Vec<AddressKey> {
         let addresses = addresses_of(pod);
         for address in &addresses {
             match self.pods.entry(*address) {
-                Entry::Vacant(place) => drop(place.insert(PodClaims::One(Arc::clone(pod)))),
-                Entry::Occupied(mut claims) => claims.get_mut().enter(pod),
+                Entry::Vacant(entry) => drop(entry.insert(PodOwners::One(Arc::clone(pod)))),
+                Entry::Occupied(mut owners) => owners.get_mut().add(pod),
             }
         }
         addresses
     }
 
-    /// Takes a pod's claims back; returns the addresses that they touched.
-    pub(crate) fn leave_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
+    /// Removes a pod as owner of its addresses, and returns them.
+    pub(crate) fn remove_pod(&mut self, pod: &Pod) -> Vec<AddressKey> {
         let addresses = addresses_of(pod);
         for address in &addresses {
-            if self.pods.get_mut(address).is_some_and(|claims| claims.leave(&pod.name)) {
+            if self.pods.get_mut(address).is_some_and(|owners| owners.remove(&pod.name)) {
                 self.pods.remove(address);
             }
         }
         addresses
     }
 
-    /// Enters a node's claims; returns the addresses that they touch.
-    pub(crate) fn enter_node(&mut self, node: &Node) -> Vec<AddressKey> {
+    /// Adds a node as owner of its addresses, and returns them.
+    pub(crate) fn add_node(&mut self, node: &Node) -> Vec<AddressKey> {
         let id = self.node_id(&node.name);
         let (reported, implied) = own_addresses(node);
         for address in &reported {
@@ -72,41 +72,42 @@ impl Claims {
         [reported, implied].concat()
     }
 
-    /// Takes a node's claims back; returns the addresses that they touched.
-    pub(crate) fn leave_node(&mut self, node: &Node) -> Vec<AddressKey> {
+    /// Removes a node as owner of its addresses, and returns them.
+    pub(crate) fn remove_node(&mut self, node: &Node) -> Vec<AddressKey> {
         let id = self.node_id(&node.name);
         let (reported, implied) = own_addresses(node);
-        let touched = [reported, implied].concat();
-        for address in &touched {
-            if let Some(claims) = self.nodes.get_mut(address) {
-                claims.reported.retain(|node| *node != id);
-                claims.implied.retain(|node| *node != id);
-                if claims.reported.is_empty() && claims.implied.is_empty() {
+        let addresses = [reported, implied].concat();
+        for address in &addresses {
+            if let Some(owners) = self.nodes.get_mut(address) {
+                owners.reported.retain(|node| *node != id);
+                owners.implied.retain(|node| *node != id);
+                if owners.reported.is_empty() && owners.implied.is_empty() {
                     self.nodes.remove(address);
                 }
             }
         }
-        touched
+        addresses
     }
 
-    /// The pod to which an address belongs: of those that claim it the one reported last, of several the newest, of equally old
-    /// ones the last by name (semantics 22).
+    /// The pod to which an address belongs: the one that reported it last, then the newest, then the last by
+    /// name (semantics 22).
     pub(crate) fn owner(&self, address: AddressKey) -> Option<&Arc<Pod>> {
         match self.pods.get(&address)? {
-            PodClaims::One(pod) => Some(pod),
-            PodClaims::Several(pods) => pods.iter().max_by(|a, b| a.claim_order().cmp(&b.claim_order())),
+            PodOwners::One(pod) => Some(pod),
+            PodOwners::Several(pods) => pods.iter().max_by(|a, b| a.owner_order().cmp(&b.owner_order())),
         }
     }
 
-    /// The nodes whose own an address is. Where a pod has the address, only a node that reports it counts.
+    /// The nodes that have an address as their own. If a pod has the address, only nodes that report it
+    /// count.
     pub(crate) fn nodes(&self, address: AddressKey, has_pod: bool) -> Option<Arc<Vec<NodeId>>> {
-        let claims = self.nodes.get(&address)?;
-        let implied: &[NodeId] = if has_pod { &[] } else { &claims.implied };
-        let nodes = [&claims.reported, implied].concat();
+        let owners = self.nodes.get(&address)?;
+        let implied: &[NodeId] = if has_pod { &[] } else { &owners.implied };
+        let nodes = [&owners.reported, implied].concat();
         (!nodes.is_empty()).then(|| Arc::new(nodes))
     }
 
-    /// The number of a node: it stays the same for as long as the program lives.
+    /// The id of a node. It never changes.
     pub(crate) fn node_id(&mut self, name: &Arc<str>) -> NodeId {
         if let Some(id) = self.node_ids.get(name) {
             return *id;
@@ -116,22 +117,22 @@ impl Claims {
         id
     }
 
-    /// Every address that somebody claims; those of pods and nodes both come twice.
+    /// Every address that has an owner. An address that both pods and nodes have occurs twice.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = AddressKey> + '_ {
         self.pods.keys().chain(self.nodes.keys()).copied()
     }
 }
 
-impl PodClaims {
-    fn enter(&mut self, pod: &Arc<Pod>) {
+impl PodOwners {
+    fn add(&mut self, pod: &Arc<Pod>) {
         match self {
             Self::One(one) => *self = Self::Several(vec![Arc::clone(one), Arc::clone(pod)]),
             Self::Several(pods) => pods.push(Arc::clone(pod)),
         }
     }
 
-    /// Whether nobody is left.
-    fn leave(&mut self, name: &PodName) -> bool {
+    /// Removes a pod. Returns whether none is left.
+    fn remove(&mut self, name: &PodName) -> bool {
         match self {
             Self::One(one) => one.name == *name,
             Self::Several(pods) => {
@@ -142,12 +143,13 @@ impl PodClaims {
     }
 }
 
-/// The addresses that a pod claims, each once. A hostNetwork pod is its node and claims none (semantics 20).
+/// The addresses of a pod, without duplicates. A hostNetwork pod counts as its node and has none (semantics
+/// 20).
 fn addresses_of(pod: &Pod) -> Vec<AddressKey> {
     if pod.host_network { Vec::new() } else { keys(pod.addresses.iter().copied()) }
 }
 
-/// The addresses that a node reports, and those that it has in its pod CIDRs though it does not report them.
+/// The addresses that a node reports, and those that it has implicitly in its pod CIDRs.
 fn own_addresses(node: &Node) -> (Vec<AddressKey>, Vec<AddressKey>) {
     (keys(node.addresses.iter().copied()), keys(node.implied_addresses()))
 }

@@ -1,18 +1,18 @@
-//! From a page's number to the page: a hash table in blocks, of which a change copies the one that it touches.
+//! Maps page numbers to pages: a hash table in buckets. A change copies only the bucket that it modifies.
 //!
-//! A persistent tree would copy less where a cluster is huge, but every lookup would climb it; here a lookup is one line of
-//! memory for nearly every page. What a change copies besides its block is one pointer for each block.
+//! A persistent tree would copy less in huge clusters, but each lookup would descend it. Here a lookup loads
+//! one cache line for nearly every page. Besides its bucket, a change copies one pointer for each bucket.
 
 use std::hash::Hasher;
 use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-use crate::snapshot::hosts::Page;
+use crate::snapshot::ipcache::page::Page;
 
 /// The higher bits of an address of one family: see [`Page`].
 pub(crate) trait PageNumber: Copy + Eq {
-    /// No page has this number: numbers lack the lowest bits of an address.
+    /// No page has this number, because numbers lack the lowest bits of an address.
     const NO_PAGE: Self;
 
     fn hash(self) -> u64;
@@ -41,33 +41,34 @@ impl PageNumber for u128 {
     }
 }
 
-/// Slots of a block.
+/// Slots of a bucket.
 const SLOTS: usize = 64;
 
-/// A block is never fuller than this: a search always meets an empty slot, and nearly always at once.
+/// The most used slots of a bucket. So a search always ends at an empty slot, and nearly always soon.
 const FULL: usize = 48;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Pages<N> {
-    /// None, or a power of two of them.
-    blocks: Arc<[Arc<Block<N>>]>,
+    /// Empty, or a power of two.
+    buckets: Arc<[Arc<Bucket<N>>]>,
 }
 
-/// Begins where a line of memory does, so that no slot lies in two.
+/// Aligned to cache lines, so that no slot spans two.
 #[derive(Clone, Debug)]
 #[repr(align(64))]
-struct Block<N> {
-    /// A page stands in the slot that its number hashes to, or in the next after it (round the end) that was empty.
+struct Bucket<N> {
+    /// A page is in the slot that its number hashes to, or in the next slot that was empty, wrapping around
+    /// at the end.
     slots: [Slot<N>; SLOTS],
     used: usize,
 }
 
-/// One line of memory, or for IPv4 half of one.
+/// One cache line; for IPv4, half of one.
 #[derive(Clone, Debug)]
 #[repr(align(32))]
 struct Slot<N> {
-    /// [`PageNumber::NO_PAGE`] exactly where there is no page.
+    /// [`PageNumber::NO_PAGE`] if and only if there is no page.
     number: N,
     page: Option<Page>,
 }
@@ -78,7 +79,7 @@ impl<N: PageNumber> Slot<N> {
 
 impl<N> Default for Pages<N> {
     fn default() -> Self {
-        Self { blocks: Arc::default() }
+        Self { buckets: Arc::default() }
     }
 }
 
@@ -87,68 +88,68 @@ impl<N: PageNumber> Pages<N> {
     #[inline(always)]
     pub(crate) fn get(&self, number: N) -> Option<&Page> {
         let hash = number.hash();
-        let block = self.blocks.get(self.block_of(hash))?;
-        block.slots[block.find(hash, number)].page.as_ref()
+        let bucket = self.buckets.get(self.bucket_of(hash))?;
+        bucket.slots[bucket.find(hash, number)].page.as_ref()
     }
 
-    /// The page of this number, to be changed.
+    /// The page of this number, for modification.
     pub(crate) fn get_mut(&mut self, number: N) -> Option<&mut Page> {
         self.get(number)?;
         let hash = number.hash();
-        let block = self.block_mut(hash);
-        let slot = block.find(hash, number);
-        block.slots[slot].page.as_mut()
+        let bucket = self.bucket_mut(hash);
+        let slot = bucket.find(hash, number);
+        bucket.slots[slot].page.as_mut()
     }
 
-    /// Takes a page in. There must be none of this number.
+    /// Inserts a page. There must be no page of this number.
     pub(crate) fn insert(&mut self, number: N, page: Page) {
         let hash = number.hash();
-        while self.blocks.get(self.block_of(hash)).is_none_or(|block| block.used == FULL) {
+        while self.buckets.get(self.bucket_of(hash)).is_none_or(|bucket| bucket.used == FULL) {
             self.grow();
         }
-        self.block_mut(hash).insert(hash, number, page);
+        self.bucket_mut(hash).insert(hash, number, page);
     }
 
-    /// Takes a page out. It must be there.
+    /// Removes a page, which must exist.
     pub(crate) fn remove(&mut self, number: N) {
         let hash = number.hash();
-        self.block_mut(hash).remove(hash, number);
+        self.bucket_mut(hash).remove(hash, number);
     }
 
-    /// Twice as many blocks.
+    /// Doubles the number of buckets.
     fn grow(&mut self) {
-        let mut blocks = vec![Block::default(); (self.blocks.len() * 2).max(1)];
-        let last = blocks.len() - 1;
-        for slot in self.blocks.iter().flat_map(|block| &block.slots) {
+        let mut buckets = vec![Bucket::default(); (self.buckets.len() * 2).max(1)];
+        let last = buckets.len() - 1;
+        for slot in self.buckets.iter().flat_map(|bucket| &bucket.slots) {
             if let Some(page) = &slot.page {
                 let hash = slot.number.hash();
-                // Half of a block's pages stay together, so none gets fuller than it was.
-                blocks[hash as usize & last].insert(hash, slot.number, page.clone());
+                // The pages of a bucket are split over two, so no bucket gets fuller than before.
+                buckets[hash as usize & last].insert(hash, slot.number, page.clone());
             }
         }
-        self.blocks = blocks.into_iter().map(Arc::new).collect();
+        self.buckets = buckets.into_iter().map(Arc::new).collect();
     }
 
     #[inline]
-    fn block_of(&self, hash: u64) -> usize {
-        hash as usize & self.blocks.len().wrapping_sub(1)
+    fn bucket_of(&self, hash: u64) -> usize {
+        hash as usize & self.buckets.len().wrapping_sub(1)
     }
 
-    fn block_mut(&mut self, hash: u64) -> &mut Block<N> {
-        let place = self.block_of(hash);
-        // Snapshots may share both: then this works on copies.
-        Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[place])
+    fn bucket_mut(&mut self, hash: u64) -> &mut Bucket<N> {
+        let index = self.bucket_of(hash);
+        // Copies what snapshots still share.
+        Arc::make_mut(&mut Arc::make_mut(&mut self.buckets)[index])
     }
 }
 
-impl<N: PageNumber> Default for Block<N> {
+impl<N: PageNumber> Default for Bucket<N> {
     fn default() -> Self {
         Self { slots: [Slot::EMPTY; SLOTS], used: 0 }
     }
 }
 
-impl<N: PageNumber> Block<N> {
-    /// The slot of the page of this number, or the empty one where it would stand.
+impl<N: PageNumber> Bucket<N> {
+    /// The slot of the page of this number, or the empty slot where it would be inserted.
     #[inline]
     fn find(&self, hash: u64, number: N) -> usize {
         let mut slot = slot_of(hash);
@@ -164,7 +165,7 @@ impl<N: PageNumber> Block<N> {
         self.used += 1;
     }
 
-    /// Empties a slot, and moves up those behind it that stand there only because it was taken.
+    /// Empties a slot, and moves back the pages after it that are not in the slot they hash to.
     fn remove(&mut self, hash: u64, number: N) {
         let mut empty = self.find(hash, number);
         if self.slots[empty].page.is_none() {
@@ -185,7 +186,7 @@ impl<N: PageNumber> Block<N> {
     }
 }
 
-/// Where in its block a page belongs. The lower bits of the hash chose the block.
+/// The slot that a page hashes to. The lower bits of the hash select the bucket.
 #[inline]
 fn slot_of(hash: u64) -> usize {
     (hash >> 32) as usize % SLOTS
@@ -199,15 +200,15 @@ fn next(slot: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::hosts::Host;
+    use crate::snapshot::ipcache::entry::IpCacheEntry;
 
-    /// A page by which a number is known again.
+    /// A page that encodes a number.
     fn page(number: usize) -> Page {
-        Page { first: number as u8, hosts: vec![Host::default(); number >> 8].into() }
+        Page { first: number as u8, entries: vec![IpCacheEntry::default(); number >> 8].into() }
     }
 
     fn number_of(page: &Page) -> usize {
-        page.hosts.len() << 8 | usize::from(page.first)
+        page.entries.len() << 8 | usize::from(page.first)
     }
 
     fn all<N: PageNumber>(pages: &Pages<N>, numbers: &[N]) -> Vec<Option<usize>> {
@@ -215,15 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_a_line_of_memory_or_half_of_one() {
+    fn a_slot_takes_a_cache_line_or_half_of_one() {
         assert_eq!((size_of::<Slot<u32>>(), size_of::<Slot<u128>>()), (32, 64));
-        let block = Arc::new(Block::<u32>::default());
-        assert_eq!(std::ptr::from_ref(&block.slots[0]).addr() % 64, 0);
+        let bucket = Arc::new(Bucket::<u32>::default());
+        assert_eq!(std::ptr::from_ref(&bucket.slots[0]).addr() % 64, 0);
     }
 
     #[test]
     fn pages_of_ipv4_come_and_go() {
-        // Neighbours, as in pod CIDRs, and numbers far from one another.
+        // Neighbours, as in pod CIDRs, and numbers far apart.
         let numbers = (0..3_000).map(|n| 0x28_0000 + n).chain((0..3_000).map(|n| 0x100_0000 + n * 0x3ff1));
         come_and_go(&numbers.collect::<Vec<u32>>(), 1);
     }
@@ -235,16 +236,17 @@ mod tests {
         come_and_go(&numbers.collect::<Vec<u128>>(), 1 << 100);
     }
 
-    /// Pages come, go and change in any order, and older tables stay as they were. `other` is none of the numbers.
+    /// Inserts, removes and changes pages in any order; older tables stay as they were. `other` is not among
+    /// the numbers.
     fn come_and_go<N: PageNumber>(numbers: &[N], other: N) {
         let mut pages = Pages::default();
-        assert!(pages.get(numbers[0]).is_none(), "nothing in an empty table");
-        for (place, number) in numbers.iter().enumerate() {
-            pages.insert(*number, page(place));
+        assert!(pages.get(numbers[0]).is_none(), "an empty table has no page");
+        for (index, number) in numbers.iter().enumerate() {
+            pages.insert(*number, page(index));
         }
         let before = all(&pages, numbers);
-        assert!(before.iter().enumerate().all(|(place, found)| *found == Some(place)));
-        assert!(pages.blocks.len() <= 512, "{} blocks for {} pages", pages.blocks.len(), numbers.len());
+        assert!(before.iter().enumerate().all(|(index, found)| *found == Some(index)));
+        assert!(pages.buckets.len() <= 512, "{} buckets for {} pages", pages.buckets.len(), numbers.len());
 
         let older = pages.clone();
         for number in numbers.iter().step_by(3) {
@@ -255,16 +257,16 @@ mod tests {
         }
         pages.remove(other);
         assert!(pages.get_mut(other).is_none());
-        for (place, found) in all(&pages, numbers).into_iter().enumerate() {
-            assert_eq!(found, [None, Some(7_777), Some(place)][place % 3], "{place}");
+        for (index, found) in all(&pages, numbers).into_iter().enumerate() {
+            assert_eq!(found, [None, Some(7_777), Some(index)][index % 3], "{index}");
         }
-        assert_eq!(all(&older, numbers), before, "shared blocks are copied, not changed");
+        assert_eq!(all(&older, numbers), before, "shared buckets are copied, not changed");
         for number in numbers.iter().step_by(3) {
             pages.insert(*number, page(1));
         }
         assert!(numbers.iter().all(|number| pages.get(*number).is_some()));
         numbers.iter().for_each(|number| pages.remove(*number));
-        assert!(pages.blocks.iter().all(|block| block.used == 0));
+        assert!(pages.buckets.iter().all(|bucket| bucket.used == 0));
         assert!(numbers.iter().all(|number| pages.get(*number).is_none()));
     }
 }

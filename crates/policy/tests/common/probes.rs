@@ -1,4 +1,4 @@
-//! A small cluster, and probes into it that engine and reference must both answer as expected.
+//! A small cluster, and probes: packets with the expected result of both engine and reference.
 
 use policy::{Change, Direction, Directions, Explanation, Packet, Protocol, Scope, Verdict, reference};
 
@@ -30,18 +30,18 @@ pub const C: &str = "10.244.1.4";
 pub const D: &str = "10.244.1.5";
 pub const OUTSIDE: &str = "192.0.2.1";
 
-/// A probe and what must come out, as `egress | ingress`.
+/// A packet and the expected result, as `egress | ingress`.
 pub type Probe<'a> = (Packet, &'a str);
 
-/// Tells the scenario of the usual cluster and these changes.
+/// Checks probes in the usual cluster after these changes.
 #[track_caller]
 pub fn scenario(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
     let changes: Vec<Change> = cluster().into_iter().chain(changes).collect();
-    told(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
+    check_probes(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
 }
 
 #[track_caller]
-pub fn told(
+pub fn check_probes(
     scope: Scope,
     on_unknown_pod: Verdict,
     changes: &[Change],
@@ -53,14 +53,14 @@ pub fn told(
         let by_reference =
             reference::evaluate(compiler.inventory(), &scope, on_unknown_pod, packet, directions);
         let by_engine = engine(&snapshot, packet, directions);
-        for (who, found) in [("reference", by_reference), ("engine", by_engine)] {
+        for (implementation, found) in [("reference", by_reference), ("engine", by_engine)] {
             let both = [Direction::Egress, Direction::Ingress]
                 .map(|direction| in_short(found.explanation(direction)));
             let found = both.join(" | ");
             assert_eq!(
                 found,
                 *expected,
-                "{who} on {}\n{scope:?}{}",
+                "{implementation} on {}\n{scope:?}{}",
                 packet_in_words(packet),
                 Scenario(changes)
             );

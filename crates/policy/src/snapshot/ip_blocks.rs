@@ -1,7 +1,7 @@
-//! Compiles `ipBlock`s into what holds at each prefix: the longest prefix of an address alone says all.
+//! Compiles `ipBlock`s into a trie: the longest prefix of an address yields all rules that match it.
 //!
-//! A prefix inherits what holds around it and then applies what begins there (blocks) or ends there (`except`), so that a
-//! lookup never has to climb.
+//! A prefix inherits the rules of the prefixes around it, adds the blocks that begin there, and removes those
+//! that have it as an exception. So a lookup needs the longest prefix only.
 
 use std::collections::BTreeSet;
 
@@ -12,32 +12,34 @@ use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, PortsId, RuleInde
 use crate::snapshot::trie::{Bits, Trie, Tries};
 use crate::spec::IpBlock;
 
-/// One rule's peer by address.
+/// A block of one rule.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Block<'a> {
+pub(crate) struct RuleBlock<'a> {
     pub rule: RuleIndex,
     pub set: SetIndex,
-    /// `cidr` canonical and without host bits; each exception inside it and outside every other.
+    /// `cidr` is canonical and without host bits. Each exception is inside of it, and outside of the other
+    /// exceptions.
     pub block: &'a IpBlock,
 }
 
-/// Builds the tries of IPv4 and IPv6. `everyone` are rules that hold at every address. A family without blocks needs no trie.
+/// Builds the tries of IPv4 and IPv6. `every_address` are rules that match every address. A family without
+/// blocks needs no trie.
 pub(crate) fn compile(
-    blocks: &[Block<'_>],
-    everyone: &[(RuleIndex, SetIndex)],
+    blocks: &[RuleBlock<'_>],
+    every_address: &[(RuleIndex, SetIndex)],
     ports: &mut PortsCompiler,
     table: &mut PortTable,
 ) -> Tries {
-    let ipv4 = of_family(blocks, IpNet::V4(Ipv4Net::default()), everyone, ports, table);
-    let ipv6 = of_family(blocks, IpNet::V6(Ipv6Net::default()), everyone, ports, table);
+    let ipv4 = family_trie(blocks, IpNet::V4(Ipv4Net::default()), every_address, ports, table);
+    let ipv6 = family_trie(blocks, IpNet::V6(Ipv6Net::default()), every_address, ports, table);
     Tries { ipv4, ipv6 }
 }
 
-/// The trie of the family of which `root` is everything.
-fn of_family<B: Bits>(
-    blocks: &[Block<'_>],
+/// The trie of one family; `root` is the family's empty prefix.
+fn family_trie<B: Bits>(
+    blocks: &[RuleBlock<'_>],
     root: IpNet,
-    everyone: &[(RuleIndex, SetIndex)],
+    every_address: &[(RuleIndex, SetIndex)],
     ports: &mut PortsCompiler,
     table: &mut PortTable,
 ) -> Option<Trie<B>> {
@@ -47,9 +49,9 @@ fn of_family<B: Bits>(
     }
     let mut few = ByPortSet::new(ports.sets());
     let mut rules = 0;
-    let values = edges.walk(everyone, root, &mut few, |few| {
+    let values = edges.walk(every_address, root, &mut few, |few| {
         rules += few.sets.len();
-        // Where precomputed ports would be too many, nothing is gained by going on.
+        // Stops if too many ports would be precomputed.
         ports.allows(rules).then(|| few.first_of_each_set())
     });
     let values: Vec<(IpNet, PortsId)> = match values {
@@ -59,7 +61,7 @@ fn of_family<B: Bits>(
             .collect(),
         None => {
             let mut many = AsBits { blocks: FxHashMap::default(), cursor: ports.cursor(table) };
-            let values = edges.walk(everyone, root, &mut many, |many| {
+            let values = edges.walk(every_address, root, &mut many, |many| {
                 Some(ports.ports_of(table, RulesAt::Many(&mut many.cursor)))
             });
             values.unwrap_or_default()
@@ -72,8 +74,8 @@ fn is_ipv6(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(_))
 }
 
-/// The form in which blocks are compiled: canonical, without host bits and without exceptions that change nothing.
-/// `None` if nothing is left of it.
+/// The block as it is compiled: canonical, without host bits, and without redundant exceptions. `None` if the
+/// exceptions leave nothing.
 pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     let cidr = canonical(block.cidr);
     let mut exceptions: Vec<IpNet> = block.except.iter().map(canonical).collect();
@@ -83,7 +85,7 @@ pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     exceptions.retain(|except| cidr.contains(except));
     exceptions.sort_unstable();
     exceptions.dedup();
-    // In this order an exception comes after those around it.
+    // In this order, an exception comes after those that contain it.
     let mut outermost: Vec<IpNet> = Vec::new();
     for except in exceptions {
         if !outermost.last().is_some_and(|outer| outer.contains(&except)) {
@@ -93,7 +95,7 @@ pub(crate) fn normalise(block: &IpBlock) -> Option<IpBlock> {
     Some(IpBlock { cidr, except: outermost.into_iter().collect() })
 }
 
-/// A block of IPv4-mapped addresses is a block of IPv4 addresses (semantics 26).
+/// Converts a block of IPv4-mapped addresses to a block of IPv4 addresses (semantics 26).
 fn canonical(net: IpNet) -> IpNet {
     match net {
         IpNet::V6(net) if net.prefix_len() >= 96 => match net.addr().to_ipv4_mapped() {
@@ -105,23 +107,23 @@ fn canonical(net: IpNet) -> IpNet {
     .trunc()
 }
 
-/// Where rules begin and end to hold, in the order of the prefixes: outer ones come before what is inside them.
+/// The prefixes where blocks begin, or are cut out. Outer prefixes come before those inside them.
 struct Edges(Vec<Edge>);
 
 struct Edge {
     prefix: IpNet,
-    /// A block begins, or is cut out.
+    /// True if a block begins here; false if it is an exception.
     begins: bool,
     rule: RuleIndex,
     set: SetIndex,
 }
 
 impl Edges {
-    /// Those of the family of `root`.
-    fn new(blocks: &[Block<'_>], root: IpNet) -> Self {
-        let of_family = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root));
-        let mut edges: Vec<Edge> = of_family
-            .flat_map(|Block { rule, set, block }| {
+    /// The edges of the family of `root`.
+    fn new(blocks: &[RuleBlock<'_>], root: IpNet) -> Self {
+        let family_trie = blocks.iter().filter(|block| is_ipv6(&block.block.cidr) == is_ipv6(&root));
+        let mut edges: Vec<Edge> = family_trie
+            .flat_map(|RuleBlock { rule, set, block }| {
                 let edge = |prefix: IpNet, begins| Edge { prefix, begins, rule: *rule, set: *set };
                 let exceptions = block.except.iter().map(move |except| edge(except, false));
                 exceptions.chain([edge(block.cidr, true)])
@@ -132,39 +134,40 @@ impl Edges {
         Self(edges)
     }
 
-    /// Walks over the prefixes, and returns what `value` finds at each, also at `root`; `None` once it finds nothing.
-    fn walk<H: Holding, T>(
+    /// Visits all prefixes, and `root`, and collects the results of `value`. Returns `None` as soon as
+    /// `value` does.
+    fn walk<H: MatchingRules, T>(
         &self,
-        everyone: &[(RuleIndex, SetIndex)],
+        every_address: &[(RuleIndex, SetIndex)],
         root: IpNet,
-        holding: &mut H,
+        matching: &mut H,
         mut value: impl FnMut(&mut H) -> Option<T>,
     ) -> Option<Vec<(IpNet, T)>> {
-        everyone.iter().for_each(|(rule, set)| holding.enter(*rule, *set));
+        every_address.iter().for_each(|(rule, set)| matching.enter(*rule, *set));
         let mut values = Vec::with_capacity(self.0.len());
         let mut around: Vec<&[Edge]> = Vec::new();
         if self.0.first().is_some_and(|edge| edge.prefix != root) {
-            values.push((root, value(holding)?));
+            values.push((root, value(matching)?));
         }
         for edges in self.0.chunk_by(|a, b| a.prefix == b.prefix) {
             let prefix = edges[0].prefix;
             while let Some(outer) = around.pop_if(|outer| !outer[0].prefix.contains(&prefix)) {
-                outer.iter().for_each(|edge| holding.cross(edge, !edge.begins));
+                outer.iter().for_each(|edge| matching.cross(edge, !edge.begins));
             }
-            edges.iter().for_each(|edge| holding.cross(edge, edge.begins));
+            edges.iter().for_each(|edge| matching.cross(edge, edge.begins));
             around.push(edges);
-            values.push((prefix, value(holding)?));
+            values.push((prefix, value(matching)?));
         }
         Some(values)
     }
 }
 
-/// The rules that hold at one place: ANY of a rule's blocks is enough.
-trait Holding {
-    /// One more of the rule's blocks holds.
+/// The rules that match at the current prefix. A rule matches if ANY of its blocks does.
+trait MatchingRules {
+    /// One more block of the rule matches.
     fn enter(&mut self, rule: RuleIndex, set: SetIndex);
 
-    /// One less.
+    /// One block less of the rule matches.
     fn leave(&mut self, rule: RuleIndex, set: SetIndex);
 
     fn cross(&mut self, edge: &Edge, enters: bool) {
@@ -172,14 +175,14 @@ trait Holding {
     }
 }
 
-/// Rules as bits.
+/// The matching rules as bits.
 struct AsBits {
-    /// How many of each rule's blocks hold.
+    /// How many blocks of each rule match.
     blocks: FxHashMap<RuleIndex, u32>,
     cursor: Cursor,
 }
 
-impl Holding for AsBits {
+impl MatchingRules for AsBits {
     fn enter(&mut self, rule: RuleIndex, _: SetIndex) {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
@@ -197,13 +200,13 @@ impl Holding for AsBits {
     }
 }
 
-/// Rules by their ports.
+/// The matching rules by port set.
 struct ByPortSet {
-    /// How many of each rule's blocks hold.
+    /// How many blocks of each rule match.
     blocks: FxHashMap<RuleIndex, u32>,
     /// By port set: its rules.
     rules: Vec<BTreeSet<RuleIndex>>,
-    /// Port sets that have rules.
+    /// Port sets with rules.
     sets: BTreeSet<SetIndex>,
 }
 
@@ -212,7 +215,7 @@ impl ByPortSet {
         Self { blocks: FxHashMap::default(), rules: vec![BTreeSet::new(); sets], sets: BTreeSet::new() }
     }
 
-    /// Of rules with equal ports only the first can ever decide.
+    /// The first rule of each port set: among rules with equal ports, only the first can decide.
     fn first_of_each_set(&self) -> Vec<(RuleIndex, SetIndex)> {
         let first = |set: &SetIndex| self.rules[*set as usize].first().map(|rule| (*rule, *set));
         let mut rules: Vec<(RuleIndex, SetIndex)> = self.sets.iter().filter_map(first).collect();
@@ -221,7 +224,7 @@ impl ByPortSet {
     }
 }
 
-impl Holding for ByPortSet {
+impl MatchingRules for ByPortSet {
     fn enter(&mut self, rule: RuleIndex, set: SetIndex) {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
