@@ -1,4 +1,4 @@
-//! The command line: one file for each command.
+//! The command line, with one file for each command.
 
 use std::ffi::OsString;
 
@@ -15,7 +15,8 @@ mod status;
 mod table;
 mod wait;
 
-/// Network policy for clusters whose CNI has none: nftables, NFQUEUE, and policies compiled into tries.
+/// Enforces Kubernetes NetworkPolicy on nodes whose CNI does not: with nftables, NFQUEUE and compiled
+/// policies.
 #[derive(Debug, Parser)]
 #[command(name = "kube-verdict", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = crate::exit::HELP)]
@@ -35,22 +36,22 @@ enum Command {
     Wait(wait::Wait),
 }
 
-/// How a command prints what it found.
+/// Output format of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Does what the words of a command line ask, of which the first is the program's name; the answer is the exit code.
-pub fn run(words: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
-    let words: Vec<OsString> = words.collect();
-    match words.split_first() {
+/// Runs the command of a command line, which begins with the program's name, and returns the exit code.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+    let arguments: Vec<OsString> = arguments.collect();
+    match arguments.split_first() {
         Some((program, flags)) if netpol::is_name_of(program) => netpol::run(flags),
-        _ => Cli::parse_from(words).run(),
+        _ => Cli::parse_from(arguments).run(),
     }
 }
 

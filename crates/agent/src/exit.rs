@@ -1,32 +1,32 @@
-//! What the program's exit code says.
+//! The program's exit codes, and the one place where an error is printed.
 
 use std::process::ExitCode;
 
 use crate::paint;
 use crate::terminal::text;
 
-/// All is well; for `explain`: the packet passes.
+/// Success. For `explain`: the connection is allowed.
 pub const FINE: u8 = 0;
-/// Something failed or is wrong; the last line on standard error says what.
+/// Failure. The last line on standard error says what failed.
 pub const WRONG: u8 = 1;
-/// The command line can't be right: an unknown flag, or a value that names nothing.
+/// Usage error: an unknown flag, an invalid value, or a value that names something that does not exist.
 pub const USAGE: u8 = 2;
-/// `explain`: the packet is denied.
+/// For `explain`: the connection is denied.
 pub const DENIED: u8 = 3;
 
-/// For the help texts.
-pub const HELP: &str = "Exit codes: 0 fine, 1 something is wrong, 2 the command line is wrong.";
+/// The end of the program's help text.
+pub const HELP: &str = "Exit codes: 0 success, 1 failure, 2 usage error.";
 
-/// A command line that can't be right, found out after parsing.
+/// A usage error that is found after the command line was parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// The exit code of a command; an error is shown first.
+/// The exit code of a command. Prints its error, if any.
 pub fn code(result: anyhow::Result<u8>) -> ExitCode {
     let code = match result {
         Ok(code) => code,
-        // The reader of our output has gone, as `head` does: nothing is left to tell anyone.
+        // The reader of standard output has exited, as `head` does. Nothing is left to report.
         Err(error) if is_broken_pipe(&error) => FINE,
         Err(error) => {
             (paint::wrong("error:") + text!(" {}", sentence(&error))).print_error();
@@ -36,7 +36,8 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The error and its causes, separated by colons. A cause that the text before it contains is left out: other crates' errors repeat theirs.
+/// The error and its causes, separated by colons. A cause that the text before it contains is left out: other
+/// crates' errors repeat theirs.
 fn sentence(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

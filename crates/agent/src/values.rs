@@ -1,4 +1,4 @@
-//! Reads the values of flags. The error for one that can't be read says what is wrong, what is expected, and gives an example.
+//! Parsers for the values of flags. Each error says what is wrong and what is expected, and gives an example.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::exit::Usage;
 
-/// A parser of whole numbers in `range`, for clap. Its error gives `example`.
+/// Returns a parser for whole numbers in `range`. Its error shows `example`.
 pub fn number<N>(
     range: RangeInclusive<N>,
     example: N,
@@ -27,7 +27,7 @@ where
     }
 }
 
-/// Reads one of a node's pod CIDRs.
+/// Parses one of a node's pod CIDRs.
 pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
     const EXAMPLES: &str = "write a CIDR such as 10.244.1.0/24 or fd00:10:244:1::/64";
     text.parse().map_err(|_| {
@@ -36,17 +36,17 @@ pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
             None => (text, None),
         };
         match (address.parse::<IpAddr>(), length) {
-            (Err(_), _) => format!("{address:?} is no IP address: {EXAMPLES}"),
+            (Err(_), _) => format!("{address:?} is not an IP address: {EXAMPLES}"),
             (Ok(_), None) => format!("the prefix length is missing: {EXAMPLES}"),
             (Ok(address), Some(length)) => {
                 let longest = if address.is_ipv4() { 32 } else { 128 };
-                format!("the prefix length {length:?} is not from 0 to {longest}: {EXAMPLES}")
+                format!("the prefix length {length:?} is not between 0 and {longest}: {EXAMPLES}")
             }
         }
     })
 }
 
-/// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, none in common.
+/// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, with none in common.
 pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     let default = Marks::default();
     Marks::new(packet, connection).map_err(|error| {
@@ -54,10 +54,14 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
             MarksError::NotFourBits(kind, mask) => {
                 let example = if kind == "packet" { default.of_packets() } else { default.of_connections() };
                 let bits = mask.0.count_ones();
-                format!("--{kind}-marks {mask}: this mask has {bits} bits, and exactly four are needed: write one such as {example}")
+                format!(
+                    "--{kind}-marks {mask}: this mask has {bits} bits, and exactly four are needed: write \
+                     one such as {example}"
+                )
             }
             MarksError::Overlap(packet, connection) => format!(
-                "--packet-marks {packet} and --connection-marks {connection} have a bit in common: choose different bits, such as {} and {}",
+                "--packet-marks {packet} and --connection-marks {connection} have a bit in common: choose \
+                 different bits, such as {} and {}",
                 default.of_packets(),
                 default.of_connections()
             ),
@@ -65,16 +69,16 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     })
 }
 
-/// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports follow them, so all must be at most
-/// 65535.
+/// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports
+/// follow them, so the ranges end at 65533 or below.
 pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
     let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
     let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
     ranges.ok_or_else(|| {
         Usage(format!(
-            "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last number is 65535: \
-             give a number from 0 to {highest}, such as 100"
+            "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last \
+             number is 65535: give a number from 0 to {highest}, such as 100"
         ))
     })
 }
@@ -84,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_cannot_be_read_says_what_is_expected() {
+    fn an_invalid_value_is_refused_with_what_is_expected() {
         let read = number(1..=1024_u16, 4);
         assert_eq!(read("1024"), Ok(1024));
         for text in ["", "0", "1025", "-1", "lots", "1.5"] {
@@ -96,11 +100,11 @@ mod tests {
         }
         assert_eq!(pod_cidr("10.244.1.0/24").map(|cidr| cidr.to_string()), Ok("10.244.1.0/24".to_owned()));
         for (text, why) in [
-            ("garbage", "\"garbage\" is no IP address: write a CIDR such as 10.244.1.0/24"),
+            ("garbage", "\"garbage\" is not an IP address: write a CIDR such as 10.244.1.0/24"),
             ("10.244.1.0", "the prefix length is missing: "),
-            ("10.244.1.0/33", "the prefix length \"33\" is not from 0 to 32: "),
-            ("fd00::/x", "the prefix length \"x\" is not from 0 to 128: "),
-            ("", "\"\" is no IP address"),
+            ("10.244.1.0/33", "the prefix length \"33\" is not between 0 and 32: "),
+            ("fd00::/x", "the prefix length \"x\" is not between 0 and 128: "),
+            ("", "\"\" is not an IP address"),
         ] {
             let error = pod_cidr(text).expect_err(text);
             assert!(error.starts_with(why), "{text}: {error}");
@@ -108,15 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn queue_numbers_end_at_65535_whatever_the_number_of_workers() {
-        let [first, second] = queue_ranges(65_529, 2).expect("the last that fits");
+    fn queue_numbers_are_at_most_65535_for_any_number_of_workers() {
+        let [first, second] = queue_ranges(65_529, 2).expect("the last numbers that fit");
         assert_eq!((first.first, second.first), (65_529, 65_532));
         let error = queue_ranges(65_530, 2).expect_err("one too many").to_string();
         assert_eq!(
             error,
-            "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: give a number from 0 to \
-             65529, such as 100"
+            "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: \
+             give a number from 0 to 65529, such as 100"
         );
-        queue_ranges(0, 1024).expect("as many workers as there may be");
+        queue_ranges(0, 1024).expect("the largest number of workers");
     }
 }

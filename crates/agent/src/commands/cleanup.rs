@@ -1,6 +1,8 @@
-//! `kube-verdict cleanup`: takes all that agents leave behind off the node: rules, marks on connections, and files that are named.
+//! `kube-verdict cleanup`: removes what agents leave on the node: rules, connection marks, and the files that
+//! are named.
 //!
-//! Invariant: no connection that policy allows is disturbed, also while agents run: they stand by before their rules go.
+//! Invariant: connections that policy allows are not disturbed, even while agents run: these stand by before
+//! their rules are removed.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -29,106 +31,115 @@ mod files;
 
 const EXAMPLES: &str = "\
 Examples:
-  After the agent was uninstalled:
+  Clean up after the agent was uninstalled:
     kube-verdict cleanup
-  Although an agent still runs (it stands by from then on, and can be ended):
+  Clean up while an agent still runs (it stands by from then on, and can be ended):
     kube-verdict cleanup --force
-  With the audit log and the files beside it that it was rotated to:
+  Remove the audit log and its rotated files as well:
     kube-verdict cleanup --audit-log /var/log/kube-verdict/audit.log
-  With the state on disk:
+  Remove the state on disk as well:
     kube-verdict cleanup --state-dir /var/lib/kube-verdict
-  Is anything left?
+  Only check whether anything is left:
     kube-verdict cleanup --check
-  In a pod of a DaemonSet, while agents are uninstalled:
+  Keep the node clean while agents are being uninstalled, in a pod of a DaemonSet:
     kube-verdict cleanup --stay
 
-docs/operations.md says how to leave by each of the ways to install.
+docs/operations.md describes how to uninstall, for each way to install.
 
-Exit codes: 0 nothing of kube-verdict is on the node any more, 1 something is wrong or left, 2 the command line is wrong.";
+Exit codes: 0 nothing of kube-verdict is left on the node, 1 failure (also: something is left), 2
+usage error.";
 
-/// Longer than agents take to notice that their rules are another's, or gone: they look once a second.
-const NOTICED_AFTER: Duration = Duration::from_millis(2500);
+/// Longer than agents take to notice that their rules were replaced or removed: they check once a second.
+const NOTICE_TIME: Duration = Duration::from_millis(2500);
 
-/// How often an agent's rules are taken away that come back, before that is an error.
-const TRIES: usize = 5;
+/// How often rules are removed that an agent writes again, before cleanup fails.
+const MAX_ATTEMPTS: usize = 5;
 
-/// How often [`Cleanup::stay`] looks whether rules are there again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often [`Cleanup::stay`] checks for new rules.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Removes kube-verdict's tables, inet and bridge, and its connection marks: neither policy nor the sources of packets are enforced on
-/// this node any more, and connections that policy had cut pass again.
+/// Removes kube-verdict's tables, inet and bridge, and its connection marks from this node. Afterwards,
+/// neither policies nor protections against spoofed packets are in force, and connections that policy had cut
+/// pass again.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Cleanup {
-    /// Also while an agent runs: everything passes at once, the agent stands by as if another one had taken over, and its rules go
-    /// when it has noticed that, some seconds later. An agent that is started afterwards enforces again.
+    /// Clean up even while an agent runs. Everything passes at once; the agent stands by, as if another one
+    /// had taken over, and some seconds later its rules are removed. An agent that is started afterwards
+    /// enforces again.
     #[arg(long)]
     force: bool,
 
-    /// Remove nothing, and say what is left: exit code 1 if anything is.
+    /// Remove nothing, and print what is left. The exit code is 1 if anything is.
     #[arg(long, conflicts_with_all = ["force", "stay"])]
     check: bool,
 
-    /// Go on until SIGTERM: what an agent that starts meanwhile writes is removed, too. Implies --force.
+    /// Keep running until SIGTERM or SIGINT, and remove the rules of agents that start meanwhile as well.
+    /// Implies --force.
     #[arg(long)]
     stay: bool,
 
-    /// Remove this audit log as well, and FILE.1 and so on beside it. Otherwise records are kept.
+    /// Also remove this audit log and its rotated files, FILE.1 and so on.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
 
-    /// Remove the state on disk in this folder as well, the agent's --state-dir.
+    /// Also remove the state on disk in this folder, the agent's --state-dir.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
     /// The agent's --connection-marks.
-    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
+    #[arg(
+        long,
+        value_name = "MASK",
+        value_parser = mark,
+        default_value_t = Marks::default().of_connections()
+    )]
     connection_marks: Mark,
 
-    /// How to print what was done.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
-/// What was done.
+/// What was removed.
 #[derive(Clone, Debug, Default, Serialize)]
-struct Done {
+struct Removed {
     /// Whether there were rules.
     rules_removed: bool,
-    /// Connections that carried a mark.
+    /// Number of connections that carried a mark.
     connections_cleared: u64,
-    /// Files.
+    /// Removed files.
     files_removed: Vec<PathBuf>,
-    /// What --audit-log and --state-dir name and isn't there, one sentence each.
+    /// What --audit-log and --state-dir name and does not exist, one sentence each.
     not_found: Vec<String>,
 }
 
-/// What is still there.
+/// What is left.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Left {
+struct Remaining {
     tables: InstalledTables,
-    /// Connections that carry a mark.
+    /// Number of connections that carry a mark.
     connections_marked: u64,
     files: Vec<PathBuf>,
-    /// What --audit-log and --state-dir name and isn't there, one sentence each.
+    /// What --audit-log and --state-dir name and does not exist, one sentence each.
     not_found: Vec<String>,
 }
 
 impl Cleanup {
-    /// Removes what is there.
+    /// Removes what is left, or prints it with --check.
     pub fn run(self) -> anyhow::Result<u8> {
-        // Packets carry none when they leave the node; any other four bits do.
+        // Any four bits that are free serve as packet marks: only the connection marks are used here.
         let mut others = (0..8).map(|digit| Mark(0xf << (4 * digit)));
         let free = others.find(|packet| packet.0 & self.connection_marks.0 == 0);
         let marks = values::marks(free.unwrap_or(Mark(0xf)), self.connection_marks)?;
-        files::must_be_possible(self.audit_log.as_deref(), self.state_dir.as_deref())?;
+        files::check_paths(self.audit_log.as_deref(), self.state_dir.as_deref())?;
         if self.check {
-            return self.left(&marks)?.print(self.output);
+            return self.remaining(&marks)?.print(self.output);
         }
         if !(self.force || self.stay)
             && let Some(queue) = served_queue()?
         {
-            bail!("an agent serves queue {queue}, to which the rules point: end it first, or use --force");
+            bail!("an agent serves queue {queue} of the rules: end it first, or use --force");
         }
         if self.stay {
             return self.stay(&marks);
@@ -137,7 +148,7 @@ impl Cleanup {
         Ok(exit::FINE)
     }
 
-    /// Removes what is there, and again what agents write.
+    /// Removes what is left, and removes rules again whenever agents write some.
     fn stay(&self, marks: &Marks) -> anyhow::Result<u8> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -155,31 +166,33 @@ impl Cleanup {
                 tokio::select! {
                     _ = terminate.recv() => return Ok(exit::FINE),
                     _ = interrupt.recv() => return Ok(exit::FINE),
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
                 }
             }
         })
     }
 
-    /// The rules first: while they stand, a connection without marks would be evaluated, and marked, again.
-    fn clean(&self, marks: &Marks) -> anyhow::Result<Done> {
-        let mut done = Done { rules_removed: remove_rules()?, ..Done::default() };
+    /// Removes everything. The rules go first: while they exist, a connection without marks would be
+    /// evaluated and marked again.
+    fn clean(&self, marks: &Marks) -> anyhow::Result<Removed> {
+        let mut removed = Removed { rules_removed: remove_rules()?, ..Removed::default() };
         let mut conntrack = Conntrack::open()?;
-        for _ in 0..TRIES {
-            // A packet that the rules have marked may have entered the table of connections after it was read.
+        for _ in 0..MAX_ATTEMPTS {
+            // A connection that the rules have marked may be added to the conntrack table after it was
+            // dumped.
             match clear_marks(&mut conntrack, marks)? {
                 0 => break,
-                cleared => done.connections_cleared += cleared,
+                cleared => removed.connections_cleared += cleared,
             }
         }
         let files::Found { files, not_found } = self.files()?;
-        (done.files_removed, done.not_found) = (files::remove(files)?, not_found);
-        Ok(done)
+        (removed.files_removed, removed.not_found) = (files::remove(files)?, not_found);
+        Ok(removed)
     }
 
-    fn left(&self, marks: &Marks) -> anyhow::Result<Left> {
+    fn remaining(&self, marks: &Marks) -> anyhow::Result<Remaining> {
         let files::Found { files, not_found } = self.files()?;
-        Ok(Left {
+        Ok(Remaining {
             tables: installed_tables()?,
             connections_marked: count_marks(&mut Conntrack::open()?, marks)?,
             files,
@@ -187,7 +200,7 @@ impl Cleanup {
         })
     }
 
-    /// The files that are to be removed.
+    /// The files to remove.
     fn files(&self) -> anyhow::Result<files::Found> {
         let mut found = files::Found::default();
         if let Some(log) = &self.audit_log {
@@ -203,7 +216,7 @@ impl Cleanup {
     }
 }
 
-impl Done {
+impl Removed {
     fn print(&self, output: Output) -> anyhow::Result<()> {
         match output {
             Output::Text => {
@@ -220,7 +233,7 @@ impl Done {
     }
 }
 
-impl Left {
+impl Remaining {
     fn print(&self, output: Output) -> anyhow::Result<u8> {
         let mut lines = Vec::new();
         let tables = [("inet", self.tables.inet), ("bridge", self.tables.bridge)];
@@ -248,38 +261,38 @@ impl Left {
     }
 }
 
-/// Removes the tables. Agents that run stand by first, so that none writes them again.
+/// Removes the tables. First, running agents are made to stand by, so that none writes them again.
 fn remove_rules() -> anyhow::Result<bool> {
     let mut any = false;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         let is_served = served_queue()?.is_some();
-        // Before the rules go that name them.
+        // Read before the removal of the rules, which contain them.
         let bridges = Table::bindings_in_force()?.pod_bridges;
         if is_served && Table::retire()? {
-            sleep(NOTICED_AFTER);
+            sleep(NOTICE_TIME);
         }
         any |= Table::remove()?;
         for bridge in bridges {
-            // One that is gone learns from nothing.
+            // Fails for a bridge that no longer exists, which needs no setting.
             let _ = set_link_local_learning(bridge, true);
         }
         if !is_served {
             return Ok(any);
         }
-        // An agent that was just starting, or that was busy for long, writes its rules now.
-        sleep(NOTICED_AFTER);
+        // An agent that was just starting, or that was busy, may write its rules within this time.
+        sleep(NOTICE_TIME);
         if is_none(installed_tables()?) {
             return Ok(any);
         }
     }
-    bail!("an agent writes its rules again and again: end it, then clean up")
+    bail!("an agent keeps writing its rules: end it, then clean up")
 }
 
 fn is_none(tables: InstalledTables) -> bool {
     !tables.inet && !tables.bridge
 }
 
-/// A queue to which the rules point and that some program serves: an agent is alive, whether or not it serves HTTP.
+/// A queue of the rules that some program serves: then an agent is alive, whether or not it serves HTTP.
 pub(super) fn served_queue() -> anyhow::Result<Option<u16>> {
     let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
     let bound = QueueStatistics::read()?;

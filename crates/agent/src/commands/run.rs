@@ -38,31 +38,38 @@ mod start_line;
 
 const EXAMPLES: &str = "\
 Examples:
-  Enforce the cluster's policies on the pods of node-a, from outside of a pod:
+  Enforce the cluster's policies on the pods of node-a, started outside of a pod:
     kube-verdict run --kubeconfig /etc/kubernetes/kubelet.conf --node node-a
-  Enforce the policies in a folder instead:
+  Enforce the policies in a folder:
     kube-verdict run --source manifests --node node-a
-  With the pod CIDRs given here, and every verdict recorded:
-    kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 --audit-log /var/log/kube-verdict/audit.log
+  Give the node's pod CIDRs, and record every verdict:
+    kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 \\
+      --audit-log /var/log/kube-verdict/audit.log
   Let new connections pass while no agent runs, and log as JSON:
     kube-verdict run --source manifests --node node-a --fail-mode open --log-format json
 
-In a pod neither --kubeconfig nor --node is needed if NODE_NAME is set: the service account may list and watch pods, namespaces,
-nodes and networkpolicies. The source is watched: a change is in force within a tenth of a second, on existing connections, too. A
-connection that a change allows again resumes with its next packet. While the API server can't be reached, the last known policy
-stays in force, with --state-dir across restarts, too, and `kube-verdict status` says so. A second agent on the same node
-takes over from the first without losing a packet. Ending the agent leaves its rules in the kernel; `kube-verdict cleanup`
-removes them.
+In a pod, --kubeconfig is not needed, and neither is --node if NODE_NAME is set. The service account
+needs permission to list and watch pods, namespaces, nodes and networkpolicies.
 
-SIGTERM, SIGINT and SIGQUIT end it in order; SIGHUP and SIGUSR1 reopen the audit log, for a program that has renamed it.
+The agent watches the source. A change takes effect within a tenth of a second, on existing
+connections as well. If a change allows a connection again, the connection resumes with its next
+packet. While the API server is unreachable, the agent keeps enforcing the last known policies, and
+`kube-verdict status` reports it. With --state-dir it does so across restarts.
 
-Exit codes: 0 ended in order, 1 something is wrong (no CAP_NET_ADMIN, no audit log), 2 the command line is wrong.";
+A second agent on the same node takes over from the first without losing a packet. When an agent
+exits, its rules stay in the kernel; `kube-verdict cleanup` removes them.
 
-/// Evaluations that all rings together have room for: half a second of a busy node, in 4 MB.
-const RINGS: usize = 32 * 1024;
+Signals: SIGTERM, SIGINT and SIGQUIT shut the agent down in order. SIGHUP and SIGUSR1 make it reopen
+the audit log, for log rotation by rename.
 
-/// The most packets that may be held: some 5 GB.
-const MOST_HELD: u32 = 1 << 20;
+Exit codes: 0 shut down in order, 1 failure (such as no CAP_NET_ADMIN, or an audit log that cannot
+be opened), 2 usage error.";
+
+/// Capacity of all workers' rings together, in evaluations: half a second of a busy node, in 4 MB.
+const RING_CAPACITY: usize = 32 * 1024;
+
+/// Upper bound of --hold-limit: this many held packets take some 5 GB.
+const MAX_HOLD_LIMIT: u32 = 1 << 20;
 
 /// Enforces the policies of the cluster, or of a folder, on the pods of this node.
 #[derive(Debug, Args)]
@@ -75,104 +82,130 @@ pub struct Run {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
 
-    /// The CNI's cache, from which this node's pods are known before their first packet: a folder, off, or auto, which is
-    /// /var/lib/cni if that is there. Not used with --source.
+    /// The CNI's cache folder, from which the agent knows this node's pods before their first packet. `auto`
+    /// uses /var/lib/cni if it exists, `off` uses none. Ignored with --source.
     #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
     cni_cache: CniCache,
 
-    /// Keep the objects that policy was made from on disk, in this folder, for the next agent: it enforces them while the API server
-    /// can't be reached, or for as long as a manifest is broken. The folder is created where it isn't there. Each node's agent needs
-    /// one of its own.
+    /// Folder in which to save the Kubernetes objects that the policies come from. After a restart, the agent
+    /// enforces the saved objects while the API server is unreachable, or while a manifest is broken. The
+    /// folder is created if it does not exist. Agents of different nodes must not share one.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
     #[command(flatten)]
     budget: BudgetArguments,
 
-    /// The addresses of this node's pods. Repeat it for the other family. Wins over the Node object's spec.podCIDRs.
+    /// Addresses of this node's pods. Repeat the flag for the other IP family. Overrides spec.podCIDRs of the
+    /// Node object.
     #[arg(long = "pod-cidr", value_name = "CIDR", value_parser = values::pod_cidr)]
     pod_cidrs: Vec<IpNet>,
 
-    /// What becomes of new connections of this node's pods while no agent runs. Connections that were accepted go on.
+    /// What happens to new connections of this node's pods while no agent runs. Accepted connections always
+    /// continue.
     #[arg(long, value_enum, default_value = "closed")]
     fail_mode: OpenOrClosed,
 
-    /// What becomes of packets that were held in vain for a pod to be known: those from or to an address of this node's pods
-    /// that no known pod has, and those that are denied only because the other end, an address of any node's pods, is unknown.
+    /// What happens to packets whose pod is still unknown after --hold-timeout. These are packets from or to
+    /// an address of this node's pods that no known pod has, and packets that are denied only because the
+    /// other end, an address of any node's pods, is unknown.
     #[arg(long, value_enum, default_value = "deny")]
     on_unknown_pod: OnUnknownPod,
 
-    /// How long such a packet is held until the pod is known: 5s, 300ms; 0s holds none.
-    #[arg(long, value_name = "TIME", value_parser = hold_timeout, default_value = "5s")]
+    /// How long to hold a packet whose pod is unknown: a duration such as 5s or 300ms, up to 1m; 0s holds
+    /// none.
+    #[arg(long, value_name = "DURATION", value_parser = hold_timeout, default_value = "5s")]
     hold_timeout: Duration,
 
-    /// How many packets are held at once, about 5 KB each: at most 1048576; 0 holds none. One sender may hold a sixteenth of them, but at least 8.
-    /// Senders known only by source address may hold half of them together.
-    #[arg(long, value_name = "N", default_value_t = HoldLimits::default().packets, value_parser = number(0..=MOST_HELD, 2048))]
+    /// How many packets to hold at the same time, about 5 KB each: up to 1048576; 0 holds none. One sender
+    /// may hold a sixteenth of them, but at least 8. Senders known only by their source address may hold half
+    /// of them together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = HoldLimits::default().packets,
+        value_parser = number(0..=MAX_HOLD_LIMIT, 2048)
+    )]
     hold_limit: u32,
 
-    /// First NFQUEUE number. Twice as many as there are workers are used, and two more for packets of new pods, so that a second agent
-    /// can take over.
+    /// First NFQUEUE number. The agent uses two numbers for each worker, so that a second agent can take
+    /// over, and two more for packets of new pods.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
     queue_base: u16,
 
-    /// Packets that may wait in one queue.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_LENGTH, value_parser = number(1..=u32::MAX, DEFAULT_QUEUE_LENGTH))]
+    /// Length of each queue, in packets.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_QUEUE_LENGTH,
+        value_parser = number(1..=u32::MAX, DEFAULT_QUEUE_LENGTH)
+    )]
     queue_length: u32,
 
-    /// How many packets a second one source address may ask workers about: first packets of flows whose verdict the kernel does not have
-    /// yet. Packets above the rate are dropped and counted, so that one sender cannot fill the queues. The burst is a quarter of a queue.
+    /// Packets per second that one source address may send to the workers: first packets of flows whose
+    /// verdict the kernel has not cached. Packets above the rate are dropped and counted, so that one sender
+    /// cannot fill the queues. The burst is a quarter of a queue.
     #[arg(long, value_name = "N|off", value_parser = queue_quota, default_value = "10000")]
     queue_quota: QuotaRate,
 
-    /// Worker threads, one for each queue. Default: one per core.
+    /// Number of worker threads; each serves one queue. Default: one per core.
     #[arg(long, value_name = "N", value_parser = number(1..=1024_u16, 4))]
     workers: Option<u16>,
 
-    /// How long an allowed pair of pods and port stays in the kernel's verdict cache: 5s, 500ms, up to 1h. Until then, further
-    /// connections of the pair pass without a question to the agent, and are recorded all the same. `off` evaluates every connection. A
-    /// change of policy takes effect at once; but if the agent is killed, cached pairs pass until their time is over.
-    #[arg(long, value_name = "TIME|off", value_parser = verdict_cache_ttl, default_value = "5s")]
+    /// How long the kernel caches the verdict for an allowed pair of pods and port: a duration such as 5s or
+    /// 500ms, from 1ms to 1h. Meanwhile, further connections of the pair pass without evaluation; they are
+    /// still recorded. `off` evaluates every connection. A policy change takes effect at once. But if the
+    /// agent is killed, cached pairs pass until their entry expires.
+    #[arg(long, value_name = "DURATION|off", value_parser = verdict_cache_ttl, default_value = "5s")]
     verdict_cache_ttl: CacheTtl,
 
-    /// First of two NFLOG groups, by which the kernel tells of cached connections. Used if there is an audit log.
+    /// First of two NFLOG groups, over which the kernel reports connections that pass by the verdict cache.
+    /// Used only with an audit log.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=65534_u16, 100))]
     nflog_group: u16,
 
-    /// The four bits in packet marks by which rules and workers tell one another what they know of a packet. They are cleared before
-    /// they are used, whatever other programs have written there.
+    /// The four bits of the packet mark that the rules and the workers use. The rules clear them first, so
+    /// what other programs have written there has no effect.
     #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_packets())]
     packet_marks: Mark,
 
-    /// The four bits in connection marks that say what was found about a connection: none of those in packet marks.
-    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_connections())]
+    /// The four bits of the connection mark that record a connection's evaluation. None may also be in
+    /// --packet-marks.
+    #[arg(
+        long,
+        value_name = "MASK",
+        value_parser = mark,
+        default_value_t = Marks::default().of_connections()
+    )]
     connection_marks: Mark,
 
-    /// Let these pods send from addresses that are not theirs (virtual machines, VPN gateways, virtual addresses): a namespace, or those
-    /// of its pods that have all of these labels. Never from an address of another pod here or of the node. Can be repeated.
+    /// Pods that may send from addresses other than their own (virtual machines, VPN gateways, virtual IPs):
+    /// all pods of a namespace, or those that have all of the labels. They never may use an address of the
+    /// node or of another pod on it. Can be repeated.
     #[arg(long = "exempt-origin", value_name = "NAMESPACE[:KEY=VALUE,...]")]
     exempt_origins: Vec<Exemption>,
 
-    /// What carries packets between nodes, beside what this node's devices tell (VXLAN, IPIP, Geneve, WireGuard): a UDP port such as
-    /// 8472/udp, or the number of an IP protocol. Pods never send it to nodes. Can be repeated.
+    /// Protocol that carries packets between nodes, as a UDP port such as 8472/udp or an IP protocol number.
+    /// Add those that the node's devices do not show; VXLAN, IPIP, Geneve and WireGuard devices are detected.
+    /// Pods may not send it to nodes. Can be repeated.
     #[arg(long = "overlay", value_name = "PORT/udp|PROTOCOL", value_parser = overlay)]
     overlays: Vec<Overlay>,
 
-    /// From where this node takes overlay packets: from any address, or from those of the cluster's nodes alone (Node addresses, and
-    /// Flannel's public-ip annotations).
+    /// Sources from which this node accepts overlay packets. The cluster's nodes are known by the addresses
+    /// in their Node objects and by Flannel's public-ip annotations.
     #[arg(long, value_enum, default_value = "any")]
     overlay_sources: OverlaySources,
 
-    /// Whether DNS queries are evaluated before they are routed: kernels before 6.12 lose one of two that a pod sends at once
-    /// otherwise.
+    /// Whether to evaluate DNS queries before routing. Otherwise, kernels before 6.12 lose one of two queries
+    /// that a pod sends at the same time.
     #[arg(long, value_enum, default_value_t)]
     prerouting_dns: PreroutingDns,
 
-    /// This node's pods don't hang on a bridge, so br_netfilter is not needed.
+    /// This node's pods are not connected to a bridge, so br_netfilter is not needed.
     #[arg(long)]
     no_bridge: bool,
 
-    /// Where to record verdicts, one JSON object a line: a file, `-` for standard output, or `off`.
+    /// Where to record verdicts, as one JSON object per line: a file, `-` for standard output, or `off`.
     #[arg(long, value_name = "FILE|-|off", default_value = "off")]
     audit_log: String,
 
@@ -180,23 +213,24 @@ pub struct Run {
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "100M")]
     audit_max_size: u64,
 
-    /// How many rotated audit logs to keep, as FILE.1 (the newest) and so on.
+    /// How many rotated audit logs to keep. FILE.1 is the newest.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
     audit_keep: u32,
 
-    /// Evaluate, and so record, connections of pods that no policy isolates, too. They pass without a verdict otherwise.
+    /// Also evaluate and record connections of pods that no policy isolates. Without this flag they pass
+    /// without evaluation.
     #[arg(long)]
     record_open: bool,
 
     #[command(flatten)]
     http: Places,
 
-    /// How log lines look, on standard error.
+    /// Format of log lines, which go to standard error.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace; for parts of the program another level, as in info,dataplane=debug.
-    #[arg(long, value_name = "LEVEL[,PART=LEVEL...]", default_value = "info")]
+    /// Log level: error, warn, info, debug or trace. Modules can have their own, as in info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL[,MODULE=LEVEL...]", default_value = "info")]
     log_level: LogFilter,
 }
 
@@ -204,15 +238,15 @@ pub struct Run {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CacheTtl(Option<Duration>);
 
-/// Packets a second; `None` for any number.
+/// Packets per second; `None` for any number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct QuotaRate(Option<u32>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OpenOrClosed {
-    /// They pass, unevaluated.
+    /// They pass without evaluation.
     Open,
-    /// Those that need a verdict are dropped.
+    /// Those that need evaluation are dropped.
     Closed,
 }
 
@@ -226,9 +260,9 @@ enum OnUnknownPod {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum OverlaySources {
-    /// From any address.
+    /// Any address.
     Any,
-    /// From the cluster's nodes alone.
+    /// Only the cluster's nodes.
     Nodes,
 }
 
@@ -244,34 +278,34 @@ enum PreroutingDns {
 }
 
 impl Run {
-    /// Runs until it is told to end.
+    /// Runs the agent until a signal ends it.
     pub fn run(self) -> anyhow::Result<u8> {
         self.start_log();
         self.enforce()
     }
 
-    /// Starts the program's log. To be called once.
+    /// Starts the program's log. Call it once.
     pub fn start_log(&self) {
         logging::start(self.log_format, &self.log_level);
     }
 
-    /// Enforces until it is told to end.
+    /// Enforces the policies until a signal ends the agent.
     pub fn enforce(self) -> anyhow::Result<u8> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the HTTP server's runtime")?;
-        // First of all: a log rotator may know of this process at once.
+        // First of all, because a log rotator may signal this process at once.
         let signals = {
             let _in_runtime = runtime.enter();
             Signals::listen().context("cannot listen for signals")?
         };
         let config = self.agent_config()?;
         let audit_log = self.audit_destination()?;
-        let needs = preflight::check(&PreflightConfig::default());
-        must_be_permitted(&needs)?;
+        let checks = preflight::check(&PreflightConfig::default());
+        require_permission(&checks)?;
         let files = OpenFiles::raise();
-        self.log_start(&config, &needs, files);
+        self.log_start(&config, &checks, files);
         let durations = Durations::default();
         let audit = self.start_audit(audit_log, usize::from(config.queues[0].count), durations.clone())?;
         let health = Health::new(&config.node, audit.monitor(), durations);
@@ -326,7 +360,7 @@ impl Run {
         })
     }
 
-    /// The audit log; an error if its value can be no file.
+    /// Where --audit-log records verdicts; an error if the value cannot name a file.
     fn audit_destination(&self) -> Result<Destination, Usage> {
         Ok(match self.audit_log.as_str() {
             "off" => Destination::Off,
@@ -349,7 +383,7 @@ impl Run {
         workers: usize,
         durations: Durations,
     ) -> anyhow::Result<Audit> {
-        let ring = (RINGS / workers.max(1)).clamp(512, RINGS / 2);
+        let ring = (RING_CAPACITY / workers.max(1)).clamp(512, RING_CAPACITY / 2);
         let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
         let observe = move |evaluation: &Evaluation| {
             if !evaluation.cached {
@@ -360,16 +394,16 @@ impl Run {
     }
 }
 
-/// Without this right nothing works and nothing will: better said at once than waited for.
-fn must_be_permitted(needs: &[Check]) -> anyhow::Result<()> {
-    let permission = needs.iter().find(|need| need.name == "permission");
-    if let Some(CheckState::Wrong { what, todo, .. }) = permission.map(|need| &need.state) {
+/// Fails without the capability to configure nftables: waiting cannot help.
+fn require_permission(checks: &[Check]) -> anyhow::Result<()> {
+    let permission = checks.iter().find(|check| check.name == "permission");
+    if let Some(CheckState::Wrong { what, todo, .. }) = permission.map(|check| &check.state) {
         bail!("{what}: {todo}");
     }
     Ok(())
 }
 
-/// Serves HTTP and waits for signals while the agent's own thread works.
+/// Serves HTTP and handles signals while the agent's thread works.
 async fn supervise(
     config: AgentConfig,
     health: Arc<Health>,
@@ -390,24 +424,25 @@ async fn supervise(
         .context("cannot start the agent's thread")?;
     http.serve(&health, files);
     tokio::select! {
-        name = signals.end(&reopener) => tracing::info!(signal = name, "ending; a second signal ends at once"),
-        _ = &mut ended => bail!("the agent's thread has ended by itself"),
+        name = signals.end(&reopener) => tracing::info!(signal = name, "shutting down; a second signal exits \
+                                                                        at once"),
+        _ = &mut ended => bail!("the agent's thread ended unexpectedly"),
     }
     let _ = outbox.send(Message::Stop);
     tokio::select! {
         _ = &mut ended => {}
         name = signals.end(&reopener) => {
-            tracing::warn!(signal = name, "ended before all was done");
+            tracing::warn!(signal = name, "exited before shutdown was complete");
             process::exit(exit::WRONG.into());
         }
     }
     if thread.join().is_err() {
-        bail!("the agent's thread failed while it ended");
+        bail!("the agent's thread panicked during shutdown");
     }
     Ok(exit::FINE)
 }
 
-/// Cores that may receive packets: all that are online, whatever share of them this process may use.
+/// Number of cores that may receive packets: all online cores, regardless of this process's CPU limits.
 pub fn cores() -> u16 {
     let is_core = |line: &&str| {
         line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -418,7 +453,7 @@ pub fn cores() -> u16 {
     u16::try_from(cores).unwrap_or(u16::MAX).min(1024)
 }
 
-/// What carries packets between nodes, as people write it.
+/// Parses a value of --overlay.
 fn overlay(text: &str) -> Result<Overlay, String> {
     let parsed = match text.split_once('/') {
         Some((port, "udp")) => port.parse().ok().filter(|port| *port > 0).map(Overlay::Udp),
@@ -430,16 +465,15 @@ fn overlay(text: &str) -> Result<Overlay, String> {
     })
 }
 
-/// A mark as people write it.
+/// Parses a mask of mark bits, decimal or hexadecimal.
 pub fn mark(text: &str) -> Result<Mark, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    number.map(Mark).map_err(|_| format!("{text:?} is no mark: write bits, such as 0x0f000000"))
+    number.map(Mark).map_err(|_| format!("{text:?} is not a mask: write its bits, such as 0x0f000000"))
 }
 
-/// Longer than this no packet is of use to anybody.
 const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(1);
 const LONGEST_CACHE_TTL: Duration = Duration::from_secs(3600);
 
@@ -465,7 +499,7 @@ fn queue_quota(text: &str) -> Result<QuotaRate, String> {
     match text.parse() {
         _ if text == "off" => Ok(QuotaRate(None)),
         Ok(rate @ 1..=1_000_000_u32) => Ok(QuotaRate(Some(rate))),
-        _ => Err(format!("{text:?} is no quota: write packets a second, from 1 to 1000000, or `off`")),
+        _ => Err(format!("{text:?} is not a quota: write packets per second, from 1 to 1000000, or off")),
     }
 }
 
@@ -486,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_marks_as_people_write_them() {
+    fn sizes_durations_quotas_masks_and_overlays_are_parsed() {
         for (text, number) in [("1", 1), ("10k", 10 << 10), ("100M", 100 << 20), ("2G", 2 << 30)] {
             assert_eq!(bytes(text), Ok(number), "{text}");
         }
@@ -516,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_held_for_no_longer_than_a_minute() {
+    fn hold_timeout_is_at_most_a_minute() {
         for (text, millis) in [("5s", 5_000), ("300ms", 300), ("1m", 60_000), ("0s", 0)] {
             assert_eq!(hold_timeout(text), Ok(Duration::from_millis(millis)), "{text}");
         }
@@ -526,12 +560,12 @@ mod tests {
     }
 
     #[test]
-    fn a_core_is_counted() {
+    fn at_least_one_core_is_counted() {
         assert!(cores() >= 1);
     }
 
     #[test]
-    fn the_manifests_start_it_with_flags_that_it_has() {
+    fn the_manifests_use_flags_that_exist() {
         for file in ["base/kube-verdict.yaml", "flannel/sidecar.yaml"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests").join(file);
             let text = std::fs::read_to_string(&path).expect("the manifest");

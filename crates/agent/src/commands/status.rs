@@ -1,4 +1,4 @@
-//! `kube-verdict status`: what the agent on this node says of itself.
+//! `kube-verdict status`: the status of the agent on this node.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,44 +14,51 @@ use crate::{client, exit, http, paint};
 
 const EXAMPLES: &str = "\
 Examples:
-  kube-verdict status
-  Which version of a policy is in force on this node:
+  Show the agent's status:
+    kube-verdict status
+  Which version of a policy is in force on this node?
     kube-verdict status --output json | jq -r '.policies[] | select(.policy == \"web/a\") | .resource_version'
-  Which policies decided, and how often:
+  Which policies have decided, and how often?
     kube-verdict status --output json | jq '.policies'
-  Wait until a change is in force:
+  Wait until generation 12 is in force:
     until [ \"$(kube-verdict status --output json | jq .applied_generation)\" -ge 12 ]; do sleep 0.1; done
 
-Exit codes: 0 policy is in force and recorded as asked for, 1 it is not (also: the audit log fails), or no agent answers, 2 the
-command line is wrong.";
+Exit codes: 0 policy is in force and, if configured, recorded, 1 failure (it is not, the audit log
+fails, or no agent answers), 2 usage error.";
 
-/// Shows how the running agent is: what is in force, what it evaluated, what is wrong.
+/// Shows the running agent's status: policies in force, counts of verdicts, and problems.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StatusCommand {
     /// The agent's --http-port.
-    #[arg(long, visible_alias = "metrics-port", value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
+    #[arg(
+        long,
+        visible_alias = "metrics-port",
+        value_name = "PORT",
+        default_value_t = http::DEFAULT_PORT,
+        value_parser = number(1..=u16::MAX, http::DEFAULT_PORT)
+    )]
     http_port: u16,
 
-    /// How to print it.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 impl StatusCommand {
-    /// Asks and prints.
+    /// Requests the status and prints it.
     pub fn run(self) -> anyhow::Result<u8> {
         let status = client::status(self.http_port)?;
         match self.output {
-            Output::Text => shown(&status, table::width()).print()?,
+            Output::Text => render(&status, table::width()).print()?,
             Output::Json => terminal::print_json(&status)?,
         }
         Ok(if status.is_fine() { exit::FINE } else { exit::WRONG })
     }
 }
 
-/// For people, in at most this number of columns.
-fn shown(status: &Status, width: u16) -> Text {
+/// The status as text, wrapped to a width.
+fn render(status: &Status, width: u16) -> Text {
     let phase = match status.phase {
         Phase::Starting => "starting",
         Phase::Enforcing => "enforcing",
@@ -111,7 +118,8 @@ fn shown(status: &Status, width: u16) -> Text {
     row(
         "packets",
         format!(
-            "{} allowed, {} more cached, {} denied ({} unparsable), {} more cached, {} gone before their verdict",
+            "{} allowed, {} more cached, {} denied ({} unparsable), {} more cached, {} gone before their \
+             verdict",
             packets.allowed,
             packets.cached + packets.cached_untracked,
             packets.denied,
@@ -125,7 +133,7 @@ fn shown(status: &Status, width: u16) -> Text {
         row(
             "held",
             format!(
-                "{} now, {} in all: {} allowed, {} denied, {} out of time; {} without room, {} repeated",
+                "{} now, {} in total: {} allowed, {} denied, {} timed out; {} over the limit, {} repeated",
                 hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
             ),
         );
@@ -147,7 +155,7 @@ fn shown(status: &Status, width: u16) -> Text {
     );
     if let Some(FullQueue { packets, sender }) = &status.full_queue {
         let sender = sender.as_deref().unwrap_or("unknown");
-        row("full queue", format!("{packets} packets lost; the last time {sender} asked most"));
+        row("full queue", format!("{packets} packets lost; the last time most came from {sender}"));
     }
     if let Some(change) = &status.last_change {
         row(
@@ -185,16 +193,16 @@ fn shown(status: &Status, width: u16) -> Text {
     Text::lines([table::pairs(&rows, width)].into_iter().chain(problems))
 }
 
-/// Which rules are in the kernel in place of this agent's.
+/// The rules in the kernel, if they are not this agent's.
 fn rules_of(successor: Option<Successor>) -> &'static str {
     match successor {
-        Some(Successor::Agent) | None => "those of the agent that has taken over; its status says which",
+        Some(Successor::Agent) | None => "those of the agent that has taken over; its status shows them",
         Some(Successor::AgentGone) => "those of the agent that had taken over, which is gone",
         Some(Successor::RulesRemoved) => "none: they were removed, as `kube-verdict cleanup` does",
     }
 }
 
-/// Where packets may come from, and what rules dropped.
+/// Rows about packets' origins, and about packets that the rules dropped.
 fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
     for protection in &origins.protections {
         let name = &protection.name;
@@ -211,7 +219,7 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
         row(
             "conflict",
             format!(
-                "{} belongs to {}; {} claims it, too",
+                "{} belongs to {}; {} claims it as well",
                 conflict.address,
                 conflict.bound_to.as_deref().unwrap_or("no port"),
                 conflict.claimed_by
@@ -219,7 +227,7 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
         );
     }
     for exemption in &origins.exemptions {
-        row("exempt", format!("{exemption} (may send from any address that is not taken)"));
+        row("exempt", format!("{exemption} (may send from any address that is not in use on this node)"));
     }
     if !origins.overlays.is_empty() {
         row("overlays", origins.overlays.join(", "));
@@ -229,7 +237,8 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
         row(
             "new ports",
             format!(
-                "{queued} packets waited: {passed} passed, {dropped} dropped, {expired} out of time, {no_room} without room"
+                "{queued} packets queued: {passed} passed, {dropped} dropped, {expired} timed out, {no_room} \
+                 over the limit"
             ),
         );
     }
@@ -245,7 +254,7 @@ fn origin_rows(origins: &Origins, row: &mut impl FnMut(&str, String)) {
     );
 }
 
-/// While the state on disk stands in for a part of the source.
+/// The source, while the agent uses the state on disk in place of a part of it.
 fn restored_text(source: Option<&Source>, saved: u64) -> String {
     let until = match source {
         Some(Source { server, .. }) => format!("until {server} has answered"),
@@ -278,9 +287,9 @@ fn source_text(source: &Source) -> String {
         );
     }
     if connections.iter().any(|one| one.state == Link::Listing.name()) {
-        return format!("{server}, not all is known yet");
+        return format!("{server}, initial lists not complete yet");
     }
-    format!("{server}, not connected: what was last known of these stays in force")
+    format!("{server}, not connected: the last known state of these stays in force")
 }
 
 fn connection_text(connection: &Connection, now: SystemTime) -> String {
@@ -296,9 +305,9 @@ mod tests {
     use crate::status::Protection;
     use crate::status::origins::{Conflict, Port};
 
-    fn shown_lines(status: &Status) -> Vec<String> {
-        let text = shown(status, 80).to_string();
-        // A long text goes on in lines without a name.
+    fn rendered_lines(status: &Status) -> Vec<String> {
+        let text = render(status, 80).to_string();
+        // Continuation lines of a long text have no name.
         let mut lines: Vec<String> = Vec::new();
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line:?} has more than 80 columns");
@@ -334,7 +343,8 @@ mod tests {
 
     #[test]
     fn protections_ports_and_drops_are_shown_in_80_columns() {
-        let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and start the agent again";
+        let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) \
+                   and start the agent again";
         let origins = Origins {
             protections: vec![
                 protection("bridged-sources", "pods on a bridge send from their own addresses", Some(why)),
@@ -357,15 +367,15 @@ mod tests {
                 .into(),
             new_ports: NewPorts { queued: 9, passed: 7, dropped: 1, expired: 1, no_room: 0 },
         };
-        let lines = shown_lines(&Status { origins: Some(origins), ..Status::default() });
+        let lines = rendered_lines(&Status { origins: Some(origins), ..Status::default() });
         for line in [
             &format!("bridged-sources off: pods on a bridge send from their own addresses; {why}"),
             "routed-sources in force: routed pods send from their own addresses",
             "ports 3 of pods: 1 without a known pod, 1 exempt",
-            "conflict 10.244.1.2 belongs to veth1; veth2 claims it, too",
-            "exempt vpn:app=gateway (may send from any address that is not taken)",
+            "conflict 10.244.1.2 belongs to veth1; veth2 claims it as well",
+            "exempt vpn:app=gateway (may send from any address that is not in use on this node)",
             "overlays 8472/udp, protocol 4",
-            "new ports 9 packets waited: 7 passed, 1 dropped, 1 out of time, 0 without room",
+            "new ports 9 packets queued: 7 passed, 1 dropped, 1 timed out, 0 over the limit",
             "dropped 16 packets by rules: 4 overlay, 12 spoofed-source",
         ] {
             assert!(lines.iter().any(|found| found == line), "{line:?} in {lines:#?}");
@@ -373,22 +383,22 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_without_rules_says_nothing_of_origins_and_one_that_dropped_nothing_says_so() {
-        let lines = shown_lines(&Status::default());
+    fn origins_are_shown_only_once_there_are_rules() {
+        let lines = rendered_lines(&Status::default());
         assert!(
             !lines.iter().any(|line| line.starts_with("ports ") || line.starts_with("dropped ")),
             "{lines:?}"
         );
-        let lines = shown_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
+        let lines = rendered_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
         assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
     }
 
     #[test]
-    fn an_agent_from_which_another_took_over_says_whose_rules_are_in_force() {
+    fn a_superseded_agent_shows_which_rules_are_in_force() {
         let rules_in = |phase, successor| {
-            let lines = shown_lines(&Status { phase, successor, ..Status::default() });
-            lines.into_iter().find(|line| line.starts_with("rules ")).expect("always said")
+            let lines = rendered_lines(&Status { phase, successor, ..Status::default() });
+            lines.into_iter().find(|line| line.starts_with("rules ")).expect("always shown")
         };
         let rules = |phase| rules_in(phase, None);
         let removed = rules_in(Phase::Superseded, Some(Successor::RulesRemoved));
@@ -397,14 +407,14 @@ mod tests {
         assert_eq!(gone, "rules those of the agent that had taken over, which is gone");
         assert_eq!(
             rules(Phase::Superseded),
-            "rules those of the agent that has taken over; its status says which"
+            "rules those of the agent that has taken over; its status shows them"
         );
         assert_eq!(rules(Phase::Starting), "rules this agent has installed none yet");
     }
 
     #[test]
-    fn how_much_was_read_is_said_where_nothing_is_wrong_too() {
-        let lines = shown_lines(&Status::default());
+    fn counts_of_what_was_read_are_always_shown() {
+        let lines = rendered_lines(&Status::default());
         assert!(lines.iter().any(|line| line == "read nothing yet"), "{lines:?}");
         let read = cluster::ReadCounts {
             files: Some(3),
@@ -414,14 +424,14 @@ mod tests {
             skipped_files: vec!["values.yaml".to_owned()],
             ..cluster::ReadCounts::default()
         };
-        let lines = shown_lines(&Status { read: Some(read), ..Status::default() });
+        let lines = rendered_lines(&Status { read: Some(read), ..Status::default() });
         let line =
             "read 3 files, 2 objects, 1 policy; skipped 1 file without a Kubernetes object: values.yaml";
         assert!(lines.iter().any(|found| found == line), "{lines:?}");
     }
 
     #[test]
-    fn names_from_outside_do_not_steer_the_terminal() {
+    fn names_from_outside_do_not_control_the_terminal() {
         let origins = Origins {
             conflicts: vec![Conflict {
                 address: "10.244.1.2".to_owned(),
@@ -440,8 +450,8 @@ mod tests {
             problems: vec![problem],
             ..Status::default()
         };
-        // The program's own colours are taken away; what is left has come from outside.
-        let text = shown(&status, 80).to_string().replace(paint::warning("problem:").as_str(), "problem:");
+        // Without the program's own colours, everything else comes from outside.
+        let text = render(&status, 80).to_string().replace(paint::warning("problem:").as_str(), "problem:");
         assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
         for part in ["a\\u{1b}[2J", "web/\\u{1b}[31m", "1\\u{1b}]0;title", "n\\nagent", "web/\\u{202e}x"] {
             assert!(text.contains(part), "{part} in {text}");
@@ -449,12 +459,12 @@ mod tests {
     }
 
     #[test]
-    fn an_audit_log_that_fails_is_not_fine() {
+    fn a_failing_audit_log_is_unhealthy() {
         let mut status = Status { ready: true, ..Status::default() };
         assert!(status.is_fine());
         status.audit.failing = Some("No space left on device".to_owned());
         assert!(!status.is_fine());
-        let lines = shown_lines(&status);
+        let lines = rendered_lines(&status);
         assert!(lines.iter().any(|line| line.contains("failing: No space left")), "{lines:?}");
     }
 }

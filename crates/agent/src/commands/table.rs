@@ -1,4 +1,4 @@
-//! Tables for people, as wide as `COLUMNS` says.
+//! Tables of text, wrapped to the terminal's width.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
@@ -6,15 +6,15 @@ use comfy_table::{ContentArrangement, Table};
 use crate::paint;
 use crate::terminal::Text;
 
-/// How wide where nothing says how wide the terminal is: every one has that many columns.
+/// Width if the terminal's width is unknown.
 const WIDTH: u16 = 80;
 
-/// How many columns a table may have here.
+/// Maximum width of a table, in columns.
 pub fn width() -> u16 {
     std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
 }
 
-/// Without lines, wrapped to a number of columns.
+/// An empty table without borders, wrapped to a width.
 fn plain(width: u16) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -22,7 +22,7 @@ fn plain(width: u16) -> Table {
     table
 }
 
-/// A name and a text a row, in at most this number of columns.
+/// A table whose rows are a name and a text, wrapped to a width.
 pub fn pairs(rows: &[(String, Text)], width: u16) -> Text {
     let mut table = plain(width);
     for (name, text) in rows {
@@ -31,16 +31,16 @@ pub fn pairs(rows: &[(String, Text)], width: u16) -> Text {
     Text::of_lines(&table.trim_fmt())
 }
 
-/// How something stands.
+/// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// As it should.
+    /// It passes.
     Fine,
-    /// It may soon not.
+    /// It passes, but needs attention.
     Warning,
-    /// It does not.
+    /// It fails.
     Wrong,
-    /// It is not there, which is neither right nor wrong.
+    /// It does not apply.
     None,
 }
 
@@ -64,14 +64,15 @@ impl State {
     }
 }
 
-/// A name, how it stands, and a text a row. Painted after it is laid out: colours would count as letters.
+/// A table whose rows are a name, a state and a text. The states are coloured after the layout, because the
+/// escapes of colours would count as characters.
 pub fn states(rows: &[(String, State, Text)]) -> Text {
     let mut table = plain(width());
     for (name, state, text) in rows {
         table.add_row([Text::new(name).as_str(), state.word(), text.as_str()]);
     }
     let laid_out = table.trim_fmt();
-    // Names are as long as the longest, so all states begin in the column of the first.
+    // All names are padded to the longest, so all states begin in the column of the first.
     let column = rows.first().and_then(|(name, state, _)| {
         let after = laid_out.find(name)? + name.len();
         Some(after + laid_out[after..].find(state.word())?)
@@ -79,7 +80,7 @@ pub fn states(rows: &[(String, State, Text)]) -> Text {
     let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
     Text::lines(laid_out.lines().map(|line| {
         let parts = column.and_then(|column| line.split_at_checked(column));
-        // Lines that a long text goes on in have nothing in this column.
+        // Continuation lines of a long text are empty in this column.
         match (parts, rest.peek().copied()) {
             (Some((before, after)), Some(state)) if after.starts_with(state.word()) => {
                 rest.next();
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_whatever_their_colours() {
+    fn columns_are_aligned_in_spite_of_colours() {
         let row = |name: &str, state, text: &str| (name.to_owned(), state, Text::of_lines(text));
         let painted = states(&[
             row("a", State::Fine, "as it should be"),
@@ -103,7 +104,7 @@ mod tests {
             row("b", State::Wrong, "broken"),
         ]);
         let plain = anstream::adapter::strip_str(painted.as_str()).to_string();
-        assert_ne!(painted.as_str(), plain, "it is painted");
+        assert_ne!(painted.as_str(), plain, "it has colours");
         let lines: Vec<_> = plain.lines().map(str::trim_end).collect();
         assert_eq!(
             lines,

@@ -1,5 +1,5 @@
-//! `kube-verdict wait`: until the pods of a DaemonSet are ready, for the hook by which the chart is uninstalled. An image without a shell
-//! has no other way to wait.
+//! `kube-verdict wait`: waits until the pods of a DaemonSet are ready. The chart's uninstall hook runs it,
+//! since the image has no shell.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -16,70 +16,72 @@ use crate::terminal::text;
 
 const EXAMPLES: &str = "\
 Examples:
-  Until nothing of kube-verdict is left on any node, where a DaemonSet runs `kube-verdict cleanup --stay`:
+  Wait until a DaemonSet that runs `kube-verdict cleanup --stay` has removed kube-verdict from every node:
     kube-verdict wait --namespace kube-system --daemonset kube-verdict-cleanup --timeout 4m
 
-The service account may `get` that DaemonSet.
+The service account needs permission to get that DaemonSet.
 
-Exit codes: 0 all pods are ready, 1 they are not, or can't be asked for, 2 the command line is wrong.";
+Exit codes: 0 all pods are ready, 1 failure (not ready in time, or the DaemonSet cannot be read), 2
+usage error.";
 
-const ASK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Waits until each pod of a DaemonSet is ready.
+/// Waits until all pods of a DaemonSet are ready.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Wait {
-    /// Its name.
+    /// The DaemonSet's name.
     #[arg(long, value_name = "NAME")]
     daemonset: String,
 
-    /// Its namespace.
+    /// The DaemonSet's namespace.
     #[arg(long, value_name = "NAME")]
     namespace: String,
 
-    /// How long to wait: 90s, 4m.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "4m")]
+    /// How long to wait: a duration such as 90s or 4m.
+    #[arg(long, value_name = "DURATION", value_parser = time, default_value = "4m")]
     timeout: Duration,
 
-    /// How to reach the API server. Default: by the environment variable KUBECONFIG, or as a pod with its service account does.
+    /// Kubeconfig for access to the API server. Default: the file that the environment variable KUBECONFIG
+    /// names, or the pod's service account.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }
 
 impl Wait {
-    /// Waits, and says what is waited for.
+    /// Waits, and prints the progress whenever it changes.
     pub fn run(self) -> anyhow::Result<u8> {
         let access = self.kubeconfig.map_or(Access::Environment, Access::Kubeconfig);
         let (name, namespace) = (&self.daemonset, &self.namespace);
         let end = Instant::now() + self.timeout;
-        let mut said = String::new();
+        let mut printed = String::new();
         loop {
-            let rollout = Rollout::of_daemon_set(&access, namespace, name).map_err(without_folder)?;
-            let now = match &rollout {
+            let rollout = Rollout::of_daemon_set(&access, namespace, name).map_err(without_source_advice)?;
+            let progress = match &rollout {
                 Ok(rollout) => rollout.to_string(),
                 Err(error) => error.clone(),
             };
-            if now != said {
-                text!("DaemonSet {namespace}/{name}: {now}").print()?;
-                said = now;
+            if progress != printed {
+                text!("DaemonSet {namespace}/{name}: {progress}").print()?;
+                printed = progress;
             }
             if rollout.is_ok_and(|rollout| rollout.is_complete()) {
                 return Ok(exit::FINE);
             }
             if Instant::now() >= end {
                 bail!(
-                    "DaemonSet {namespace}/{name} is not complete after {:?}: {said}; `kubectl get pods --output wide` says which node \
-                     is behind",
+                    "DaemonSet {namespace}/{name} is not complete after {:?}: {printed}; `kubectl get pods \
+                     --output wide` shows which node is behind",
                     self.timeout
                 );
             }
-            sleep(ASK_EVERY);
+            sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// No folder has a DaemonSet to wait for.
-fn without_folder(error: KubernetesError) -> anyhow::Error {
+/// Replaces the advice to use --source, which this command does not have.
+fn without_source_advice(error: KubernetesError) -> anyhow::Error {
     match error {
         KubernetesError::Access(AccessError::InCluster(error)) => {
             anyhow!("this is not a pod with a service account ({error}): give --kubeconfig FILE")
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_a_unit_and_is_not_negative() {
+    fn a_timeout_has_a_unit_and_is_not_negative() {
         assert_eq!(time("4m"), Ok(Duration::from_secs(240)));
         for text in ["", "4", "-1s", "soon"] {
             time(text).expect_err(text);

@@ -1,4 +1,4 @@
-//! The answer about one connection, for people and for programs.
+//! The answer about one connection, as text and JSON.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,33 +9,33 @@ use policy::{
 };
 use serde::Serialize;
 
-use super::end::ResolvedEnd;
+use super::endpoint::ResolvedEndpoint;
 use crate::paint;
 use crate::terminal::{Text, text};
 
-/// Both directions' decisions, explained.
+/// The decisions for both directions, explained.
 #[derive(Debug, Serialize)]
 pub struct Answer {
     verdict: Verdict,
     /// The node whose agent answers, from `--node`; null if the agents of both ends answer.
     node: Option<String>,
-    from: Party,
-    to: Party,
+    from: Endpoint,
+    to: Endpoint,
     protocol: String,
     /// Null where the protocol has no ports.
     port: Option<u16>,
-    egress: Side,
-    ingress: Side,
-    /// Whose labels are unknown, where the verdict depends on them: `Pod web/a`, `Namespace web`.
+    egress: DirectionAnswer,
+    ingress: DirectionAnswer,
+    /// Objects with unknown labels on which the verdict depends: `Pod web/a`, `Namespace web`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_labels: Vec<String>,
-    /// The other family, where both ends have addresses of both.
+    /// The same over the other IP family, if both ends have addresses of both families.
     #[serde(skip_serializing_if = "Option::is_none")]
     other_family: Option<OtherFamily>,
 }
 
 #[derive(Debug, Serialize)]
-struct Party {
+struct Endpoint {
     /// `namespace/name`; null for an address that no pod has.
     pod: Option<String>,
     address: IpAddr,
@@ -49,11 +49,11 @@ struct OtherFamily {
 }
 
 #[derive(Debug, Serialize)]
-struct Side {
+struct DirectionAnswer {
     verdict: Verdict,
     reason: &'static str,
     sentence: &'static str,
-    /// Whether knowing a pod or its labels might change the verdict.
+    /// Whether the verdict might change once a pod or its labels are known.
     provisional: bool,
     policy: Option<String>,
     rule: Option<usize>,
@@ -71,12 +71,12 @@ struct NearestMiss {
 }
 
 impl Answer {
-    /// Evaluates the first packet, and the second, of the other family, beside it.
+    /// Evaluates the first packet, and the second, if there is one, as the one of the other IP family.
     pub fn new(
         snapshot: &Snapshot,
         inventory: &Inventory,
-        from: &ResolvedEnd,
-        to: &ResolvedEnd,
+        from: &ResolvedEndpoint,
+        to: &ResolvedEndpoint,
         packets: &[Packet],
     ) -> anyhow::Result<Self> {
         let packet = packets.first().context("no packet to evaluate")?;
@@ -89,19 +89,19 @@ impl Answer {
         } else {
             Vec::new()
         };
-        let party = |end: &ResolvedEnd, address| Party {
+        let endpoint = |end: &ResolvedEndpoint, address| Endpoint {
             pod: end.pod.as_ref().or_else(|| snapshot.pod_at(address)).map(ToString::to_string),
             address,
         };
         Ok(Self {
             verdict: decision.verdict(),
             node: None,
-            from: party(from, packet.source()),
-            to: party(to, packet.destination()),
+            from: endpoint(from, packet.source()),
+            to: endpoint(to, packet.destination()),
             protocol: packet.protocol.to_string(),
             port: packet.destination_port,
-            egress: Side::new(snapshot, packet, &decision, Direction::Egress),
-            ingress: Side::new(snapshot, packet, &decision, Direction::Ingress),
+            egress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Egress),
+            ingress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Ingress),
             unknown_labels,
             other_family: packets.get(1).map(|packet| OtherFamily {
                 from: packet.source(),
@@ -121,9 +121,9 @@ impl Answer {
         self.verdict
     }
 
-    /// For people.
+    /// The answer as text.
     pub fn text(&self) -> Text {
-        let what = match self.port {
+        let port = match self.port {
             Some(port) => format!("{port}/{}", self.protocol),
             None => self.protocol.clone(),
         };
@@ -133,30 +133,30 @@ impl Answer {
         };
         let node = self.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
         let ends = self.from.text() + text!(" -> ") + self.to.text();
-        let mut lines = vec![verdict + text!("{node}  ") + ends + text!("  {what}"), Text::default()];
+        let mut lines = vec![verdict + text!("{node}  ") + ends + text!("  {port}"), Text::default()];
         lines.extend(self.egress.lines(Direction::Egress, &format!("egress of {}", self.from.name())));
         lines.extend(self.ingress.lines(Direction::Ingress, &format!("ingress of {}", self.to.name())));
         if !self.unknown_labels.is_empty() {
             let unknown = self.unknown_labels.join(", ");
             lines.push(Text::default());
-            lines.push(text!("labels that can't be read, or of a Namespace that is missing: {unknown}"));
+            lines.push(text!("labels that are invalid, or of a Namespace that is missing: {unknown}"));
         }
         if let Some(other) = &self.other_family {
             let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
-            let verdict = past(other.verdict);
-            let said = match other.verdict == self.verdict {
+            let verdict = participle(other.verdict);
+            let verdict = match other.verdict == self.verdict {
                 true => format!("also {verdict}"),
                 false => format!("{verdict} instead"),
             };
             lines.push(Text::default());
-            lines.push(text!("over {family}, {} -> {}, it is {said}", other.from, other.to));
+            lines.push(text!("over {family}, {} -> {}, it is {verdict}", other.from, other.to));
         }
         Text::lines(lines)
     }
 }
 
-impl Party {
-    /// With the address.
+impl Endpoint {
+    /// The pod with its address, or the address alone.
     fn text(&self) -> Text {
         match &self.pod {
             Some(pod) => text!("{pod} ") + paint::dim(format_args!("({})", self.address)),
@@ -169,7 +169,7 @@ impl Party {
     }
 }
 
-impl Side {
+impl DirectionAnswer {
     fn new(snapshot: &Snapshot, packet: &Packet, decision: &Decision, direction: Direction) -> Self {
         let explained = snapshot.explain(packet, decision, direction);
         let reason = decision.outcome(direction).reason;
@@ -200,7 +200,7 @@ impl Side {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
-        let mut lines = vec![text!("{title}: ") + paint::verdict(self.verdict, past(self.verdict))];
+        let mut lines = vec![text!("{title}: ") + paint::verdict(self.verdict, participle(self.verdict))];
         if self.provisional {
             lines.push(text!("  {}", self.sentence));
             lines.push(text!("  {HELD}"));
@@ -226,7 +226,7 @@ impl Side {
     }
 }
 
-/// The pods of which the labels are unknown, and their namespaces.
+/// The pods and namespaces whose labels are unknown.
 fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory) -> Vec<String> {
     let mut unknown = Vec::new();
     let mut add = |name: String| {
@@ -247,9 +247,10 @@ fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory
 }
 
 /// What an agent does with a packet whose verdict is provisional.
-const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny";
+const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does \
+                    as --on-unknown-pod says, by default deny";
 
-fn past(verdict: Verdict) -> &'static str {
+fn participle(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "denied",
