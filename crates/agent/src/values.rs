@@ -83,6 +83,15 @@ pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
     })
 }
 
+/// Parses a mask of mark bits, decimal or hexadecimal.
+pub fn mark(text: &str) -> Result<Mark, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map(Mark).map_err(|_| format!("{text:?} is not a mask: write its bits, such as 0x0f000000"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +131,14 @@ mod tests {
              give a number from 0 to 65529, such as 100"
         );
         queue_ranges(0, 1024).expect("the largest number of workers");
+    }
+
+    #[test]
+    fn a_mask_is_decimal_or_hexadecimal() {
+        assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
+        assert_eq!(mark("16384"), Ok(Mark(0x4000)));
+        for text in ["", "0x", "bit", "0x100000000"] {
+            mark(text).expect_err(text);
+        }
     }
 }

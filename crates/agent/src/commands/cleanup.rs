@@ -15,17 +15,16 @@ use dataplane::conntrack::Conntrack;
 use dataplane::marks::{Mark, Marks};
 use dataplane::ports::set_link_local_learning;
 use dataplane::preflight::{InstalledTables, installed_tables};
-use dataplane::queue_statistics::QueueStatistics;
 use dataplane::sweep::{clear_marks, count_marks};
 use dataplane::table::Table;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Output;
-use super::run::mark;
+use super::output::Output;
+use super::served_queue::served_queue;
 use crate::exit;
 use crate::terminal::{self, Text, text};
-use crate::values;
+use crate::values::{self, mark};
 
 mod files;
 
@@ -290,11 +289,4 @@ fn remove_rules() -> anyhow::Result<bool> {
 
 fn is_none(tables: InstalledTables) -> bool {
     !tables.inet && !tables.bridge
-}
-
-/// A queue of the rules that some program serves: then an agent is alive, whether or not it serves HTTP.
-pub(super) fn served_queue() -> anyhow::Result<Option<u16>> {
-    let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
-    let bound = QueueStatistics::read()?;
-    Ok(queues.numbers().find(|number| bound.iter().any(|queue| queue.number == *number)))
 }

@@ -15,13 +15,13 @@ use serde::Serialize;
 mod sources;
 
 use super::budget::BudgetArguments;
-use super::cleanup::served_queue;
-use super::run::{cores, mark};
-use super::table::State;
-use super::{Output, table};
+use super::cores::cores;
+use super::output::Output;
+use super::served_queue::served_queue;
+use super::table::{self, State};
 use crate::status::{Phase, Problem, Protection, SavedState, Status};
 use crate::terminal::{self, Text, text};
-use crate::values::{self, number};
+use crate::values::{self, mark, number};
 use crate::{client, exit, http, source};
 
 const EXAMPLES: &str = "\

@@ -14,8 +14,8 @@ use clap::Args;
 use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
 use serde::Serialize;
 
-use super::Output;
 use super::budget::BudgetArguments;
+use super::output::Output;
 use crate::exit;
 use crate::nodes;
 use crate::paint;

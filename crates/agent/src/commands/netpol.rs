@@ -11,8 +11,8 @@ use std::path::Path;
 
 use clap::Parser;
 
+use super::cli::{Cli, Command};
 use super::run::Run;
-use super::{Cli, Command};
 use crate::exit::{self, Usage};
 use crate::terminal::Text;
 

@@ -4,7 +4,7 @@ use cluster::Source;
 use dataplane::preflight::{Check, CheckState, KernelVersion};
 use dataplane::table::Table;
 
-use super::Run;
+use super::flags::Run;
 use crate::agent::AgentConfig;
 use crate::descriptors::OpenFiles;
 
