@@ -6,23 +6,24 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
-use dataplane::preflight::{self, Check, CheckState, InstalledTables, KernelVersion, PreflightConfig};
+use dataplane::preflight::{self, KernelVersion, PreflightConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Table;
 use policy::{Compiler, Scope};
-use serde::Serialize;
-
-mod sources;
 
 use super::budget::BudgetArguments;
 use super::cores::cores;
 use super::output::Output;
 use super::served_queue::served_queue;
-use super::table::{self, State};
-use crate::status::{Phase, Problem, Protection, SavedState, Status};
-use crate::terminal::{self, Text, text};
+use crate::status::{Problem, Status};
 use crate::values::{self, mark, number};
-use crate::{client, exit, http, source};
+use crate::{client, exit, http, source, terminal};
+
+mod findings;
+mod rows;
+mod sources;
+
+use findings::{AgentFindings, Findings};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -96,41 +97,6 @@ pub struct Doctor {
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-/// Results of all checks.
-#[derive(Debug, Serialize)]
-struct Findings {
-    #[serde(rename = "needs")]
-    checks: Vec<Check>,
-    /// Null if no agent answers.
-    agent: Option<AgentFindings>,
-    /// The agent's tables in the kernel, which stay when it exits; null if they cannot be read.
-    tables: Option<InstalledTables>,
-    /// Whether any agent serves the queues of the rules in the kernel. During a takeover, the agent that
-    /// answers may not be the one that enforces.
-    rules_served: bool,
-    /// Whether the rules in the kernel let packets pass while no agent serves them; null if there are no
-    /// rules, or if they cannot be read.
-    passes_unserved: Option<bool>,
-    /// Counts of what --source contains, or else of what the running agent has read. Null if there is
-    /// neither.
-    read: Option<ReadCounts>,
-    /// Problems in the same source.
-    problems: Vec<Problem>,
-}
-
-#[derive(Debug, Serialize)]
-struct AgentFindings {
-    pid: u32,
-    phase: Phase,
-    ready: bool,
-    not_ready: Vec<String>,
-    /// The agent's protections against spoofed packets. Empty before it has rules, and once another agent has
-    /// taken over.
-    protections: Vec<Protection>,
-    /// The state on disk; null without --state-dir.
-    state: Option<SavedState>,
 }
 
 impl Doctor {
@@ -214,209 +180,3 @@ impl Doctor {
         values::queue_ranges(self.queue_base, cores())
     }
 }
-
-impl Findings {
-    fn are_healthy(&self) -> bool {
-        self.checks.iter().all(|check| !check.state.is_wrong())
-            && self.agent.as_ref().is_none_or(|agent| agent.ready || self.has_handed_over(agent))
-            && self.problems.is_empty()
-            && !self.are_rules_unserved()
-    }
-
-    /// Whether there are rules in the kernel and no agent serves their queues.
-    fn are_rules_unserved(&self) -> bool {
-        let has_rules = self.tables.is_some_and(|tables| tables.inet || tables.bridge);
-        has_rules && !self.rules_served && self.agent.as_ref().is_none_or(|agent| !agent.ready)
-    }
-
-    /// What rules without an agent mean for pods, and what to do.
-    fn unserved_rules(&self) -> (State, Text) {
-        let what = match self.passes_unserved {
-            Some(true) => {
-                "no agent serves the rules in the kernel: new connections pass unevaluated, and connections \
-                 that policy had cut stay cut"
-            }
-            _ => {
-                "no agent serves the rules in the kernel: accepted connections continue; new ones from or to \
-                 pods that a policy isolates are dropped; pods that have started since get no traffic at \
-                 all, even if no policy selects them"
-            }
-        };
-        (
-            State::Wrong,
-            advice(what, "start an agent; or, if this node no longer needs one, run `kube-verdict cleanup`"),
-        )
-    }
-
-    /// Whether another agent enforces in place of this one.
-    fn has_handed_over(&self, agent: &AgentFindings) -> bool {
-        agent.phase == Phase::Superseded && self.rules_served
-    }
-
-    /// The agent that answers, and whether it enforces the policies.
-    fn agent(&self) -> (State, Text) {
-        match &self.agent {
-            None if self.rules_served => {
-                let what = "no agent answers, but one serves the rules in the kernel";
-                (
-                    State::Warning,
-                    advice(what, "give its --http-port; if it is just taking over, try again in a moment"),
-                )
-            }
-            None if self.are_rules_unserved() => self.unserved_rules(),
-            None => (State::None, text!("no agent answers on this node")),
-            Some(agent) if agent.ready => (State::Fine, text!("pid {} enforces the policies", agent.pid)),
-            Some(agent) if self.has_handed_over(agent) => {
-                let what =
-                    format!("another agent has taken over from pid {} and enforces the policies", agent.pid);
-                (
-                    State::Warning,
-                    advice(&what, "end that process, unless it is just shutting down; then try again"),
-                )
-            }
-            Some(agent) => {
-                let why = agent.not_ready.join("; ");
-                let mut lines = vec![text!("pid {} is not ready: {why}", agent.pid)];
-                if self.are_rules_unserved() {
-                    lines.push(self.unserved_rules().1);
-                }
-                (State::Wrong, Text::lines(lines))
-            }
-        }
-    }
-
-    fn text(&self) -> Text {
-        let mut rows = Vec::new();
-        for check in &self.checks {
-            let (state, text) = match &check.state {
-                CheckState::Fine { what } => (State::Fine, Text::new(what)),
-                CheckState::Warning { what, todo } => (State::Warning, advice(what, todo)),
-                CheckState::Wrong { what, todo, .. } => (State::Wrong, advice(what, todo)),
-            };
-            rows.push((check.name.to_owned(), state, text));
-        }
-        let (state, text) = self.agent();
-        rows.push(("agent".to_owned(), state, text));
-        let (state, text) = self.protections();
-        rows.push(("protections".to_owned(), state, text));
-        rows.extend(self.state().map(|(state, text)| ("state".to_owned(), state, text)));
-        let (state, text) = self.read();
-        rows.push(("source".to_owned(), state, text));
-        for problem in &self.problems {
-            rows.push(("source".to_owned(), State::Wrong, Text::new(&problem.text)));
-        }
-        table::states(&rows)
-    }
-
-    /// Whether the agent uses the state on disk, or cannot save it; `None` if neither.
-    fn state(&self) -> Option<(State, Text)> {
-        let SavedState { restored, error, .. } = self.agent.as_ref()?.state.as_ref()?;
-        if restored.is_some() {
-            let what = "the agent uses the state on disk in place of what it can't read";
-            let todo = "make sure that the API server answers and that no manifest is broken: see \
-                        `kube-verdict status`";
-            return Some((State::Warning, advice(what, todo)));
-        }
-        error.as_ref().map(|error| (State::Warning, Text::new(error)))
-    }
-
-    /// Counts of what was read.
-    fn read(&self) -> (State, Text) {
-        match &self.read {
-            None if self.agent.is_some() => (State::None, text!("the agent has read nothing yet")),
-            None => (
-                State::None,
-                text!(
-                    "nothing was read: --source DIR checks manifests, and a running agent reports what it \
-                     has read"
-                ),
-            ),
-            Some(read) if read.objects == 0 => {
-                (State::Warning, advice(&format!("{read} read"), "is this the right folder or cluster?"))
-            }
-            Some(read) => (State::Fine, Text::new(read)),
-        }
-    }
-
-    /// Which protections against spoofed packets are in force, from the agent or else from the tables in the
-    /// kernel.
-    fn protections(&self) -> (State, Text) {
-        match (&self.agent, self.tables) {
-            (Some(agent), Some(tables))
-                if agent.protections.is_empty() && self.rules_served && tables.inet =>
-            {
-                let table = tables_text(tables);
-                (
-                    State::None,
-                    text!(
-                        "those of another agent, whose rules are in force ({table}): that agent reports which"
-                    ),
-                )
-            }
-            (Some(agent), _) if agent.protections.is_empty() => match agent.phase {
-                Phase::Superseded if self.tables.is_some_and(|tables| !tables.inet && !tables.bridge) => {
-                    (State::None, text!("none: the rules were removed, as `kube-verdict cleanup` does"))
-                }
-                Phase::Superseded if !self.rules_served => {
-                    (State::None, text!("those of an agent that had taken over and is gone"))
-                }
-                Phase::Starting => {
-                    (State::None, text!("none in force yet: the agent has not installed its rules"))
-                }
-                _ => (State::None, text!("the agent does not report them yet: try again in a moment")),
-            },
-            (Some(agent), _) => {
-                let (on, off): (Vec<_>, Vec<_>) = agent.protections.iter().partition(|one| one.in_force);
-                let on: Vec<&str> = on.into_iter().map(|one| &*one.id).collect();
-                let mut lines = vec![match on.is_empty() {
-                    true => text!("none in force"),
-                    false => text!("in force: {}", on.join(", ")),
-                }];
-                lines.extend(off.iter().map(|Protection { id, why_not, .. }| {
-                    text!("{id} is off: {}", why_not.as_deref().unwrap_or("the agent gives no reason"))
-                }));
-                let state = match off.iter().all(|one| one.off_by_choice) {
-                    true => State::Fine,
-                    false => State::Warning,
-                };
-                (state, Text::lines(lines))
-            }
-            (None, None) => (
-                State::None,
-                text!("unknown, because the kernel's tables cannot be read: see the checks above"),
-            ),
-            (None, Some(InstalledTables { inet: false, bridge: false })) => {
-                (State::None, text!("none in force: no rules of kube-verdict are in the kernel"))
-            }
-            (None, Some(tables)) if self.rules_served => {
-                let table = tables_text(tables);
-                (State::None, text!("those of an agent that does not answer here ({table})"))
-            }
-            (None, Some(tables)) => {
-                let left = tables_text(tables);
-                let text = text!(
-                    "an agent that is gone has left {left}: the ports that it knew are still checked, and \
-                     packets of newer ones are treated by its --fail-mode"
-                );
-                (State::None, text)
-            }
-        }
-    }
-}
-
-/// Names the installed tables, of which there is at least one.
-fn tables_text(tables: InstalledTables) -> &'static str {
-    match (tables.inet, tables.bridge) {
-        (true, true) => "tables inet and bridge kube-verdict",
-        (true, false) => "table inet kube-verdict, but not table bridge kube-verdict",
-        (false, _) => "table bridge kube-verdict, but not table inet kube-verdict",
-    }
-}
-
-/// A problem, and what to do about it.
-fn advice(what: &str, todo: &str) -> Text {
-    Text::lines([Text::new(what), text!("-> {todo}")])
-}
-
-#[cfg(test)]
-mod tests;

@@ -38,9 +38,10 @@ Usage: netpol [--FLAG=VALUE]...
   --policy-budget ENTRIES           Maximum entries in the policies of one namespace. Default: 65536
   --policy-budget-total ENTRIES     Maximum entries in all policies. Default: 524288
 
-These flags have no effect; if given, each is logged as a warning: --disable-nri, --strict-mode=false,
---vmodule, --log-flush-frequency, --log-*-split-stream, --log-*-info-buffer-size. Unknown flags are
-logged and ignored. For all features of kube-verdict, see: kube-verdict run --help
+These flags have no effect; if given, each is logged as a warning: --disable-nri,
+--strict-mode=false, --vmodule, --log-flush-frequency, --log-*-split-stream,
+--log-*-info-buffer-size. Unknown flags are logged and ignored. For all features of kube-verdict,
+see: kube-verdict run --help
 
 Exit codes: those of kube-verdict run.";
 

@@ -1,5 +1,7 @@
 //! Tables of text, wrapped to the terminal's width.
 
+use std::fmt::Display;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
@@ -22,13 +24,24 @@ fn plain(width: u16) -> Table {
     table
 }
 
-/// A table whose rows are a name and a text, wrapped to a width.
-pub fn pairs(rows: &[(String, Text)], width: u16) -> Text {
-    let mut table = plain(width);
-    for (name, text) in rows {
-        table.add_row([Text::new(name).as_str(), text.as_str()]);
+/// Rows of a name and a text.
+#[derive(Debug, Default)]
+pub struct Rows(Vec<(String, Text)>);
+
+impl Rows {
+    /// Adds a row.
+    pub fn add(&mut self, name: &str, text: impl Display) {
+        self.0.push((name.to_owned(), Text::new(text)));
     }
-    Text::of_lines(&table.trim_fmt())
+
+    /// The table, wrapped to a width.
+    pub fn render(&self, width: u16) -> Text {
+        let mut table = plain(width);
+        for (name, text) in &self.0 {
+            table.add_row([Text::new(name).as_str(), text.as_str()]);
+        }
+        Text::of_lines(&table.trim_fmt())
+    }
 }
 
 /// Result of a check.

@@ -1,3 +1,5 @@
+use cluster::ReadCounts;
+
 use super::*;
 
 fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protection {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::status::Protection;
 use crate::status::origins::{Conflict, Port};
+use crate::status::{NewPorts, Origins, Protection};
 
 fn rendered_lines(status: &Status) -> Vec<String> {
     let text = render(status, 80).to_string();
@@ -40,8 +40,8 @@ fn protection(id: &str, name: &str, why_not: Option<&str>) -> Protection {
 
 #[test]
 fn protections_ports_and_drops_are_shown_in_80_columns() {
-    let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) \
-               and start the agent again";
+    let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and \
+               start the agent again";
     let origins = Origins {
         protections: vec![
             protection("bridged-sources", "pods on a bridge send from their own addresses", Some(why)),
