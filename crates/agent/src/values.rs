@@ -4,10 +4,13 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use dataplane::marks::{Mark, Marks, MarksError};
 use dataplane::queues::QueueRange;
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 use crate::exit::Usage;
 
@@ -25,6 +28,39 @@ where
             format!("write a whole number from {first} to {last}, such as {example}")
         })
     }
+}
+
+/// Returns a parser for durations in `range`, such as `5s`, `300ms` or `1m 30s`: jiff's friendly format, or ISO 8601. Its
+/// error shows `example`.
+pub fn duration(
+    range: RangeInclusive<Duration>,
+    example: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let duration =
+            text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+        duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
+            let (shortest, longest) = (friendly(*range.start()), friendly(*range.end()));
+            format!("write a duration from {shortest} to {longest}, such as {example}")
+        })
+    }
+}
+
+/// A duration in the format that [`duration`] parses, such as `1m 30s`.
+pub fn friendly(duration: Duration) -> String {
+    SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+}
+
+/// Parses a size of at least one byte, such as `100MiB`: a whole or decimal number with a unit, or a number of bytes.
+pub fn size(text: &str) -> Result<ByteSize, String> {
+    // `ByteSize` saturates: the largest size may stand for any larger one.
+    let valid = |size: &ByteSize| (1..u64::MAX).contains(&size.as_u64());
+    text.parse().ok().filter(valid).ok_or_else(|| {
+        "write a size such as 100MiB: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, MB or GB \
+         (powers of 1000)"
+            .to_owned()
+    })
 }
 
 /// Parses one of a node's pod CIDRs.
@@ -140,5 +176,49 @@ mod tests {
         for text in ["", "0x", "bit", "0x100000000"] {
             mark(text).expect_err(text);
         }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_is_in_range() {
+        let parse = duration(Duration::from_millis(1)..=Duration::from_secs(3600), "5s");
+        for (text, millis) in [
+            ("1ms", 1),
+            ("300ms", 300),
+            ("5s", 5_000),
+            ("1m30s", 90_000),
+            ("1m 30s", 90_000),
+            ("90 seconds", 90_000),
+            ("PT5S", 5_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "0s", "-1s", "999us", "3601s", "soon", "off", "99999999999999999999s"] {
+            assert_eq!(parse(text), Err("write a duration from 1ms to 1h, such as 5s".to_owned()), "{text}");
+        }
+        assert_eq!(friendly(Duration::from_secs(90)), "1m 30s");
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_a_decimal_or_binary_unit() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("1B", 1),
+            ("10KiB", 10 << 10),
+            ("100MiB", 100 << 20),
+            ("100Mi", 100 << 20),
+            ("1.5 GiB", 3 << 29),
+            ("2gib", 2 << 30),
+            ("10kB", 10_000),
+            ("100M", 100_000_000),
+            ("2GB", 2_000_000_000),
+        ] {
+            assert_eq!(size(text), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "0", "0MiB", "M", "-1", "1X", "99999999999GiB", "é", "1é"] {
+            let error = size(text).expect_err(text);
+            assert!(error.starts_with("write a size such as 100MiB"), "{text}: {error}");
+        }
+        assert_eq!(size("100MiB").expect("a size").to_string(), "100.0 MiB");
     }
 }

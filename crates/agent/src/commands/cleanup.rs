@@ -144,7 +144,7 @@ impl Cleanup {
             return self.stay(&marks);
         }
         self.clean(&marks)?.print(self.output)?;
-        Ok(exit::FINE)
+        Ok(exit::SUCCESS)
     }
 
     /// Removes what is left, and removes rules again whenever agents write some.
@@ -163,8 +163,8 @@ impl Cleanup {
                     is_first = false;
                 }
                 tokio::select! {
-                    _ = terminate.recv() => return Ok(exit::FINE),
-                    _ = interrupt.recv() => return Ok(exit::FINE),
+                    _ = terminate.recv() => return Ok(exit::SUCCESS),
+                    _ = interrupt.recv() => return Ok(exit::SUCCESS),
                     () = tokio::time::sleep(POLL_INTERVAL) => {}
                 }
             }
@@ -256,7 +256,7 @@ impl Remaining {
                 Text::lines(lines).print()?;
             }
         }
-        Ok(if is_clean { exit::FINE } else { exit::WRONG })
+        Ok(if is_clean { exit::SUCCESS } else { exit::FAILURE })
     }
 }
 

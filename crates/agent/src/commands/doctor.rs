@@ -107,7 +107,7 @@ impl Doctor {
             Output::Text => findings.text().print()?,
             Output::Json => terminal::print_json(&findings)?,
         }
-        Ok(if findings.are_healthy() { exit::FINE } else { exit::WRONG })
+        Ok(if findings.are_healthy() { exit::SUCCESS } else { exit::FAILURE })
     }
 
     /// Counts of the folder's objects, and its problems: invalid objects, and policies over their namespace's

@@ -129,7 +129,7 @@ impl Explain {
                     }
                 }
                 Ok(match answer.verdict() {
-                    Verdict::Allow => exit::FINE,
+                    Verdict::Allow => exit::SUCCESS,
                     Verdict::Deny => exit::DENIED,
                 })
             }
@@ -190,7 +190,7 @@ fn evaluate_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
     }
     .with_context(|| format!("cannot evaluate the packets in {}", file.display()))?;
     if counts.invalid == 0 {
-        return Ok(exit::FINE);
+        return Ok(exit::SUCCESS);
     }
     anyhow::bail!(
         "{} of {} lines are invalid: each has an \"error\" in its place in the output",

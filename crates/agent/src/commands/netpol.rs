@@ -60,7 +60,7 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<u8> {
     let flags = match flags::parse(&arguments)? {
         CommandLine::Help => {
             Text::of_lines(HELP).print()?;
-            return Ok(exit::FINE);
+            return Ok(exit::SUCCESS);
         }
         CommandLine::Run(flags) => flags,
     };

@@ -58,6 +58,6 @@ impl Probe {
         };
         let (code, body) = client::get(&address, path)?;
         Text::of_lines(&body).print()?;
-        Ok(if code == 200 { exit::FINE } else { exit::WRONG })
+        Ok(if code == 200 { exit::SUCCESS } else { exit::FAILURE })
     }
 }

@@ -120,13 +120,13 @@ async fn supervise(
         _ = &mut ended => {}
         name = signals.end(&reopener) => {
             tracing::warn!(signal = name, "exited before shutdown was complete");
-            process::exit(exit::WRONG.into());
+            process::exit(exit::FAILURE.into());
         }
     }
     if thread.join().is_err() {
         bail!("the agent's thread panicked during shutdown");
     }
-    Ok(exit::FINE)
+    Ok(exit::SUCCESS)
 }
 
 #[cfg(test)]

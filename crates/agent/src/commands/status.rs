@@ -54,6 +54,6 @@ impl StatusCommand {
             Output::Text => render(&status, table::width()).print()?,
             Output::Json => terminal::print_json(&status)?,
         }
-        Ok(if status.is_fine() { exit::FINE } else { exit::WRONG })
+        Ok(if status.is_fine() { exit::SUCCESS } else { exit::FAILURE })
     }
 }

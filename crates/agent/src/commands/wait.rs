@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use cluster::kubernetes::{AccessError, KubernetesError};
 use cluster::{Access, Rollout};
-use jiff::SignedDuration;
 
 use crate::exit;
 use crate::terminal::text;
+use crate::values::{duration, friendly};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +23,9 @@ The service account needs permission to get that DaemonSet.
 
 Exit codes: 0 all pods are ready, 1 failure (not ready in time, or the DaemonSet cannot be read), 2
 usage error.";
+
+/// Upper bound of --timeout.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,8 +41,8 @@ pub struct Wait {
     #[arg(long, value_name = "NAME")]
     namespace: String,
 
-    /// How long to wait: a duration such as 90s or 4m.
-    #[arg(long, value_name = "DURATION", value_parser = time, default_value = "4m")]
+    /// How long to wait: a duration such as 90s or 4m, up to 24h.
+    #[arg(long, value_name = "DURATION", value_parser = duration(Duration::ZERO..=MAX_TIMEOUT, "4m"), default_value = "4m")]
     timeout: Duration,
 
     /// Kubeconfig for access to the API server. Default: the file that the environment variable KUBECONFIG
@@ -66,13 +69,13 @@ impl Wait {
                 printed = progress;
             }
             if rollout.is_ok_and(|rollout| rollout.is_complete()) {
-                return Ok(exit::FINE);
+                return Ok(exit::SUCCESS);
             }
             if Instant::now() >= end {
                 bail!(
-                    "DaemonSet {namespace}/{name} is not complete after {:?}: {printed}; `kubectl get pods \
+                    "DaemonSet {namespace}/{name} is not complete after {}: {printed}; `kubectl get pods \
                      --output wide` shows which node is behind",
-                    self.timeout
+                    friendly(self.timeout)
                 );
             }
             sleep(POLL_INTERVAL);
@@ -83,28 +86,8 @@ impl Wait {
 /// Replaces the advice to use --source, which this command does not have.
 fn without_source_advice(error: KubernetesError) -> anyhow::Error {
     match error {
-        KubernetesError::Access(AccessError::InCluster(error)) => {
-            anyhow!("this is not a pod with a service account ({error}): give --kubeconfig FILE")
-        }
+        KubernetesError::Access(AccessError::InCluster(error)) => anyhow::Error::from(error)
+            .context("this is not a pod with a service account; give --kubeconfig FILE"),
         error => error.into(),
-    }
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time to wait: write 90s, or 4m");
-    let time: SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(time).map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_has_a_unit_and_is_not_negative() {
-        assert_eq!(time("4m"), Ok(Duration::from_secs(240)));
-        for text in ["", "4", "-1s", "soon"] {
-            time(text).expect_err(text);
-        }
     }
 }

@@ -5,6 +5,8 @@ use cluster::{Access, CniCache, Kubernetes};
 use dataplane::preflight::{Check, CheckState};
 use policy::Budget;
 
+use crate::exit::chain;
+
 /// Checks the API server's version, the permissions on it, and the CNI's cache.
 pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
     let kubernetes = Kubernetes {
@@ -16,9 +18,7 @@ pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
     };
     let mut checks = Vec::new();
     match kubernetes.review() {
-        Err(error) => {
-            checks.push(wrong("API server", error.to_string(), "see above, or give --kubeconfig FILE"))
-        }
+        Err(error) => checks.push(wrong("API server", chain(&error), "see above, or give --kubeconfig FILE")),
         Ok(review) => {
             checks.push(match review.version {
                 Ok(version) => fine("API server", format!("{} answers, version {version}", review.server)),

@@ -79,9 +79,11 @@ impl Run {
                 let example = example.display();
                 return Err(Usage(format!("--audit-log {path} is a folder: name a file, such as {example}")));
             }
-            path => {
-                Destination::File { path: path.into(), max_bytes: self.audit_max_size, keep: self.audit_keep }
-            }
+            path => Destination::File {
+                path: path.into(),
+                max_bytes: self.audit_max_size.as_u64(),
+                keep: self.audit_keep,
+            },
         })
     }
 }

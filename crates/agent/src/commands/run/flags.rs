@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
@@ -10,7 +11,7 @@ use dataplane::ports::Overlay;
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 
-use super::values::{CacheTtl, QuotaRate, bytes, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
+use super::values::{CacheTtl, QuotaRate, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
 use crate::commands::budget::BudgetArguments;
 use crate::http::Places;
 use crate::logging::{LogFilter, LogFormat};
@@ -188,9 +189,10 @@ pub struct Run {
     #[arg(long, value_name = "FILE|-|off", default_value = "off")]
     pub(super) audit_log: String,
 
-    /// Rotate the audit log before it is larger than this: bytes, or with K, M or G (powers of 1024).
-    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "100M")]
-    pub(super) audit_max_size: u64,
+    /// Rotate the audit log before it grows beyond this size, such as 100MiB. Units: KiB, MiB and GiB (powers of
+    /// 1024); kB, MB and GB, or K, M and G (powers of 1000); without a unit, bytes.
+    #[arg(long, value_name = "SIZE", value_parser = values::size, default_value = "100MiB")]
+    pub(super) audit_max_size: ByteSize,
 
     /// How many rotated audit logs to keep. FILE.1 is the newest.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]

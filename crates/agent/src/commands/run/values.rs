@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dataplane::ports::Overlay;
-use jiff::SignedDuration;
+
+use crate::values::duration;
 
 /// Time to live of a cached verdict; `None` caches none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,27 +26,21 @@ pub(super) fn overlay(text: &str) -> Result<Overlay, String> {
     })
 }
 
-const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(1);
-const LONGEST_CACHE_TTL: Duration = Duration::from_secs(3600);
-
-const LONGEST_HOLD: Duration = Duration::from_secs(60);
-
+/// Parses a value of --hold-timeout.
 pub(super) fn hold_timeout(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time to hold a packet: write 5s, or 300ms, up to 60s");
-    let time: SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(time).ok().filter(|time| *time <= LONGEST_HOLD).ok_or_else(wrong)
+    duration(Duration::ZERO..=Duration::from_secs(60), "5s")(text)
 }
 
+/// Parses a value of --verdict-cache-ttl.
 pub(super) fn verdict_cache_ttl(text: &str) -> Result<CacheTtl, String> {
     if text == "off" {
         return Ok(CacheTtl(None));
     }
-    let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-    let time = time.filter(|time| (SHORTEST_CACHE_TTL..=LONGEST_CACHE_TTL).contains(time));
-    time.map(|time| CacheTtl(Some(time)))
-        .ok_or_else(|| format!("{text:?} is not a duration from 1ms to 1h: write one such as 5s, or off"))
+    let ttl = duration(Duration::from_millis(1)..=Duration::from_secs(3600), "5s")(text);
+    ttl.map(|ttl| CacheTtl(Some(ttl))).map_err(|error| format!("{error}, or off"))
 }
 
+/// Parses a value of --queue-quota.
 pub(super) fn queue_quota(text: &str) -> Result<QuotaRate, String> {
     match text.parse() {
         _ if text == "off" => Ok(QuotaRate(None)),
@@ -54,30 +49,12 @@ pub(super) fn queue_quota(text: &str) -> Result<QuotaRate, String> {
     }
 }
 
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size: write bytes, or 100M, 2G");
-    let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
-        _ => (text, 1),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_durations_quotas_and_overlays_are_parsed() {
-        for (text, number) in [("1", 1), ("10k", 10 << 10), ("100M", 100 << 20), ("2G", 2 << 30)] {
-            assert_eq!(bytes(text), Ok(number), "{text}");
-        }
-        for text in ["", "0", "M", "1T", "-1", "99999999999G", "é"] {
-            bytes(text).expect_err(text);
-        }
+    fn ttls_quotas_and_overlays_are_parsed() {
         assert_eq!(verdict_cache_ttl("off"), Ok(CacheTtl(None)));
         assert_eq!(verdict_cache_ttl("30s"), Ok(CacheTtl(Some(Duration::from_secs(30)))));
         for text in ["", "0s", "-1s", "30", "3601s", "on"] {
