@@ -5,7 +5,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-use support::{CLUSTER, folder, run, text};
+use support::{CLUSTER, folder, run, run_in_columns, text};
 
 /// A port on which nothing listens: it was bound and released.
 fn free_port() -> String {
@@ -288,6 +288,22 @@ fn responses_of_other_programs_do_not_control_the_terminal() {
     let ran = run(&["status", "--http-port", &server("200 OK", &format!("{{\"version\": \"{EVIL}"))]);
     assert_eq!(ran.code, 1);
     harmless(&ran.err);
+}
+
+#[test]
+fn status_and_doctor_are_wrapped_at_100_columns_or_as_columns_says() {
+    let (port, folder) = (server("200 OK", &status_of(&"long text ".repeat(30), None)), folder(CLUSTER));
+    let status = ["status", "--http-port", &port];
+    let doctor = ["doctor", "--http-port", &port, "--source", text(folder.path())];
+    for arguments in [&status[..], &doctor] {
+        for (columns, longest) in [(None, 90..=100), (Some("60"), 50..=60), (Some("150"), 140..=150)] {
+            let out = run_in_columns(arguments, columns).out;
+            // Problems are one line each.
+            let rows = out.lines().filter(|line| !line.starts_with("problem:"));
+            let width = rows.map(|line| line.trim_end().chars().count()).max().expect("a row");
+            assert!(longest.contains(&width), "{columns:?}: {width} in {out}");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{CLUSTER, folder, run, run_with, text};
+use support::{CLUSTER, folder, run, run_in_columns, run_with, text};
 
 /// Explains one connection in [`CLUSTER`].
 fn explain(from: &str, to: &str, port: &str) -> support::Ran {
@@ -79,7 +79,8 @@ DENIED  10.244.1.77 -> web/a (10.244.1.2)  80/TCP
 
 egress of 10.244.1.77: denied
   the address is in its node's pod CIDR and no pod is known to have it
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
+  --on-unknown-pod says, by default deny
 ingress of web/a: allowed
   no policy isolates the pod in this direction
 "
@@ -94,7 +95,8 @@ ingress of web/a: allowed
     let expected = "\
 ingress of db/db: denied
   it depends on which pod the other end is, and no pod is known to have its address
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
+  --on-unknown-pod says, by default deny
   isolated by   db/allow-web
   nearest miss  db/allow-web ingress[1]: port matches, peer does not
 ";
@@ -317,6 +319,31 @@ fn invalid_packets_keep_their_place() {
     }
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("11 of 21 lines are invalid"), "{}", ran.err);
+}
+
+#[test]
+fn text_is_wrapped_at_100_columns_or_as_columns_says() {
+    let explain = |columns: Option<&str>| {
+        let folder = folder(CLUSTER);
+        let ask = ["explain", "--source", text(folder.path())];
+        let connection = ["--from", "10.244.1.77", "--to", "db/db", "--port", "5432"];
+        run_in_columns(&[&ask[..], &connection].concat(), columns).out
+    };
+    let longest = |text: &str| text.lines().map(|line| line.chars().count()).max().expect("a line");
+    let wide = explain(None);
+    assert!((80..=100).contains(&longest(&wide)), "{wide}");
+    let narrow = explain(Some("72"));
+    assert!((60..=72).contains(&longest(&narrow)), "{narrow}");
+    let one_line = explain(Some("200"));
+    assert!(
+        one_line.lines().any(|line| line.ends_with("then it does as --on-unknown-pod says, by default deny"))
+    );
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&narrow), words(&wide), "nothing is lost");
+    assert_eq!(words(&one_line), words(&wide), "nothing is lost");
+    for unknown in ["0", "wide", ""] {
+        assert_eq!(explain(Some(unknown)), wide, "{unknown:?} is no width");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::output::Output;
 use super::served_queue::served_queue;
 use crate::exit;
-use crate::terminal::{self, Text, text};
+use crate::terminal::{Text, text};
 use crate::values::{self, mark};
 
 mod files;
@@ -133,7 +133,9 @@ impl Cleanup {
         let marks = values::marks(free.unwrap_or(Mark(0xf)), self.connection_marks)?;
         files::check_paths(self.audit_log.as_deref(), self.state_dir.as_deref())?;
         if self.check {
-            return self.remaining(&marks)?.print(self.output);
+            let remaining = self.remaining(&marks)?;
+            self.output.print(&remaining, || remaining.render())?;
+            return Ok(if remaining.is_nothing() { exit::SUCCESS } else { exit::FAILURE });
         }
         if !(self.force || self.stay)
             && let Some(queue) = served_queue()?
@@ -143,7 +145,7 @@ impl Cleanup {
         if self.stay {
             return self.stay(&marks);
         }
-        self.clean(&marks)?.print(self.output)?;
+        self.clean_and_print(&marks)?;
         Ok(exit::SUCCESS)
     }
 
@@ -159,7 +161,7 @@ impl Cleanup {
             let mut is_first = true;
             loop {
                 if is_first || !is_none(installed_tables()?) {
-                    self.clean(marks)?.print(self.output)?;
+                    self.clean_and_print(marks)?;
                     is_first = false;
                 }
                 tokio::select! {
@@ -169,6 +171,11 @@ impl Cleanup {
                 }
             }
         })
+    }
+
+    fn clean_and_print(&self, marks: &Marks) -> anyhow::Result<()> {
+        let removed = self.clean(marks)?;
+        Ok(self.output.print(&removed, || removed.render())?)
     }
 
     /// Removes everything. The rules go first: while they exist, a connection without marks would be
@@ -216,47 +223,32 @@ impl Cleanup {
 }
 
 impl Removed {
-    fn print(&self, output: Output) -> anyhow::Result<()> {
-        match output {
-            Output::Text => {
-                let rules = if self.rules_removed { "removed the rules" } else { "there were no rules" };
-                let mut lines =
-                    vec![text!("{rules}; cleared the marks of {} connections", self.connections_cleared)];
-                lines.extend(self.files_removed.iter().map(|file| text!("removed {}", file.display())));
-                lines.extend(self.not_found.iter().map(Text::new));
-                Text::lines(lines).print()?;
-            }
-            Output::Json => terminal::print_json(self)?,
-        }
-        Ok(())
+    fn render(&self) -> Text {
+        let rules = if self.rules_removed { "removed the rules" } else { "there were no rules" };
+        let mut lines = vec![text!("{rules}; cleared the marks of {} connections", self.connections_cleared)];
+        lines.extend(self.files_removed.iter().map(|file| text!("removed {}", file.display())));
+        lines.extend(self.not_found.iter().map(Text::new));
+        Text::lines(lines)
     }
 }
 
 impl Remaining {
-    fn print(&self, output: Output) -> anyhow::Result<u8> {
-        let mut lines = Vec::new();
+    fn is_nothing(&self) -> bool {
+        is_none(self.tables) && self.connections_marked == 0 && self.files.is_empty()
+    }
+
+    fn render(&self) -> Text {
+        let heading = if self.is_nothing() { "nothing of kube-verdict is left" } else { "left:" };
+        let mut lines = vec![Text::new(heading)];
         let tables = [("inet", self.tables.inet), ("bridge", self.tables.bridge)];
-        lines.extend(
-            tables
-                .iter()
-                .filter(|(_, is_there)| *is_there)
-                .map(|(family, _)| text!("table {family} kube-verdict")),
-        );
+        let tables = tables.iter().filter(|(_, exists)| *exists);
+        lines.extend(tables.map(|(family, _)| text!("table {family} kube-verdict")));
         if self.connections_marked > 0 {
             lines.push(text!("the marks of {} connections", self.connections_marked));
         }
         lines.extend(self.files.iter().map(|file| text!("file {}", file.display())));
-        let is_clean = lines.is_empty();
-        match output {
-            Output::Json => terminal::print_json(self)?,
-            Output::Text => {
-                let heading = if is_clean { "nothing of kube-verdict is left" } else { "left:" };
-                lines.insert(0, Text::new(heading));
-                lines.extend(self.not_found.iter().map(Text::new));
-                Text::lines(lines).print()?;
-            }
-        }
-        Ok(if is_clean { exit::SUCCESS } else { exit::FAILURE })
+        lines.extend(self.not_found.iter().map(Text::new));
+        Text::lines(lines)
     }
 }
 

@@ -15,9 +15,10 @@ use super::budget::BudgetArguments;
 use super::cores::cores;
 use super::output::Output;
 use super::served_queue::served_queue;
+use super::table;
 use crate::status::{Problem, Status};
 use crate::values::{self, mark, number};
-use crate::{client, exit, http, source, terminal};
+use crate::{client, exit, http, source};
 
 mod findings;
 mod rows;
@@ -103,10 +104,7 @@ impl Doctor {
     /// Runs the checks and prints the results.
     pub fn run(self) -> anyhow::Result<u8> {
         let findings = self.inspect()?;
-        match self.output {
-            Output::Text => findings.text().print()?,
-            Output::Json => terminal::print_json(&findings)?,
-        }
+        self.output.print(&findings, || findings.render(table::width()))?;
         Ok(if findings.are_healthy() { exit::SUCCESS } else { exit::FAILURE })
     }
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
-use serde::Serialize;
 
 use super::budget::BudgetArguments;
 use super::output::Output;
+use super::table;
 use crate::exit;
 use crate::nodes;
 use crate::paint;
@@ -27,6 +27,7 @@ mod answer;
 mod endpoint;
 mod packets;
 mod port;
+mod render;
 
 use answer::Answer;
 use endpoint::EndpointArgument;
@@ -121,13 +122,9 @@ impl Explain {
         match (self.packets, self.from, self.to, self.port) {
             (Some(file), ..) => evaluate_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
-                let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
-                match self.output {
-                    Output::Text => answer.text().print()?,
-                    Output::Json => {
-                        terminal::print_json(&JsonAnswer { answer: &answer, problems: &problems })?
-                    }
-                }
+                let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?;
+                let answer = answer.with(self.node, problems);
+                self.output.print(&answer, || render::render(&answer, table::width()))?;
                 Ok(match answer.verdict() {
                     Verdict::Allow => exit::SUCCESS,
                     Verdict::Deny => exit::DENIED,
@@ -137,16 +134,6 @@ impl Explain {
             _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
         }
     }
-}
-
-/// What `--output json` prints.
-#[derive(Serialize)]
-struct JsonAnswer<'a> {
-    #[serde(flatten)]
-    answer: &'a Answer,
-    /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on
-    /// them.
-    problems: &'a [Problem],
 }
 
 /// A node that the source does not have is a usage error: its agent would evaluate no pod.

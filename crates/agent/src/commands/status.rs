@@ -5,7 +5,7 @@ use clap::Args;
 use super::output::Output;
 use super::table;
 use crate::values::number;
-use crate::{client, exit, http, terminal};
+use crate::{client, exit, http};
 
 mod origins;
 mod render;
@@ -50,10 +50,7 @@ impl StatusCommand {
     /// Requests the status and prints it.
     pub fn run(self) -> anyhow::Result<u8> {
         let status = client::status(self.http_port)?;
-        match self.output {
-            Output::Text => render(&status, table::width()).print()?,
-            Output::Json => terminal::print_json(&status)?,
-        }
+        self.output.print(&status, || render(&status, table::width()))?;
         Ok(if status.is_fine() { exit::SUCCESS } else { exit::FAILURE })
     }
 }

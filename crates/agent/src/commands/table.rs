@@ -8,12 +8,15 @@ use comfy_table::{ContentArrangement, Table};
 use crate::paint;
 use crate::terminal::Text;
 
-/// Width if the terminal's width is unknown.
-const WIDTH: u16 = 80;
+/// Width without a terminal, in columns.
+const DEFAULT_WIDTH: u16 = 100;
 
-/// Maximum width of a table, in columns.
+/// Width of the output, in columns: the environment variable `COLUMNS`, or else the width of the terminal.
 pub fn width() -> u16 {
-    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    // A terminal of unknown width has 0 columns.
+    let known = |columns: &u16| *columns > 0;
+    columns.filter(known).or_else(|| Table::new().width().filter(known)).unwrap_or(DEFAULT_WIDTH)
 }
 
 /// An empty table without borders, wrapped to a width.
@@ -36,12 +39,35 @@ impl Rows {
 
     /// The table, wrapped to a width.
     pub fn render(&self, width: u16) -> Text {
+        Text::of_lines(&self.table(width).trim_fmt())
+    }
+
+    /// The table, indented by a number of columns and wrapped to a width.
+    pub fn render_indented(&self, indent: u16, width: u16) -> Text {
+        let mut table = self.table(width);
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((indent, 0));
+        });
+        Text::of_lines(&table.trim_fmt())
+    }
+
+    fn table(&self, width: u16) -> Table {
         let mut table = plain(width);
         for (name, text) in &self.0 {
             table.add_row([Text::new(name).as_str(), text.as_str()]);
         }
-        Text::of_lines(&table.trim_fmt())
+        table
     }
+}
+
+/// A text of one cell, indented by a number of columns and wrapped to a width.
+pub fn paragraph(text: &str, indent: u16, width: u16) -> Text {
+    let mut table = plain(width);
+    table.add_row([Text::new(text).as_str()]);
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((indent, 0));
+    });
+    Text::of_lines(&table.trim_fmt())
 }
 
 /// Result of a check.
@@ -79,8 +105,8 @@ impl State {
 
 /// A table whose rows are a name, a state and a text. The states are coloured after the layout, because the
 /// escapes of colours would count as characters.
-pub fn states(rows: &[(String, State, Text)]) -> Text {
-    let mut table = plain(width());
+pub fn states(rows: &[(String, State, Text)], width: u16) -> Text {
+    let mut table = plain(width);
     for (name, state, text) in rows {
         table.add_row([Text::new(name).as_str(), state.word(), text.as_str()]);
     }
@@ -111,11 +137,14 @@ mod tests {
     #[test]
     fn columns_are_aligned_in_spite_of_colours() {
         let row = |name: &str, state, text: &str| (name.to_owned(), state, Text::of_lines(text));
-        let painted = states(&[
-            row("a", State::Fine, "as it should be"),
-            row("longer", State::Warning, "look at it\n-> do this"),
-            row("b", State::Wrong, "broken"),
-        ]);
+        let painted = states(
+            &[
+                row("a", State::Fine, "as it should be"),
+                row("longer", State::Warning, "look at it\n-> do this"),
+                row("b", State::Wrong, "broken"),
+            ],
+            80,
+        );
         let plain = anstream::adapter::strip_str(painted.as_str()).to_string();
         assert_ne!(painted.as_str(), plain, "it has colours");
         let lines: Vec<_> = plain.lines().map(str::trim_end).collect();

@@ -24,8 +24,22 @@ pub fn run(arguments: &[&str]) -> Ran {
 
 /// Runs `kube-verdict` with `input` on standard input.
 pub fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kube-verdict"))
-        .args(arguments)
+    finish(program(arguments, None), input)
+}
+
+/// Runs `kube-verdict` with this value of the environment variable `COLUMNS`.
+pub fn run_in_columns(arguments: &[&str], columns: Option<&str>) -> Ran {
+    finish(program(arguments, columns), b"")
+}
+
+fn program(arguments: &[&str], columns: Option<&str>) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kube-verdict"));
+    program.args(arguments).env_remove("COLUMNS").envs(columns.map(|columns| ("COLUMNS", columns)));
+    program
+}
+
+fn finish(mut program: Command, input: &[u8]) -> Ran {
+    let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -8,8 +8,8 @@ use crate::status::{Phase, Protection, SavedState};
 use crate::terminal::{Text, text};
 
 impl Findings {
-    /// The table of all results.
-    pub(super) fn text(&self) -> Text {
+    /// The table of all results, wrapped to a width.
+    pub(super) fn render(&self, width: u16) -> Text {
         let mut rows = Vec::new();
         for check in &self.checks {
             let (state, text) = match &check.state {
@@ -29,7 +29,7 @@ impl Findings {
         for problem in &self.problems {
             rows.push(("source".to_owned(), State::Wrong, Text::new(&problem.text)));
         }
-        table::states(&rows)
+        table::states(&rows, width)
     }
 
     /// What rules without an agent mean for pods, and what to do.

@@ -1,4 +1,4 @@
-//! The answer about one connection, as text and JSON.
+//! The answer about one connection. Its serialized form is what `--output json` prints.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,64 +10,65 @@ use policy::{
 use serde::Serialize;
 
 use super::endpoint::ResolvedEndpoint;
-use crate::paint;
-use crate::terminal::{Text, text};
+use crate::status::Problem;
 
 /// The decisions for both directions, explained.
 #[derive(Debug, Serialize)]
 pub struct Answer {
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// The node whose agent answers, from `--node`; null if the agents of both ends answer.
-    node: Option<String>,
-    from: Endpoint,
-    to: Endpoint,
-    protocol: String,
+    pub(super) node: Option<String>,
+    pub(super) from: Endpoint,
+    pub(super) to: Endpoint,
+    pub(super) protocol: String,
     /// Null where the protocol has no ports.
-    port: Option<u16>,
-    egress: DirectionAnswer,
-    ingress: DirectionAnswer,
+    pub(super) port: Option<u16>,
+    pub(super) egress: DirectionAnswer,
+    pub(super) ingress: DirectionAnswer,
     /// Objects with unknown labels on which the verdict depends: `Pod web/a`, `Namespace web`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unknown_labels: Vec<String>,
+    pub(super) unknown_labels: Vec<String>,
     /// The same over the other IP family, if both ends have addresses of both families.
     #[serde(skip_serializing_if = "Option::is_none")]
-    other_family: Option<OtherFamily>,
+    pub(super) other_family: Option<OtherFamily>,
+    /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on them.
+    pub(super) problems: Vec<Problem>,
 }
 
 #[derive(Debug, Serialize)]
-struct Endpoint {
+pub(super) struct Endpoint {
     /// `namespace/name`; null for an address that no pod has.
-    pod: Option<String>,
-    address: IpAddr,
+    pub(super) pod: Option<String>,
+    pub(super) address: IpAddr,
 }
 
 #[derive(Debug, Serialize)]
-struct OtherFamily {
-    from: IpAddr,
-    to: IpAddr,
-    verdict: Verdict,
+pub(super) struct OtherFamily {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    pub(super) verdict: Verdict,
 }
 
 #[derive(Debug, Serialize)]
-struct DirectionAnswer {
-    verdict: Verdict,
-    reason: &'static str,
-    sentence: &'static str,
+pub(super) struct DirectionAnswer {
+    pub(super) verdict: Verdict,
+    pub(super) reason: &'static str,
+    pub(super) sentence: &'static str,
     /// Whether the verdict might change once a pod or its labels are known.
-    provisional: bool,
-    policy: Option<String>,
-    rule: Option<usize>,
+    pub(super) provisional: bool,
+    pub(super) policy: Option<String>,
+    pub(super) rule: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule_name: Option<Arc<str>>,
-    isolated_by: Vec<String>,
-    nearest_miss: Option<NearestMiss>,
+    pub(super) rule_name: Option<Arc<str>>,
+    pub(super) isolated_by: Vec<String>,
+    pub(super) nearest_miss: Option<NearestMiss>,
 }
 
 #[derive(Debug, Serialize)]
-struct NearestMiss {
-    policy: String,
-    rule: usize,
-    miss: explanation::Miss,
+pub(super) struct NearestMiss {
+    pub(super) policy: String,
+    pub(super) rule: usize,
+    pub(super) miss: explanation::Miss,
 }
 
 impl Answer {
@@ -108,64 +109,18 @@ impl Answer {
                 to: packet.destination(),
                 verdict: snapshot.evaluate(packet, Directions::Both).verdict(),
             }),
+            problems: Vec::new(),
         })
     }
 
-    /// Sets the node whose agent answers.
-    pub fn by(self, node: Option<String>) -> Self {
-        Self { node, ..self }
+    /// Sets the node whose agent answers, and the source's problems.
+    pub fn with(self, node: Option<String>, problems: Vec<Problem>) -> Self {
+        Self { node, problems, ..self }
     }
 
     /// Whether the connection is allowed.
     pub fn verdict(&self) -> Verdict {
         self.verdict
-    }
-
-    /// The answer as text.
-    pub fn text(&self) -> Text {
-        let port = match self.port {
-            Some(port) => format!("{port}/{}", self.protocol),
-            None => self.protocol.clone(),
-        };
-        let verdict = match self.verdict {
-            Verdict::Allow => paint::verdict(self.verdict, "ALLOWED"),
-            Verdict::Deny => paint::verdict(self.verdict, "DENIED"),
-        };
-        let node = self.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
-        let ends = self.from.text() + text!(" -> ") + self.to.text();
-        let mut lines = vec![verdict + text!("{node}  ") + ends + text!("  {port}"), Text::default()];
-        lines.extend(self.egress.lines(Direction::Egress, &format!("egress of {}", self.from.name())));
-        lines.extend(self.ingress.lines(Direction::Ingress, &format!("ingress of {}", self.to.name())));
-        if !self.unknown_labels.is_empty() {
-            let unknown = self.unknown_labels.join(", ");
-            lines.push(Text::default());
-            lines.push(text!("labels that are invalid, or of a Namespace that is missing: {unknown}"));
-        }
-        if let Some(other) = &self.other_family {
-            let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
-            let verdict = participle(other.verdict);
-            let verdict = match other.verdict == self.verdict {
-                true => format!("also {verdict}"),
-                false => format!("{verdict} instead"),
-            };
-            lines.push(Text::default());
-            lines.push(text!("over {family}, {} -> {}, it is {verdict}", other.from, other.to));
-        }
-        Text::lines(lines)
-    }
-}
-
-impl Endpoint {
-    /// The pod with its address, or the address alone.
-    fn text(&self) -> Text {
-        match &self.pod {
-            Some(pod) => text!("{pod} ") + paint::dim(format_args!("({})", self.address)),
-            None => Text::new(self.address),
-        }
-    }
-
-    fn name(&self) -> String {
-        self.pod.clone().unwrap_or_else(|| self.address.to_string())
     }
 }
 
@@ -194,36 +149,6 @@ impl DirectionAnswer {
             }),
         }
     }
-
-    fn lines(&self, direction: Direction, title: &str) -> Vec<Text> {
-        let list = match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        let mut lines = vec![text!("{title}: ") + paint::verdict(self.verdict, participle(self.verdict))];
-        if self.provisional {
-            lines.push(text!("  {}", self.sentence));
-            lines.push(text!("  {HELD}"));
-        }
-        match (&self.policy, self.rule) {
-            (Some(policy), Some(rule)) => {
-                let name = self.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-                lines.push(text!("  {policy} {list}[{rule}]{name} is the first rule that matches"));
-            }
-            _ if self.provisional => {}
-            _ => lines.push(text!("  {}", self.sentence)),
-        }
-        if !self.isolated_by.is_empty() {
-            lines.push(text!("  isolated by   {}", self.isolated_by.join(", ")));
-            lines.push(match &self.nearest_miss {
-                Some(near) => {
-                    text!("  nearest miss  {} {list}[{}]: {}", near.policy, near.rule, near.miss.sentence())
-                }
-                None => text!("  nearest miss  none: no rule matches either the peer or the port"),
-            });
-        }
-        lines
-    }
 }
 
 /// The pods and namespaces whose labels are unknown.
@@ -244,15 +169,4 @@ fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory
         }
     }
     unknown
-}
-
-/// What an agent does with a packet whose verdict is provisional.
-const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does \
-                    as --on-unknown-pod says, by default deny";
-
-fn participle(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allow => "allowed",
-        Verdict::Deny => "denied",
-    }
 }
