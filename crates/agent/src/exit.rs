@@ -37,8 +37,8 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// An error and its causes, separated by colons. Each layer's `Display` is about that layer alone; those of some other
-/// crates, such as kube's, end with their cause, which is cut off.
+/// An error and its causes, separated by colons. Each layer's `Display` is about that layer alone; those of
+/// some other crates, such as kube's, end with their cause, which is cut off.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let layers: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
     let own = layers.iter().enumerate().map(|(index, layer)| {

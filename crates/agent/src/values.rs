@@ -30,8 +30,8 @@ where
     }
 }
 
-/// Returns a parser for durations in `range`, such as `5s`, `300ms` or `1m 30s`: jiff's friendly format, or ISO 8601. Its
-/// error shows `example`.
+/// Returns a parser for durations in `range`, such as `5s`, `300ms` or `1m 30s`: jiff's friendly format, or
+/// ISO 8601. Its error shows `example`.
 pub fn duration(
     range: RangeInclusive<Duration>,
     example: &'static str,
@@ -52,13 +52,14 @@ pub fn friendly(duration: Duration) -> String {
         .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
 }
 
-/// Parses a size of at least one byte, such as `100MiB`: a whole or decimal number with a unit, or a number of bytes.
+/// Parses a size of at least one byte, such as `100MiB`: a whole or decimal number with a unit, or a number
+/// of bytes.
 pub fn size(text: &str) -> Result<ByteSize, String> {
     // `ByteSize` saturates: the largest size may stand for any larger one.
     let valid = |size: &ByteSize| (1..u64::MAX).contains(&size.as_u64());
     text.parse().ok().filter(valid).ok_or_else(|| {
-        "write a size such as 100MiB: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, MB or GB \
-         (powers of 1000)"
+        "write a size such as 100MiB: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, \
+         MB or GB (powers of 1000)"
             .to_owned()
     })
 }

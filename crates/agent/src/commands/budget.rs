@@ -8,10 +8,12 @@ use crate::values::number;
 /// The flags of a [`Budget`].
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BudgetArguments {
-    /// Maximum number of entries in the policies of one namespace. If they have more, the largest policies of
-    /// the namespace isolate their pods and allow nothing. Each rule, CIDR, exception, port, label key and
-    /// label value counts as one entry; a label key as one more for each 64 bytes, a peer that selects pods
-    /// as 16 more, and a policy as 16. An entry takes some 100 bytes of memory.
+    /// Maximum number of entries in the policies of one namespace.
+    ///
+    /// If they have more, the largest policies of the namespace isolate their pods and allow nothing. Each
+    /// rule, CIDR, exception, port, label key and label value counts as one entry; a label key as one more
+    /// for each 64 bytes, a peer that selects pods as 16 more, and a policy as 16. An entry takes about 100
+    /// bytes of memory.
     #[arg(
         long,
         value_name = "ENTRIES",
@@ -20,8 +22,9 @@ pub struct BudgetArguments {
     )]
     policy_budget: u64,
 
-    /// Maximum number of entries in all policies. If they have more, the largest namespaces get less than
-    /// --policy-budget.
+    /// Maximum number of entries in all policies.
+    ///
+    /// If they have more, the largest namespaces get less than --policy-budget.
     #[arg(
         long,
         value_name = "ENTRIES",

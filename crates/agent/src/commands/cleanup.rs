@@ -57,15 +57,17 @@ const MAX_ATTEMPTS: usize = 5;
 /// How often [`Cleanup::stay`] checks for new rules.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Removes kube-verdict's tables, inet and bridge, and its connection marks from this node. Afterwards,
-/// neither policies nor protections against spoofed packets are in force, and connections that policy had cut
-/// pass again.
+/// Removes kube-verdict's tables, inet and bridge, and its connection marks from this node.
+///
+/// Afterwards, neither policies nor protections against spoofed packets are in force, and connections that
+/// policy had cut pass again.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Cleanup {
-    /// Clean up even while an agent runs. Everything passes at once; the agent stands by, as if another one
-    /// had taken over, and some seconds later its rules are removed. An agent that is started afterwards
-    /// enforces again.
+    /// Clean up even while an agent runs.
+    ///
+    /// Everything passes at once; the agent stands by, as if another one had taken over, and some seconds
+    /// later its rules are removed. An agent that is started afterwards enforces again.
     #[arg(long)]
     force: bool,
 
@@ -74,6 +76,7 @@ pub struct Cleanup {
     check: bool,
 
     /// Keep running until SIGTERM or SIGINT, and remove the rules of agents that start meanwhile as well.
+    ///
     /// Implies --force.
     #[arg(long)]
     stay: bool,
@@ -96,7 +99,7 @@ pub struct Cleanup {
     connection_marks: Mark,
 
     /// Output format.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
     output: Output,
 }
 

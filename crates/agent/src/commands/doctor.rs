@@ -30,29 +30,33 @@ const EXAMPLES: &str = "\
 Examples:
   Check this node:
     kube-verdict doctor
-  Check also that this kubeconfig has the permissions that an agent needs:
+  Also check that this kubeconfig has the permissions that an agent needs:
     kube-verdict doctor --kubeconfig /etc/kubernetes/kubelet.conf
-  Check also a folder of manifests:
+  Also check a folder of manifests:
     kube-verdict doctor --source manifests
   List the protections against spoofed packets, and which are in force:
     kube-verdict doctor --output json | jq '.agent.protections[] | {id, in_force, why_not}'
-  List only the checks that fail:
+  List only failed checks:
     kube-verdict doctor --output json | jq '.needs[] | select(.state == \"wrong\")'
 
 Exit codes: 0 all checks pass, perhaps with warnings, 1 failure (also: a check fails), 2 usage
 error.";
 
-/// Checks whether the kernel and the node have what an agent needs. For each problem, prints what to do.
+/// Checks whether the kernel and the node have what an agent needs.
+///
+/// For each problem, prints what to do.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Doctor {
-    /// Folder of manifests in which to look for invalid objects. Without it, checks access to the API server,
-    /// if one is configured.
+    /// Folder of manifests in which to look for invalid objects.
+    ///
+    /// Without it, checks access to the API server, if one is configured.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     source: Option<PathBuf>,
 
-    /// Kubeconfig for access to the API server. Default: the file that the environment variable KUBECONFIG
-    /// names, or the pod's service account.
+    /// Kubeconfig for access to the API server.
+    ///
+    /// Default: the file that the environment variable KUBECONFIG names, or the pod's service account.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
@@ -96,7 +100,7 @@ pub struct Doctor {
     budget: BudgetArguments,
 
     /// Output format.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
     output: Output,
 }
 

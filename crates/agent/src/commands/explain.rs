@@ -42,7 +42,8 @@ Examples:
   Is an address outside the cluster allowed to connect?
     kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
   List problems in the source that the answer may depend on:
-    kube-verdict explain --source manifests --from web/a --to db/b --port 5432 --output json | jq '.problems'
+    kube-verdict explain --source manifests --from web/a --to db/b --port 5432 --output json \\
+      | jq '.problems'
   Use the current policies of a cluster:
     kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
   Evaluate as the agent of one node does:
@@ -84,20 +85,22 @@ pub struct Explain {
     #[command(flatten)]
     budget: BudgetArguments,
 
-    /// Evaluate the packets in this file (`-`: standard input), one JSON object per line. Keys: src, dst,
-    /// protocol (a name or number; default: TCP), dst_port, src_port and icmp_type. The keys expect, expected
-    /// and note are ignored; any other key is an error. Prints one JSON object per line, in the same order:
-    /// {"error": ...} for a line that is invalid.
+    /// Evaluate the packets in this file (`-`: standard input), one JSON object per line.
+    ///
+    /// Keys: src, dst, protocol (a name or number; default: TCP), dst_port, src_port and icmp_type. The keys
+    /// expect, expected and note are ignored; any other key is an error. Prints one JSON object per line, in
+    /// the same order: {"error": ...} for a line that is invalid.
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
 
-    /// Evaluate as the agent of this node does, which leaves pods of other nodes to their agents. Default:
-    /// evaluate as the agents of the nodes at both ends do.
+    /// Evaluate as the agent of this node does, which leaves pods of other nodes to their agents.
+    ///
+    /// Default: evaluate as the agents of the nodes at both ends do.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
     /// Output format. Results of --packets are always JSON.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
     output: Output,
 }
 

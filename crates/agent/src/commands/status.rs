@@ -18,11 +18,13 @@ Examples:
   Show the agent's status:
     kube-verdict status
   Which version of a policy is in force on this node?
-    kube-verdict status --output json | jq -r '.policies[] | select(.policy == \"web/a\") | .resource_version'
+    kube-verdict status --output json \\
+      | jq -r '.policies[] | select(.policy == \"web/a\") | .resource_version'
   Which policies have decided, and how often?
     kube-verdict status --output json | jq '.policies'
   Wait until generation 12 is in force:
-    until [ \"$(kube-verdict status --output json | jq .applied_generation)\" -ge 12 ]; do sleep 0.1; done
+    until [ \"$(kube-verdict status --output json | jq .applied_generation)\" -ge 12 ]
+    do sleep 0.1; done
 
 Exit codes: 0 policy is in force and, if configured, recorded, 1 failure (it is not, the audit log
 fails, or no agent answers), 2 usage error.";
@@ -42,7 +44,7 @@ pub struct StatusCommand {
     http_port: u16,
 
     /// Output format.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
     output: Output,
 }
 

@@ -84,7 +84,7 @@ pub enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Fine => "fine",
             Self::Warning => "warning",
@@ -95,10 +95,10 @@ impl State {
 
     fn painted(self) -> Text {
         match self {
-            Self::Fine => paint::fine(self.word()),
-            Self::Warning => paint::warning(self.word()),
-            Self::Wrong => paint::wrong(self.word()),
-            Self::None => paint::dim(self.word()),
+            Self::Fine => paint::fine(self.label()),
+            Self::Warning => paint::warning(self.label()),
+            Self::Wrong => paint::wrong(self.label()),
+            Self::None => paint::dim(self.label()),
         }
     }
 }
@@ -108,22 +108,22 @@ impl State {
 pub fn states(rows: &[(String, State, Text)], width: u16) -> Text {
     let mut table = plain(width);
     for (name, state, text) in rows {
-        table.add_row([Text::new(name).as_str(), state.word(), text.as_str()]);
+        table.add_row([Text::new(name).as_str(), state.label(), text.as_str()]);
     }
     let laid_out = table.trim_fmt();
     // All names are padded to the longest, so all states begin in the column of the first.
     let column = rows.first().and_then(|(name, state, _)| {
         let after = laid_out.find(name)? + name.len();
-        Some(after + laid_out[after..].find(state.word())?)
+        Some(after + laid_out[after..].find(state.label())?)
     });
     let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
     Text::lines(laid_out.lines().map(|line| {
         let parts = column.and_then(|column| line.split_at_checked(column));
         // Continuation lines of a long text are empty in this column.
         match (parts, rest.peek().copied()) {
-            (Some((before, after)), Some(state)) if after.starts_with(state.word()) => {
+            (Some((before, after)), Some(state)) if after.starts_with(state.label()) => {
                 rest.next();
-                Text::new(before) + state.painted() + Text::new(&after[state.word().len()..])
+                Text::new(before) + state.painted() + Text::new(&after[state.label().len()..])
             }
             _ => Text::new(line),
         }

@@ -42,11 +42,17 @@ pub struct Wait {
     namespace: String,
 
     /// How long to wait: a duration such as 90s or 4m, up to 24h.
-    #[arg(long, value_name = "DURATION", value_parser = duration(Duration::ZERO..=MAX_TIMEOUT, "4m"), default_value = "4m")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration(Duration::ZERO..=MAX_TIMEOUT, "4m"),
+        default_value = "4m"
+    )]
     timeout: Duration,
 
-    /// Kubeconfig for access to the API server. Default: the file that the environment variable KUBECONFIG
-    /// names, or the pod's service account.
+    /// Kubeconfig for access to the API server.
+    ///
+    /// Default: the file that the environment variable KUBECONFIG names, or the pod's service account.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }

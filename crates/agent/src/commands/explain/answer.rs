@@ -31,7 +31,8 @@ pub struct Answer {
     /// The same over the other IP family, if both ends have addresses of both families.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) other_family: Option<OtherFamily>,
-    /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on them.
+    /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on
+    /// them.
     pub(super) problems: Vec<Problem>,
 }
 
