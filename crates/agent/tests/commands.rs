@@ -240,11 +240,12 @@ fn server(status: &str, body: &str) -> String {
 /// The status of an agent that enforces; all its texts are `text`.
 fn status_of(text: &str, failing: Option<&str>) -> String {
     serde_json::json!({
-        "version": text, "pid": 1, "node": text, "phase": "enforcing", "ready": true, "not_ready": [text], "dead": text,
+        "version": text, "pid": 1, "node": text, "phase": "enforcing", "ready": true, "not_ready": [text],
+        "dead": text,
         "published_generation": 1, "applied_generation": 1,
         "source": {"server": text, "connected": false, "connections": [{
-            "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null, "reconnects": 0,
-            "relists": 0, "failures": {},
+            "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null,
+            "reconnects": 0, "relists": 0, "failures": {},
         }]},
         "table": {"form": text, "queues": text, "fail_mode": text},
         "pod_cidrs": [text], "inventory": {"pods": 0, "namespaces": 0, "nodes": 0, "policies": 0},
@@ -255,7 +256,9 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
         "last_change": null, "audit": {"written": 0, "lost": 0, "write_errors": 0, "failing": failing},
         "conntrack": null, "problems": [{"kind": text, "text": text}], "policies": [],
         "origins": {
-            "protections": [{"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false}],
+            "protections": [
+                {"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false},
+            ],
             "ports": [], "conflicts": [], "exemptions": [text], "overlays": [text], "dropped": {text: 1},
             "new_ports": {"queued": 0, "passed": 0, "dropped": 0, "expired": 0, "no_room": 0},
         },

@@ -103,5 +103,6 @@ pub const CLUSTER: &str = r#"
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: allow-web, namespace: db},
  spec: {podSelector: {}, ingress: [
    {from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 22}]},
-   {from: [{namespaceSelector: {matchLabels: {team: front}}, podSelector: {matchLabels: {app: a}}}], ports: [{port: sql}]}]}}
+   {from: [{namespaceSelector: {matchLabels: {team: front}}, podSelector: {matchLabels: {app: a}}}],
+    ports: [{port: sql}]}]}}
 "#;

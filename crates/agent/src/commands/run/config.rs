@@ -11,7 +11,7 @@ use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
-use super::flags::{OnUnknownPod, OpenOrClosed, OverlaySources, PreroutingDns, Run};
+use super::flags::{FailModeFlag, OnUnknownPod, OverlaySources, PreroutingDns, Run};
 use crate::agent::AgentConfig;
 use crate::commands::cores::cores;
 use crate::exit::Usage;
@@ -33,8 +33,8 @@ impl Run {
             pod_cidrs: PodCidrs::new(Arc::clone(&node), self.pod_cidrs.iter().map(IpNet::trunc).collect()),
             node,
             fail_mode: match self.fail_mode {
-                OpenOrClosed::Open => FailMode::Open,
-                OpenOrClosed::Closed => FailMode::Closed,
+                FailModeFlag::Open => FailMode::Open,
+                FailModeFlag::Closed => FailMode::Closed,
             },
             budget: self.budget.into(),
             on_unknown_pod: match self.on_unknown_pod {

@@ -89,7 +89,7 @@ pub struct Run {
     ///
     /// Accepted connections always continue.
     #[arg(long, value_name = "open|closed", value_enum, default_value = "closed")]
-    pub(super) fail_mode: OpenOrClosed,
+    pub(super) fail_mode: FailModeFlag,
 
     /// What happens to packets whose pod is still unknown after --hold-timeout.
     ///
@@ -242,7 +242,7 @@ pub struct Run {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum OpenOrClosed {
+pub(super) enum FailModeFlag {
     /// Let them pass without evaluation.
     Open,
     /// Drop those that need evaluation.
