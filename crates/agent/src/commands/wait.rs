@@ -42,12 +42,7 @@ pub struct Wait {
     namespace: String,
 
     /// How long to wait: a duration such as 90s or 4m, up to 24h.
-    #[arg(
-        long,
-        value_name = "DURATION",
-        value_parser = duration(Duration::ZERO..=MAX_TIMEOUT, "4m"),
-        default_value = "4m"
-    )]
+    #[arg(long, value_name = "DURATION", value_parser = timeout, default_value = "4m")]
     timeout: Duration,
 
     /// Kubeconfig for access to the API server.
@@ -95,5 +90,24 @@ fn without_source_advice(error: KubernetesError) -> anyhow::Error {
         KubernetesError::Access(AccessError::InCluster(error)) => anyhow::Error::from(error)
             .context("this is not a pod with a service account; give --kubeconfig FILE"),
         error => error.into(),
+    }
+}
+
+/// Parses a value of --timeout.
+fn timeout(text: &str) -> Result<Duration, String> {
+    duration(Duration::ZERO..=MAX_TIMEOUT, "4m")(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_a_unit_and_is_not_negative() {
+        assert_eq!(timeout("4m"), Ok(Duration::from_secs(240)));
+        assert_eq!(timeout("600s"), Ok(Duration::from_secs(600)));
+        for text in ["", "4", "-1s", "soon", "25h"] {
+            timeout(text).expect_err(text);
+        }
     }
 }
