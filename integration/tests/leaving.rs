@@ -209,7 +209,7 @@ fn cleanup_beside_a_running_agent_delays_no_connection_and_the_agent_goes_into_s
     assert!(output.contains("rules none: they were removed") && !output.contains("taken over"), "{output}");
     let output = ask("doctor");
     assert!(
-        output.contains("none: the rules were removed") && !output.contains("ask again in a moment"),
+        output.contains("none: the rules were removed") && !output.contains("try again in a moment"),
         "{output}"
     );
     // It does not install its rules again although policy changes, and leaves nothing behind when it exits.

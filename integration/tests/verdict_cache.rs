@@ -161,7 +161,11 @@ fn cached_connections_are_counted_and_caching_can_be_switched_off() {
             let metric = |name, label| agent.metric(name, label).unwrap();
             let cached = metric("kube_verdict_verdict_cache_hits_total", "allow");
             let evaluated = metric("kube_verdict_packets_total", "allow");
-            (cached, evaluated, metric("kube_verdict_policy_verdicts_total", r#"namespace="db",policy="allow-web""#))
+            (
+                cached,
+                evaluated,
+                metric("kube_verdict_policy_verdicts_total", r#"namespace="db",policy="allow-web""#),
+            )
         };
         let (cached, evaluated, by_policy) =
             read_until(COUNT_TIMEOUT, read, |(cached, evaluated, by_policy)| {

@@ -1,7 +1,7 @@
-//! Asks a running agent by HTTP.
+//! HTTP client for a running agent.
 //!
-//! Invariant: a question ends within [`TIMEOUT`] and takes no more memory than [`LONGEST_ANSWER`], whatever program has the place: any
-//! process of the node may have taken the port.
+//! Invariant: a request ends within [`TIMEOUT`] and reads at most [`MAX_RESPONSE`] bytes, since any process
+//! of the node may listen on the port.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,25 +19,26 @@ use nix::sys::time::TimeVal;
 
 use crate::status::Status;
 
-/// From connecting to the last byte. An agent on this machine answers at once; a kubelet gives up after five seconds.
+/// Time limit from connecting to the last byte. An agent on this machine answers at once, and the probes'
+/// time limit in the manifests is five seconds.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Before a connection that was closed without an answer is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+/// Pause before retrying a connection that was closed without a response.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// In bytes. A status takes some 150 for each policy.
-const LONGEST_ANSWER: usize = 32 << 20;
+/// Longest accepted response, in bytes. A status takes some 150 bytes per policy.
+const MAX_RESPONSE: usize = 32 << 20;
 
-/// Where an agent is asked.
+/// Where an agent serves HTTP.
 #[derive(Clone, Debug)]
-pub enum Place {
-    /// On this port of 127.0.0.1: its --http-port.
+pub enum AgentAddress {
+    /// A port on 127.0.0.1: the agent's --http-port.
     Port(u16),
-    /// On this Unix socket: its --http-socket.
+    /// A Unix socket: the agent's --http-socket.
     Socket(PathBuf),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AgentAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(port) => write!(f, "127.0.0.1:{port}"),
@@ -46,49 +47,49 @@ impl fmt::Display for Place {
     }
 }
 
-/// The status of the agent that serves HTTP on this port of 127.0.0.1.
+/// Requests the status of the agent on a port of 127.0.0.1.
 pub fn status(port: u16) -> anyhow::Result<Status> {
-    let place = Place::Port(port);
-    let (code, body) = get(&place, "/status")?;
-    ensure!(code == 200, "the agent on {place} answers {code}");
+    let address = AgentAddress::Port(port);
+    let (code, body) = get(&address, "/status")?;
+    ensure!(code == 200, "the agent on {address} answers {code}");
     serde_json::from_str(&body)
-        .with_context(|| format!("what listens on {place} is not a kube-verdict agent"))
+        .with_context(|| format!("what listens on {address} is not a kube-verdict agent"))
 }
 
-/// An agent's answer: the HTTP status code and the body.
-pub fn get(place: &Place, path: &str) -> anyhow::Result<(u16, String)> {
+/// Requests a path, and returns the HTTP status code and the body.
+pub fn get(address: &AgentAddress, path: &str) -> anyhow::Result<(u16, String)> {
     let deadline = Deadline(Instant::now() + TIMEOUT);
-    let answer = loop {
-        let mut stream = place.connect(deadline).with_context(|| {
-            let flag = match place {
-                Place::Port(_) => "--http-port",
-                Place::Socket(_) => "--http-socket",
+    let response = loop {
+        let mut stream = address.connect(deadline).with_context(|| {
+            let flag = match address {
+                AgentAddress::Port(_) => "--http-port",
+                AgentAddress::Socket(_) => "--http-socket",
             };
-            format!("no agent answers on {place}: is one running, with this {flag}?")
+            format!("no agent answers on {address}: is one running, with this {flag}?")
         })?;
-        match ask(&mut *stream, path, deadline) {
-            // The agent had to make room, or is just ending.
-            Err(error) if is_closed(&error) && deadline.left().is_ok() => thread::sleep(TRY_AGAIN),
-            answer => break answer,
+        match exchange(&mut *stream, path, deadline) {
+            // The agent closed the connection to serve others, or is shutting down.
+            Err(error) if is_closed(&error) && deadline.left().is_ok() => thread::sleep(RETRY_PAUSE),
+            response => break response,
         }
     };
-    let answer = answer.with_context(|| format!("asking the agent on {place}"))?;
-    parsed(&answer).with_context(|| format!("what listens on {place} does not speak HTTP"))
+    let response = response.with_context(|| format!("cannot query the agent on {address}"))?;
+    parse(&response).with_context(|| format!("what listens on {address} does not speak HTTP"))
 }
 
-/// When a question ends.
+/// When a request times out.
 #[derive(Clone, Copy, Debug)]
 struct Deadline(Instant);
 
 impl Deadline {
-    /// More than zero, which would be no limit at all to the kernel.
+    /// Time left, always more than zero: to the kernel, zero means no limit.
     fn left(self) -> io::Result<Duration> {
         let left = self.0.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }
 
-/// A connection whose reads and writes can be limited in time.
+/// A connection with a time limit on reads and writes.
 trait Stream: Read + Write {
     fn limit(&self, time: Duration) -> io::Result<()>;
 }
@@ -105,7 +106,7 @@ impl Stream for UnixStream {
     }
 }
 
-impl Place {
+impl AgentAddress {
     fn connect(&self, deadline: Deadline) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Port(port) => {
@@ -117,7 +118,8 @@ impl Place {
     }
 }
 
-/// The standard library's way waits for ever where the listener's backlog is full.
+/// Connects to a Unix socket within a time limit. The standard library has none, and waits while the
+/// listener's backlog is full.
 fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
@@ -132,35 +134,36 @@ fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     }
 }
 
-/// HTTP/1.0, so that the answer ends with the connection and comes in one piece.
-fn ask(stream: &mut dyn Stream, path: &str, deadline: Deadline) -> io::Result<String> {
+/// Sends a request and reads the response. HTTP/1.0, so that the response is not chunked and ends with the
+/// connection.
+fn exchange(stream: &mut dyn Stream, path: &str, deadline: Deadline) -> io::Result<String> {
     stream.limit(deadline.left()?)?;
-    // In one piece: an agent that is slow need not put it together.
+    // In one write, so that the agent reads it in one piece.
     stream
         .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
         .map_err(timed_out)?;
-    let (mut answer, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    let (mut response, mut chunk) = (Vec::new(), vec![0; 64 << 10]);
     loop {
         stream.limit(deadline.left()?)?;
-        match stream.read(&mut piece) {
-            Ok(0) if answer.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
+        match stream.read(&mut chunk) {
+            Ok(0) if response.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(0) => break,
-            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            Ok(length) => response.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // What has come is not all of it.
-            Err(error) if is_closed(&error) && !answer.is_empty() => {
-                return Err(io::Error::other("the connection closed before the answer was complete"));
+            // The response is incomplete.
+            Err(error) if is_closed(&error) && !response.is_empty() => {
+                return Err(io::Error::other("the connection closed before the response was complete"));
             }
             Err(error) => return Err(timed_out(error)),
         }
-        if answer.len() > LONGEST_ANSWER {
-            return Err(io::Error::other(format!("the answer is longer than {} MiB", LONGEST_ANSWER >> 20)));
+        if response.len() > MAX_RESPONSE {
+            return Err(io::Error::other(format!("the response is longer than {} MiB", MAX_RESPONSE >> 20)));
         }
     }
-    String::from_utf8(answer).map_err(|error| io::Error::new(ErrorKind::InvalidData, error.utf8_error()))
+    String::from_utf8(response).map_err(|error| io::Error::new(ErrorKind::InvalidData, error.utf8_error()))
 }
 
-/// To the kernel a time limit is a call that would block.
+/// A read or write that exceeds its time limit fails with `WouldBlock`.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
@@ -172,11 +175,11 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
-fn parsed(answer: &str) -> Option<(u16, String)> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let mut words = head.lines().next()?.split(' ');
-    words.next()?.starts_with("HTTP/").then_some(())?;
-    Some((words.next()?.parse().ok()?, body.to_owned()))
+fn parse(response: &str) -> Option<(u16, String)> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    let mut status_line = head.lines().next()?.split(' ');
+    status_line.next()?.starts_with("HTTP/").then_some(())?;
+    Some((status_line.next()?.parse().ok()?, body.to_owned()))
 }
 
 #[cfg(test)]
@@ -186,27 +189,27 @@ mod tests {
 
     use super::*;
 
-    /// A program on a port that does this with each client, until the test is over.
-    fn program(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Place {
+    /// A server on a free port that calls `serve` for each client.
+    fn program(mut serve: impl FnMut(TcpStream) + Send + 'static) -> AgentAddress {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its address").port();
         thread::spawn(move || listener.incoming().for_each(|stream| serve(stream.expect("a client"))));
-        Place::Port(port)
+        AgentAddress::Port(port)
     }
 
-    fn asked(mut stream: &TcpStream) {
+    fn read_request(mut stream: &TcpStream) {
         let mut request = [0; 1024];
         assert!(stream.read(&mut request).expect("a request") > 0);
     }
 
-    fn failed(place: &Place) -> (String, Duration) {
+    fn failed(address: &AgentAddress) -> (String, Duration) {
         let started = Instant::now();
-        let error = get(place, "/livez").expect_err("no answer");
+        let error = get(address, "/livez").expect_err("no answer");
         (format!("{error:#}"), started.elapsed())
     }
 
     #[test]
-    fn an_answer_is_a_code_and_a_body() {
+    fn a_response_is_a_code_and_a_body() {
         let cases = [
             ("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nok\n", Some((200, "ok\n"))),
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Some((503, ""))),
@@ -216,60 +219,60 @@ mod tests {
             ("", None),
         ];
         for (answer, expected) in cases {
-            assert_eq!(parsed(answer), expected.map(|(code, body)| (code, body.to_owned())), "{answer:?}");
+            assert_eq!(parse(answer), expected.map(|(code, body)| (code, body.to_owned())), "{answer:?}");
         }
     }
 
     #[test]
-    fn a_program_that_answers_byte_by_byte_without_end_is_given_up() {
-        let place = program(|mut stream| {
-            asked(&stream);
+    fn a_response_without_end_times_out() {
+        let address = program(|mut stream| {
+            read_request(&stream);
             while stream.write_all(b"x").is_ok() {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        let (error, elapsed) = failed(&place);
+        let (error, elapsed) = failed(&address);
         assert!(error.contains("timed out"), "{error}");
         assert!(elapsed < 2 * TIMEOUT, "{elapsed:?}");
     }
 
     #[test]
-    fn a_program_that_answers_without_measure_is_given_up() {
-        let place = program(|mut stream| {
-            asked(&stream);
-            let piece = vec![b'x'; 1 << 20];
-            while stream.write_all(&piece).is_ok() {}
+    fn a_response_that_is_too_long_is_refused() {
+        let address = program(|mut stream| {
+            read_request(&stream);
+            let chunk = vec![b'x'; 1 << 20];
+            while stream.write_all(&chunk).is_ok() {}
         });
-        let (error, _) = failed(&place);
+        let (error, _) = failed(&address);
         assert!(error.contains("longer than 32 MiB"), "{error}");
     }
 
     #[test]
-    fn a_socket_that_nothing_accepts_from_is_given_up() {
+    fn a_socket_with_a_full_backlog_times_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("http.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
-        // What waits to be accepted fills the backlog.
+        // Connections that wait to be accepted fill the backlog.
         socket::listen(&listener, socket::Backlog::new(1).expect("in range")).expect("a shorter backlog");
         let mut waiting = Vec::new();
         while let Ok(stream) = connect(&path, Duration::from_millis(100)) {
             waiting.push(stream);
         }
-        let (error, elapsed) = failed(&Place::Socket(path));
+        let (error, elapsed) = failed(&AgentAddress::Socket(path));
         assert!(error.contains("no agent answers") && error.contains("timed out"), "{error}");
         assert!(elapsed < 2 * TIMEOUT, "{elapsed:?}");
     }
 
     #[test]
-    fn a_connection_that_is_closed_without_an_answer_is_tried_again() {
+    fn a_connection_that_closes_without_a_response_is_retried() {
         let mut clients = 0;
-        let place = program(move |mut stream| {
+        let address = program(move |mut stream| {
             clients += 1;
             if clients > 2 {
-                asked(&stream);
+                read_request(&stream);
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nok\n").expect("answered");
             }
         });
-        assert_eq!(get(&place, "/livez").expect("an answer"), (200, "ok\n".to_owned()));
+        assert_eq!(get(&address, "/livez").expect("an answer"), (200, "ok\n".to_owned()));
     }
 }

@@ -1,50 +1,52 @@
-//! What the program's exit code says.
+//! The program's exit codes, and the one place where an error is printed.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use crate::paint;
 use crate::terminal::text;
 
-/// All is well; for `explain`: the packet passes.
-pub const FINE: u8 = 0;
-/// Something failed or is wrong; the last line on standard error says what.
-pub const WRONG: u8 = 1;
-/// The command line can't be right: an unknown flag, or a value that names nothing.
+/// Success. For `explain`: the connection is allowed.
+pub const SUCCESS: u8 = 0;
+/// Failure. The last line on standard error says what failed.
+pub const FAILURE: u8 = 1;
+/// Usage error: an unknown flag, an invalid value, or a value that names something that does not exist.
 pub const USAGE: u8 = 2;
-/// `explain`: the packet is denied.
+/// For `explain`: the connection is denied.
 pub const DENIED: u8 = 3;
 
-/// For the help texts.
-pub const HELP: &str = "Exit codes: 0 fine, 1 something is wrong, 2 the command line is wrong.";
+/// The end of the program's help text.
+pub const HELP: &str = "Exit codes: 0 success, 1 failure, 2 usage error.";
 
-/// A command line that can't be right, found out after parsing.
+/// A usage error that is found after the command line was parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// The exit code of a command; an error is shown first.
+/// The exit code of a command. Prints its error, if any.
 pub fn code(result: anyhow::Result<u8>) -> ExitCode {
     let code = match result {
         Ok(code) => code,
-        // The reader of our output has gone, as `head` does: nothing is left to tell anyone.
-        Err(error) if is_broken_pipe(&error) => FINE,
+        // The reader of standard output has exited, as `head` does. Nothing is left to report.
+        Err(error) if is_broken_pipe(&error) => SUCCESS,
         Err(error) => {
-            (paint::wrong("error:") + text!(" {}", sentence(&error))).print_error();
-            if error.is::<Usage>() { USAGE } else { WRONG }
+            (paint::wrong("error:") + text!(" {}", chain(error.as_ref()))).print_error();
+            if error.is::<Usage>() { USAGE } else { FAILURE }
         }
     };
     ExitCode::from(code)
 }
 
-/// The error and its causes, separated by colons. A cause that the text before it contains is left out: other crates' errors repeat theirs.
-fn sentence(error: &anyhow::Error) -> String {
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said
+/// An error and its causes, separated by colons. Each layer's `Display` is about that layer alone; those of
+/// some other crates, such as kube's, end with their cause, which is cut off.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let layers: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+    let own = layers.iter().enumerate().map(|(index, layer)| {
+        let cause = layers.get(index + 1).filter(|cause| !cause.is_empty());
+        let own = cause.and_then(|cause| layer.strip_suffix(cause.as_str()));
+        own.map_or(layer.as_str(), |own| own.trim_end().trim_end_matches(':'))
+    });
+    own.filter(|layer| !layer.is_empty()).collect::<Vec<_>>().join(": ")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -59,9 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_that_was_repeated_is_said_once() {
-        let error =
-            anyhow::anyhow!("no such file").context("can't read x: no such file").context("no answer");
-        assert_eq!(sentence(&error), "no answer: can't read x: no such file");
+    fn each_layer_of_an_error_is_shown_once() {
+        let own = anyhow::anyhow!("no such file").context("cannot read x").context("no answer");
+        assert_eq!(chain(own.as_ref()), "no answer: cannot read x: no such file");
+        let foreign =
+            anyhow::anyhow!("no such file").context("cannot read x: no such file").context("no answer");
+        assert_eq!(chain(foreign.as_ref()), "no answer: cannot read x: no such file");
+        let same = anyhow::anyhow!("no such file").context("no such file");
+        assert_eq!(chain(same.as_ref()), "no such file", "as a transparent error");
     }
 }

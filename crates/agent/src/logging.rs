@@ -1,7 +1,8 @@
-//! The program's own log: for people on a terminal, or JSON for collectors. Always on standard error, so that standard output
-//! can carry audit records.
+//! The program's log, as text or JSON. It always goes to standard error, so that standard output can carry
+//! audit records.
 //!
-//! Invariant: a name from outside begins no line and steers no terminal ([`Text`]); JSON has escapes of its own.
+//! Invariant: a name from outside cannot begin a line or control the terminal ([`Text`]). JSON escapes by
+//! itself.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -22,18 +23,18 @@ use crate::terminal::Text;
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum LogFormat {
-    /// For people; coloured on a terminal.
+    /// Text, coloured on a terminal.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts the log. To be called once.
-#[expect(clippy::disallowed_methods, reason = "what goes there is escaped: by `write_field`, or as JSON")]
+/// Starts the log. Call it once.
+#[expect(clippy::disallowed_methods, reason = "the output is escaped, by `write_field` or as JSON")]
 pub fn start(format: LogFormat, filter: &LogFilter) {
-    // A reader of standard error that is gone, such as a terminal that was hung up, must not end the threads that log: where it can't
-    // be written, an error about that can't either.
+    // If the reader of standard error is gone, as when a terminal hangs up, the threads that log must not
+    // end. An error about it could not be written either.
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => registry()
@@ -51,12 +52,12 @@ pub fn start(format: LogFormat, filter: &LogFilter) {
     }
 }
 
-/// How a line for people shows its message and fields.
+/// The format of a text line's message and fields.
 fn fields() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
     format::debug_fn(write_field).delimited(" ")
 }
 
-/// One field, or the message.
+/// Writes one field, or the message.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = Text::new(format_args!("{value:?}"));
     match field.name() {
@@ -65,28 +66,29 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     }
 }
 
-/// What is logged: a level, and other levels for parts of the program.
+/// The log level, and the levels of modules that have their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogFilter {
     level: LevelFilter,
-    parts: Vec<(String, LevelFilter)>,
+    modules: Vec<(String, LevelFilter)>,
 }
 
 impl FromStr for LogFilter {
     type Err = String;
 
-    /// `warn`, `debug,kube_client=info` or `dataplane=trace`, which leaves the rest at `info`. A part is a crate or module.
+    /// Parses `warn`, `debug,kube_client=info`, or `dataplane=trace`, which leaves the rest at `info`. A name
+    /// before `=` is that of a crate or module.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut level = None;
-        let mut parts = Vec::new();
+        let mut modules = Vec::new();
         for item in text.split(',').map(str::trim) {
             match item.split_once('=') {
-                Some((part, of_part)) if is_part(part) => {
-                    let of_part = match of_part {
+                Some((module, of_module)) if is_module(module) => {
+                    let of_module = match of_module {
                         "off" => LevelFilter::OFF,
-                        _ => level_of(of_part).ok_or_else(|| wrong(item))?,
+                        _ => level_of(of_module).ok_or_else(|| wrong(item))?,
                     };
-                    parts.push((part.to_owned(), of_part));
+                    modules.push((module.to_owned(), of_module));
                 }
                 Some(_) => return Err(wrong(item)),
                 None => {
@@ -97,30 +99,31 @@ impl FromStr for LogFilter {
                 }
             }
         }
-        Ok(Self { level: level.unwrap_or(LevelFilter::INFO), parts })
+        Ok(Self { level: level.unwrap_or(LevelFilter::INFO), modules })
     }
 }
 
-/// As it is written.
+/// The form that [`FromStr`] parses.
 impl fmt::Display for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.level)?;
-        self.parts.iter().try_for_each(|(part, level)| write!(f, ",{part}={level}"))
+        self.modules.iter().try_for_each(|(module, level)| write!(f, ",{module}={level}"))
     }
 }
 
 impl LogFilter {
     fn targets(&self) -> Targets {
-        // The API client's own lines say at each try what the source says once, and may hold whole answers.
+        // The API client logs at each attempt what the source logs once, and its lines may contain whole
+        // responses.
         let targets = Targets::new().with_default(self.level).with_target("kube_client", LevelFilter::OFF);
-        targets.with_targets(self.parts.iter().cloned())
+        targets.with_targets(self.modules.iter().cloned())
     }
 }
 
 fn level_of(name: &str) -> Option<LevelFilter> {
     Some(match name {
         "error" => LevelFilter::ERROR,
-        // As klog and syslog name it.
+        // The name in klog and syslog.
         "warn" | "warning" => LevelFilter::WARN,
         "info" => LevelFilter::INFO,
         "debug" => LevelFilter::DEBUG,
@@ -129,16 +132,16 @@ fn level_of(name: &str) -> Option<LevelFilter> {
     })
 }
 
-/// Whether this can be the path of a crate or module.
-fn is_part(path: &str) -> bool {
+/// Whether this is a valid path of a crate or module.
+fn is_module(path: &str) -> bool {
     path.split("::")
         .all(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
 fn wrong(item: &str) -> String {
     format!(
-        "{item:?} is no level: write error, warn, info, debug or trace; or a part of the program and its level, such as \
-         info,dataplane=debug"
+        "{item:?} is not a log level: write error, warn, info, debug or trace; or a module and its level, \
+         such as info,dataplane=debug"
     )
 }
 
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_from_outside_begins_no_line_of_the_log_and_steers_no_terminal() {
+    fn a_name_from_outside_cannot_begin_a_line_or_control_the_terminal() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -189,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_one_of_five_and_parts_may_differ() {
-        let filter = |level, parts: &[(&str, LevelFilter)]| {
-            let parts = parts.iter().map(|(part, level)| ((*part).to_owned(), *level)).collect();
-            Ok(LogFilter { level, parts })
+    fn a_level_is_one_of_five_and_modules_may_differ() {
+        let filter = |level, modules: &[(&str, LevelFilter)]| {
+            let modules = modules.iter().map(|(module, level)| ((*module).to_owned(), *level)).collect();
+            Ok(LogFilter { level, modules })
         };
         let (info, debug) = (LevelFilter::INFO, LevelFilter::DEBUG);
         for (text, expected) in [
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_level_is_refused_and_the_levels_are_named() {
+    fn an_invalid_level_is_refused_and_the_levels_are_named() {
         for text in
             ["", "inof", "INFO!", "off", "dataplane", "info,", "=debug", "dataplane=", "a=inof", "a b=info"]
         {

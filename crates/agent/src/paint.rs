@@ -1,4 +1,4 @@
-//! Colours: on terminals alone, since [`Text::print`] leaves them out everywhere else.
+//! Colours of texts. They appear only on terminals: [`Text::print`] removes them elsewhere.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ use policy::Verdict;
 
 use crate::terminal::Text;
 
-/// `allow` in green, `deny` in red.
+/// A verdict: `allow` in green, `deny` in red.
 pub fn verdict(verdict: Verdict, text: impl Display) -> Text {
     let style = match verdict {
         Verdict::Allow => Style::new().green(),
@@ -21,7 +21,7 @@ pub fn dim(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().dimmed())
 }
 
-/// Something that needs an eye.
+/// Something that needs attention.
 pub fn warning(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().yellow().bold())
 }

@@ -252,7 +252,9 @@ mod tests {
                 lock(&registry).follow(&known, &Arc::default(), &policy::Affected::All);
             };
             assert!(
-                known.pod_at(UNASSIGNED.parse().unwrap()).is_some_and(|pod| *pod == PodName::new("shop", "late"))
+                known
+                    .pod_at(UNASSIGNED.parse().unwrap())
+                    .is_some_and(|pod| *pod == PodName::new("shop", "late"))
             );
             assert_eq!(sweep_and_lose(&registry, &snapshot, ACCEPTED, follow), [ACCEPTED]);
         });

@@ -1,8 +1,9 @@
-//! The one way to standard output and standard error, for people and for programs.
+//! All output to standard output and standard error, as text or JSON.
 //!
-//! From: texts, many of them from outside, such as names of objects and answers of other programs. To: the terminal. Invariant: a
-//! [`Text`] holds no control character but its own line ends and colours, so that no name moves the cursor, hides text or begins a
-//! line. `clippy.toml` of this crate forbids any other way to print.
+//! From: texts, many of them from outside, such as names of objects and answers of other programs. To: the
+//! terminal. Invariant: a [`Text`] contains no control characters except its own line ends and colours, so no
+//! name can move the cursor, hide text or begin a line. The crate's `clippy.toml` forbids every other way to
+//! print.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
@@ -11,57 +12,58 @@ use std::ops::Add;
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 
-/// Text that a terminal shows and doesn't obey.
+/// Text without control sequences from outside: a terminal shows it and does not interpret it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Text(String);
 
-/// A [`Text`] of one line, by the rules of `format!`.
+/// Formats a [`Text`] of one line, as `format!` does.
 macro_rules! text {
     ($($arguments:tt)*) => { $crate::terminal::Text::new(format_args!($($arguments)*)) };
 }
 pub(crate) use text;
 
 impl Text {
-    /// One line: control characters, line ends among them, and characters that are invisible or turn the direction of writing are
-    /// spelled out, as in `\n` and `\u{202e}`.
+    /// One line. Control characters (line ends included), invisible characters and those that change the
+    /// writing direction are escaped, as in `\n` and `\u{202e}`.
     pub fn new(text: impl Display) -> Self {
         let mut escaped = Escaped(String::new());
-        // Memory takes all of it; a `Display` that fails has shown what it could.
+        // Writing to memory cannot fail. If `Display` fails, the text up to there is kept.
         let _ = write!(escaped, "{text}");
         Self(escaped.0)
     }
 
-    /// The same for a text that may have several lines.
+    /// Like [`new`](Self::new), but keeps line ends.
     pub fn of_lines(text: &str) -> Self {
         Self::lines(text.lines().map(Self::new))
     }
 
-    /// One text below the other.
+    /// Joins texts with line ends.
     pub fn lines(lines: impl IntoIterator<Item = Self>) -> Self {
         let lines: Vec<String> = lines.into_iter().map(|line| line.0).collect();
         Self(lines.join("\n"))
     }
 
-    /// In another colour or weight, where the terminal has such.
+    /// The text in a colour or weight.
     pub fn styled(self, style: Style) -> Self {
         Self(self.0.style(style).to_string())
     }
 
-    /// With its colours, if any.
+    /// The text with its colours, as ANSI escapes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Prints it and ends the line. Colours are left out where standard output is no terminal.
+    /// Prints the text and a line end to standard output. Removes the colours if standard output is not a
+    /// terminal.
     #[expect(clippy::disallowed_methods, reason = "the one place for text on standard output")]
     pub fn print(&self) -> io::Result<()> {
         writeln!(anstream::stdout().lock(), "{}", self.0)
     }
 
-    /// The same on standard error.
+    /// Prints the text and a line end to standard error, likewise.
     #[expect(clippy::disallowed_methods, reason = "the one place for text on standard error")]
     pub fn print_error(&self) {
-        // Nothing is left to report that to.
+        // An error on standard error cannot be reported.
         let _ = writeln!(anstream::stderr().lock(), "{}", self.0);
     }
 }
@@ -81,7 +83,7 @@ impl Display for Text {
     }
 }
 
-/// Escapes what is written into it.
+/// Escapes everything that is written into it.
 struct Escaped(String);
 
 impl fmt::Write for Escaped {
@@ -96,14 +98,15 @@ impl fmt::Write for Escaped {
     }
 }
 
-/// Prints a value for programs. Characters that a terminal would obey, or not show, are escaped as JSON has it.
+/// Prints a value as JSON. Control characters and invisible characters are escaped as JSON allows.
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
     writeln!(io::stdout().lock(), "{}", escaped_json(&json))
 }
 
-/// The same JSON with control, format and other invisible characters as `\\u` escapes. Outside of its texts JSON has none but line ends.
+/// The JSON with control, format and other invisible characters as `\\u` escapes. The result means the same,
+/// because outside of its strings JSON contains none of them except line ends.
 fn escaped_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for letter in json.chars() {
@@ -114,7 +117,7 @@ fn escaped_json(json: &str) -> String {
         } else {
             let mut units = [0; 2];
             for unit in letter.encode_utf16(&mut units) {
-                // A String takes all.
+                // Writing to a String cannot fail.
                 let _ = write!(escaped, "\\u{unit:04x}");
             }
         }
@@ -122,7 +125,7 @@ fn escaped_json(json: &str) -> String {
     escaped
 }
 
-/// Standard output, for JSON of many lines.
+/// Standard output, for JSON lines.
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
 pub fn json_lines() -> io::StdoutLock<'static> {
     io::stdout().lock()
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_carry_no_control_characters_to_the_terminal() {
+    fn text_escapes_control_characters() {
         let cases = [
             ("db/orders-0 (10.244.1.2)", "db/orders-0 (10.244.1.2)"),
             ("the kernel lacks nftables' \"bridge\" \\ Ä", "the kernel lacks nftables' \"bridge\" \\ Ä"),
@@ -143,12 +146,12 @@ mod tests {
         ];
         for (text, shown) in cases {
             assert_eq!(Text::new(text).as_str(), shown);
-            assert_eq!(Text::new(Text::new(text)).as_str(), shown, "once is enough");
+            assert_eq!(Text::new(Text::new(text)).as_str(), shown, "escaping twice changes nothing");
         }
     }
 
     #[test]
-    fn json_carries_no_control_characters_to_the_terminal_and_means_the_same() {
+    fn json_escapes_control_characters_and_means_the_same() {
         let names = ["n4\u{9b}31m", "a\u{7f}\u{202e}\u{2028}\u{200b}", "tag\u{e0041}\u{fff9}", "Ä \" \\ ok"];
         let json = escaped_json(&serde_json::to_string_pretty(&names).expect("JSON"));
         assert!(json.chars().all(|letter| letter == '\n' || letter.escape_debug().len() <= 2), "{json}");
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_colours_are_the_programs_own() {
+    fn only_the_programs_own_lines_and_colours_are_kept() {
         let text = Text::lines([
             text!("{} -> {}", "a\nALLOWED", "b"),
             Text::new("red\u{1b}[32m").styled(Style::new().red()),

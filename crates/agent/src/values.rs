@@ -1,17 +1,20 @@
-//! Reads the values of flags. The error for one that can't be read says what is wrong, what is expected, and gives an example.
+//! Parsers for the values of flags. Each error says what is wrong and what is expected, and gives an example.
 
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use dataplane::marks::{Mark, Marks, MarksError};
 use dataplane::queues::QueueRange;
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 use crate::exit::Usage;
 
-/// A parser of whole numbers in `range`, for clap. Its error gives `example`.
+/// Returns a parser for whole numbers in `range`. Its error shows `example`.
 pub fn number<N>(
     range: RangeInclusive<N>,
     example: N,
@@ -27,7 +30,41 @@ where
     }
 }
 
-/// Reads one of a node's pod CIDRs.
+/// Returns a parser for durations in `range`, such as `5s`, `300ms` or `1m 30s`: jiff's friendly format, or
+/// ISO 8601. Its error shows `example`.
+pub fn duration(
+    range: RangeInclusive<Duration>,
+    example: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let duration =
+            text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+        duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
+            let (shortest, longest) = (friendly(*range.start()), friendly(*range.end()));
+            format!("write a duration from {shortest} to {longest}, such as {example}")
+        })
+    }
+}
+
+/// A duration in the format that [`duration`] parses, such as `1m 30s`.
+pub fn friendly(duration: Duration) -> String {
+    SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+}
+
+/// Parses a size of at least one byte, such as `100MiB`: a whole or decimal number with a unit, or a number
+/// of bytes.
+pub fn size(text: &str) -> Result<ByteSize, String> {
+    // `ByteSize` saturates: the largest size may stand for any larger one.
+    let valid = |size: &ByteSize| (1..u64::MAX).contains(&size.as_u64());
+    text.parse().ok().filter(valid).ok_or_else(|| {
+        "write a size such as 100MiB: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, \
+         MB or GB (powers of 1000)"
+            .to_owned()
+    })
+}
+
+/// Parses one of a node's pod CIDRs.
 pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
     const EXAMPLES: &str = "write a CIDR such as 10.244.1.0/24 or fd00:10:244:1::/64";
     text.parse().map_err(|_| {
@@ -36,17 +73,17 @@ pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
             None => (text, None),
         };
         match (address.parse::<IpAddr>(), length) {
-            (Err(_), _) => format!("{address:?} is no IP address: {EXAMPLES}"),
+            (Err(_), _) => format!("{address:?} is not an IP address: {EXAMPLES}"),
             (Ok(_), None) => format!("the prefix length is missing: {EXAMPLES}"),
             (Ok(address), Some(length)) => {
                 let longest = if address.is_ipv4() { 32 } else { 128 };
-                format!("the prefix length {length:?} is not from 0 to {longest}: {EXAMPLES}")
+                format!("the prefix length {length:?} is not between 0 and {longest}: {EXAMPLES}")
             }
         }
     })
 }
 
-/// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, none in common.
+/// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, with none in common.
 pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     let default = Marks::default();
     Marks::new(packet, connection).map_err(|error| {
@@ -54,10 +91,14 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
             MarksError::NotFourBits(kind, mask) => {
                 let example = if kind == "packet" { default.of_packets() } else { default.of_connections() };
                 let bits = mask.0.count_ones();
-                format!("--{kind}-marks {mask}: this mask has {bits} bits, and exactly four are needed: write one such as {example}")
+                format!(
+                    "--{kind}-marks {mask}: this mask has {bits} bits, and exactly four are needed: write \
+                     one such as {example}"
+                )
             }
             MarksError::Overlap(packet, connection) => format!(
-                "--packet-marks {packet} and --connection-marks {connection} have a bit in common: choose different bits, such as {} and {}",
+                "--packet-marks {packet} and --connection-marks {connection} have a bit in common: choose \
+                 different bits, such as {} and {}",
                 default.of_packets(),
                 default.of_connections()
             ),
@@ -65,18 +106,27 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     })
 }
 
-/// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports follow them, so all must be at most
-/// 65535.
+/// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports
+/// follow them, so the ranges end at 65533 or below.
 pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
     let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
     let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
     ranges.ok_or_else(|| {
         Usage(format!(
-            "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last number is 65535: \
-             give a number from 0 to {highest}, such as 100"
+            "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last \
+             number is 65535: give a number from 0 to {highest}, such as 100"
         ))
     })
+}
+
+/// Parses a mask of mark bits, decimal or hexadecimal.
+pub fn mark(text: &str) -> Result<Mark, String> {
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map(Mark).map_err(|_| format!("{text:?} is not a mask: write its bits, such as 0x0f000000"))
 }
 
 #[cfg(test)]
@@ -84,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_cannot_be_read_says_what_is_expected() {
+    fn an_invalid_value_is_refused_with_what_is_expected() {
         let read = number(1..=1024_u16, 4);
         assert_eq!(read("1024"), Ok(1024));
         for text in ["", "0", "1025", "-1", "lots", "1.5"] {
@@ -96,11 +146,11 @@ mod tests {
         }
         assert_eq!(pod_cidr("10.244.1.0/24").map(|cidr| cidr.to_string()), Ok("10.244.1.0/24".to_owned()));
         for (text, why) in [
-            ("garbage", "\"garbage\" is no IP address: write a CIDR such as 10.244.1.0/24"),
+            ("garbage", "\"garbage\" is not an IP address: write a CIDR such as 10.244.1.0/24"),
             ("10.244.1.0", "the prefix length is missing: "),
-            ("10.244.1.0/33", "the prefix length \"33\" is not from 0 to 32: "),
-            ("fd00::/x", "the prefix length \"x\" is not from 0 to 128: "),
-            ("", "\"\" is no IP address"),
+            ("10.244.1.0/33", "the prefix length \"33\" is not between 0 and 32: "),
+            ("fd00::/x", "the prefix length \"x\" is not between 0 and 128: "),
+            ("", "\"\" is not an IP address"),
         ] {
             let error = pod_cidr(text).expect_err(text);
             assert!(error.starts_with(why), "{text}: {error}");
@@ -108,15 +158,68 @@ mod tests {
     }
 
     #[test]
-    fn queue_numbers_end_at_65535_whatever_the_number_of_workers() {
-        let [first, second] = queue_ranges(65_529, 2).expect("the last that fits");
+    fn queue_numbers_are_at_most_65535_for_any_number_of_workers() {
+        let [first, second] = queue_ranges(65_529, 2).expect("the last numbers that fit");
         assert_eq!((first.first, second.first), (65_529, 65_532));
         let error = queue_ranges(65_530, 2).expect_err("one too many").to_string();
         assert_eq!(
             error,
-            "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: give a number from 0 to \
-             65529, such as 100"
+            "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: \
+             give a number from 0 to 65529, such as 100"
         );
-        queue_ranges(0, 1024).expect("as many workers as there may be");
+        queue_ranges(0, 1024).expect("the largest number of workers");
+    }
+
+    #[test]
+    fn a_mask_is_decimal_or_hexadecimal() {
+        assert_eq!(mark("0x4000"), Ok(Mark(0x4000)));
+        assert_eq!(mark("16384"), Ok(Mark(0x4000)));
+        for text in ["", "0x", "bit", "0x100000000"] {
+            mark(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_is_in_range() {
+        let parse = duration(Duration::from_millis(1)..=Duration::from_secs(3600), "5s");
+        for (text, millis) in [
+            ("1ms", 1),
+            ("300ms", 300),
+            ("5s", 5_000),
+            ("1m30s", 90_000),
+            ("1m 30s", 90_000),
+            ("90 seconds", 90_000),
+            ("PT5S", 5_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "0s", "-1s", "999us", "3601s", "soon", "off", "99999999999999999999s"] {
+            assert_eq!(parse(text), Err("write a duration from 1ms to 1h, such as 5s".to_owned()), "{text}");
+        }
+        assert_eq!(friendly(Duration::from_secs(90)), "1m 30s");
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_a_decimal_or_binary_unit() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("1B", 1),
+            ("10KiB", 10 << 10),
+            ("100MiB", 100 << 20),
+            ("100Mi", 100 << 20),
+            ("1.5 GiB", 3 << 29),
+            ("2gib", 2 << 30),
+            ("10kB", 10_000),
+            ("100M", 100_000_000),
+            ("2GB", 2_000_000_000),
+        ] {
+            assert_eq!(size(text), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "0", "0MiB", "M", "-1", "1X", "99999999999GiB", "é", "1é"] {
+            let error = size(text).expect_err(text);
+            assert!(error.starts_with("write a size such as 100MiB"), "{text}: {error}");
+        }
+        assert_eq!(size("100MiB").expect("a size").to_string(), "100.0 MiB");
     }
 }

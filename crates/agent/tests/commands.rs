@@ -1,13 +1,13 @@
-//! The command line itself: help, exit codes, and what is said where no agent runs.
+//! The command line: help, exit codes, errors, and commands without an agent.
 
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-use support::{CLUSTER, folder, run, text};
+use support::{CLUSTER, folder, run, run_in_columns, text};
 
-/// A port on which nothing listens: bound and given back.
+/// A port on which nothing listens: it was bound and released.
 fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("address").port().to_string()
@@ -25,12 +25,12 @@ fn help_of_every_command_has_examples_and_exit_codes() {
     let ran = run(&["--help"]);
     assert!(ran.out.contains("explain") && ran.out.contains("Exit codes:"), "{}", ran.out);
     let ran = run(&["cleanup", "--help"]);
-    assert!(ran.out.contains("tables, inet and bridge"), "what goes is said: {}", ran.out);
+    assert!(ran.out.contains("tables, inet and bridge"), "the help names what is removed: {}", ran.out);
     assert!(run(&["--version"]).out.starts_with("kube-verdict "));
 }
 
 #[test]
-fn a_command_line_that_cannot_be_right_is_a_usage_error() {
+fn an_invalid_command_line_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
@@ -43,7 +43,8 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (&[run_flags[0], run_flags[1], source, "--node", "n", "--pod-cidr", "10.0.0.0"], "--pod-cidr"),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--connection-marks", "0x3"],
-            "--connection-marks 0x00000003: this mask has 2 bits, and exactly four are needed: write one such as 0xf0000000",
+            "--connection-marks 0x00000003: this mask has 2 bits, and exactly four are needed: write one \
+             such as 0xf0000000",
         ),
         (
             &[run_flags[0], run_flags[1], source, "--node", "n", "--queue-base", "65535"],
@@ -68,7 +69,8 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
         (&["run", "--node", "n", "--pod-cidr", "garbage"], "write a CIDR such as 10.244.1.0/24"),
         (
             &["run", "--node", "n", "--policy-budget", "lots"],
-            "'lots' for '--policy-budget <ENTRIES>': write a whole number from 0 to 18446744073709551615, such as 65536",
+            "'lots' for '--policy-budget <ENTRIES>': write a whole number from 0 to 18446744073709551615, \
+             such as 65536",
         ),
         (
             &["run", "--node", "n", "--hold-limit", "99999999"],
@@ -89,7 +91,7 @@ fn a_command_line_that_cannot_be_right_is_a_usage_error() {
 }
 
 #[test]
-fn without_an_agent_status_says_so() {
+fn status_fails_if_no_agent_runs() {
     let port = free_port();
     let ran = run(&["status", "--http-port", &port]);
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
@@ -97,55 +99,59 @@ fn without_an_agent_status_says_so() {
 }
 
 #[test]
-fn doctor_names_each_need_and_what_the_manifests_got_wrong() {
+fn doctor_lists_each_check_and_problems_in_the_manifests() {
     let port = free_port();
     let folder = folder(&CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99"));
     let arguments = ["doctor", "--http-port", &port, "--source", text(folder.path())];
     let ran = run(&[&arguments[..], &["--output", "json"]].concat());
     let found: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
-    let needs = found["needs"].as_array().expect("needs");
-    assert!(needs.iter().any(|need| need["name"] == "permission"), "{}", ran.out);
-    for need in needs {
-        let state = need["state"].as_str().expect("state");
-        assert!(["fine", "warning", "wrong"].contains(&state), "{need}");
-        assert!(!need["what"].as_str().expect("what").is_empty(), "{need}");
-        assert_eq!(need["todo"].is_string(), state != "fine", "what is not fine says what to do: {need}");
+    let checks = found["needs"].as_array().expect("checks");
+    assert!(checks.iter().any(|check| check["name"] == "permission"), "{}", ran.out);
+    for check in checks {
+        let state = check["state"].as_str().expect("state");
+        assert!(["fine", "warning", "wrong"].contains(&state), "{check}");
+        assert!(!check["what"].as_str().expect("what").is_empty(), "{check}");
+        assert_eq!(
+            check["todo"].is_string(),
+            state != "fine",
+            "a check that is not fine shows what to do: {check}"
+        );
     }
     assert_eq!(found["agent"], serde_json::Value::Null);
     let protections = run(&arguments).out;
     assert!(protections.contains(" protections "), "with or without an agent: {protections}");
     assert_eq!((&found["read"]["files"], &found["read"]["skipped"]), (&1.into(), &0.into()), "{}", ran.out);
     assert_eq!(found["problems"][0]["kind"], "NetworkPolicy");
-    assert_eq!(ran.code, 1, "a problem in the manifests is wrong");
+    assert_eq!(ran.code, 1, "a problem in the manifests is a failure");
     let ran = run(&arguments);
     assert!(ran.out.contains("permission") && ran.out.contains("192.0.2.0/99"), "{}", ran.out);
     assert_eq!(ran.code, 1);
 }
 
 #[test]
-fn doctor_names_policies_beyond_their_budget_as_explain_does() {
+fn doctor_lists_policies_over_their_budget_as_explain_does() {
     let (port, folder) = (free_port(), folder(CLUSTER));
-    let ask = |more: &[&str]| {
+    let diagnose = |more: &[&str]| {
         let arguments = ["doctor", "--http-port", &port, "--source", text(folder.path()), "--output", "json"];
         let ran = run(&[&arguments[..], more].concat());
         (ran.code, serde_json::from_str::<serde_json::Value>(&ran.out).expect("JSON")["problems"].clone())
     };
-    assert_eq!(ask(&[]).1, serde_json::json!([]));
-    let (code, problems) = ask(&["--policy-budget", "20"]);
-    let said = problems[0]["text"].as_str().expect("text");
-    assert!(said.starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
+    assert_eq!(diagnose(&[]).1, serde_json::json!([]));
+    let (code, problems) = diagnose(&["--policy-budget", "20"]);
+    let problem = problems[0]["text"].as_str().expect("text");
+    assert!(problem.starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
     assert_eq!(code, 1);
 }
 
 #[test]
-fn wait_outside_a_pod_names_only_flags_that_it_has() {
+fn wait_outside_a_pod_advises_only_flags_that_it_has() {
     let ran = run(&["wait", "--namespace", "n", "--daemonset", "d", "--timeout", "1s"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("give --kubeconfig FILE") && !ran.err.contains("--source"), "{}", ran.err);
 }
 
 #[test]
-fn an_error_says_each_thing_once() {
+fn an_error_shows_each_cause_once() {
     let ran = run(&[
         "explain",
         "--kubeconfig",
@@ -163,7 +169,7 @@ fn an_error_says_each_thing_once() {
 }
 
 #[test]
-fn a_refused_api_server_is_named_while_it_is_waited_for() {
+fn the_api_server_is_named_while_a_command_waits_for_it() {
     let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
     let config = folder.path().join("config");
     let server = format!("https://127.0.0.1:{port}");
@@ -187,11 +193,11 @@ fn a_refused_api_server_is_named_while_it_is_waited_for() {
 }
 
 #[test]
-fn a_probe_finds_the_agent_of_its_own_socket() {
+fn probe_queries_the_agent_on_the_given_socket() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("http.sock");
-    let place = ["--http-socket", text(&socket)];
-    let ran = run(&[&["probe", "ready"], &place[..]].concat());
+    let address = ["--http-socket", text(&socket)];
+    let ran = run(&[&["probe", "ready"], &address[..]].concat());
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains(&format!("no agent answers on {}", socket.display())), "{}", ran.err);
 
@@ -202,43 +208,44 @@ fn a_probe_finds_the_agent_of_its_own_socket() {
             ("/readyz", "503 Service Unavailable", "the source can't be read\n"),
         ] {
             let (mut stream, _) = listener.accept().expect("a probe");
-            let mut asked = [0; 64];
-            let length = stream.read(&mut asked).expect("a question");
-            assert!(asked[..length].starts_with(format!("GET {path} HTTP/1.0").as_bytes()));
+            let mut request = [0; 64];
+            let length = stream.read(&mut request).expect("a request");
+            assert!(request[..length].starts_with(format!("GET {path} HTTP/1.0").as_bytes()));
             write!(stream, "HTTP/1.0 {line}\r\n\r\n{body}").expect("an answer");
         }
     });
-    let live = run(&[&["probe", "live"], &place[..]].concat());
+    let live = run(&[&["probe", "live"], &address[..]].concat());
     assert_eq!((live.code, live.out.as_str()), (0, "ok\n"));
-    let ready = run(&[&["probe", "ready"], &place[..]].concat());
-    assert_eq!((ready.code, ready.out.as_str()), (1, "the source can't be read\n"), "as the agent says it");
-    agent.join().expect("it was asked both");
+    let ready = run(&[&["probe", "ready"], &address[..]].concat());
+    assert_eq!((ready.code, ready.out.as_str()), (1, "the source can't be read\n"), "the agent's own text");
+    agent.join().expect("both probes arrived");
 }
 
-/// A program on a port that gives each client the same answer.
-fn answering(status: &str, body: &str) -> String {
+/// Starts a server that sends each client the same response, and returns its port.
+fn server(status: &str, body: &str) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("address").port();
     let answer = format!("HTTP/1.1 {status}\r\n\r\n{body}");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a client");
-            assert!(stream.read(&mut [0; 1024]).expect("a question") > 0);
-            // A client need not wait for all of it.
+            assert!(stream.read(&mut [0; 1024]).expect("a request") > 0);
+            // The client may close the connection before it has read everything.
             let _ = stream.write_all(answer.as_bytes());
         }
     });
     port.to_string()
 }
 
-/// Of an agent that enforces, and whose texts are these.
+/// The status of an agent that enforces; all its texts are `text`.
 fn status_of(text: &str, failing: Option<&str>) -> String {
     serde_json::json!({
-        "version": text, "pid": 1, "node": text, "phase": "enforcing", "ready": true, "not_ready": [text], "dead": text,
+        "version": text, "pid": 1, "node": text, "phase": "enforcing", "ready": true, "not_ready": [text],
+        "dead": text,
         "published_generation": 1, "applied_generation": 1,
         "source": {"server": text, "connected": false, "connections": [{
-            "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null, "reconnects": 0,
-            "relists": 0, "failures": {},
+            "kind": text, "state": text, "since": 0, "last_error": text, "resource_version": null,
+            "reconnects": 0, "relists": 0, "failures": {},
         }]},
         "table": {"form": text, "queues": text, "fail_mode": text},
         "pod_cidrs": [text], "inventory": {"pods": 0, "namespaces": 0, "nodes": 0, "policies": 0},
@@ -249,7 +256,9 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
         "last_change": null, "audit": {"written": 0, "lost": 0, "write_errors": 0, "failing": failing},
         "conntrack": null, "problems": [{"kind": text, "text": text}], "policies": [],
         "origins": {
-            "protections": [{"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false}],
+            "protections": [
+                {"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false},
+            ],
             "ports": [], "conflicts": [], "exemptions": [text], "overlays": [text], "dropped": {text: 1},
             "new_ports": {"queued": 0, "passed": 0, "dropped": 0, "expired": 0, "no_room": 0},
         },
@@ -258,49 +267,65 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
 }
 
 #[test]
-fn what_another_program_answers_on_the_port_does_not_steer_the_terminal() {
+fn responses_of_other_programs_do_not_control_the_terminal() {
     const EVIL: &str = "x\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}2J\r\u{202e}\u{200b}\nready";
     let harmless = |text: &str| {
         let evil =
             |letter: char| letter != '\n' && (letter.is_control() || "\u{202e}\u{200b}".contains(letter));
         assert!(!text.chars().any(evil), "{text:?}");
-        assert!(!text.lines().any(|line| line.starts_with("ready")), "no line is forged: {text}");
+        assert!(!text.lines().any(|line| line.starts_with("ready")), "a forged line: {text}");
     };
-    let port = answering("200 OK", &status_of(EVIL, None));
+    let port = server("200 OK", &status_of(EVIL, None));
     let ran = run(&["status", "--http-port", &port]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("\\u{1b}]0;title"), "{}", ran.out);
     harmless(&ran.out);
     let json = run(&["status", "--http-port", &port, "--output", "json"]).out;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["node"], EVIL, "exact for programs");
+    assert_eq!(json["node"], EVIL, "JSON means exactly the same");
 
     let ran = run(&["doctor", "--http-port", &port]);
     harmless(&ran.out);
-    let ran = run(&["probe", "ready", "--http-port", &answering("503 No", "x\u{1b}[2J\u{9b}2J\u{202e}\n")]);
+    let ran = run(&["probe", "ready", "--http-port", &server("503 No", "x\u{1b}[2J\u{9b}2J\u{202e}\n")]);
     assert_eq!((ran.code, ran.out.as_str()), (1, "x\\u{1b}[2J\\u{9b}2J\\u{202e}\n"));
-    let ran = run(&["status", "--http-port", &answering("200 OK", &format!("{{\"version\": \"{EVIL}"))]);
+    let ran = run(&["status", "--http-port", &server("200 OK", &format!("{{\"version\": \"{EVIL}"))]);
     assert_eq!(ran.code, 1);
     harmless(&ran.err);
 }
 
 #[test]
-fn status_of_an_agent_whose_audit_log_fails_is_not_fine() {
-    let ran = run(&["status", "--http-port", &answering("200 OK", &status_of("x", None))]);
+fn status_and_doctor_are_wrapped_at_100_columns_or_as_columns_says() {
+    let (port, folder) = (server("200 OK", &status_of(&"long text ".repeat(30), None)), folder(CLUSTER));
+    let status = ["status", "--http-port", &port];
+    let doctor = ["doctor", "--http-port", &port, "--source", text(folder.path())];
+    for arguments in [&status[..], &doctor] {
+        for (columns, longest) in [(None, 90..=100), (Some("60"), 50..=60), (Some("150"), 140..=150)] {
+            let out = run_in_columns(arguments, columns).out;
+            // Problems are one line each.
+            let rows = out.lines().filter(|line| !line.starts_with("problem:"));
+            let width = rows.map(|line| line.trim_end().chars().count()).max().expect("a row");
+            assert!(longest.contains(&width), "{columns:?}: {width} in {out}");
+        }
+    }
+}
+
+#[test]
+fn status_fails_if_the_audit_log_fails() {
+    let ran = run(&["status", "--http-port", &server("200 OK", &status_of("x", None))]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     let failing = Some("No space left on device");
-    let ran = run(&["status", "--http-port", &answering("200 OK", &status_of("x", failing))]);
+    let ran = run(&["status", "--http-port", &server("200 OK", &status_of("x", failing))]);
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("failing: No space left on device"), "{}", ran.out);
 }
 
 #[test]
-fn under_the_name_netpol_it_takes_the_flags_of_flannels_policy_container() {
+fn a_program_named_netpol_takes_the_flags_of_flannels_policy_container() {
     let folder = tempfile::tempdir().expect("a folder");
     let netpol = folder.path().join("netpol");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kube-verdict"), &netpol).expect("a link");
-    let ran = |words: &[&str]| {
-        let output = std::process::Command::new(&netpol).args(words).output().expect("it starts");
+    let ran = |arguments: &[&str]| {
+        let output = std::process::Command::new(&netpol).args(arguments).output().expect("it starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };

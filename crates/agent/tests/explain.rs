@@ -1,18 +1,18 @@
-//! What `kube-verdict explain` answers about a small cluster.
+//! `kube-verdict explain` over a small cluster.
 
 mod support;
 
-use support::{CLUSTER, folder, run, run_with, text};
+use support::{CLUSTER, folder, run, run_in_columns, run_with, text};
 
-/// Asks about one connection in [`CLUSTER`].
-fn ask(from: &str, to: &str, port: &str) -> support::Ran {
+/// Explains one connection in [`CLUSTER`].
+fn explain(from: &str, to: &str, port: &str) -> support::Ran {
     let folder = folder(CLUSTER);
     run(&["explain", "--source", text(folder.path()), "--from", from, "--to", to, "--port", port])
 }
 
 #[test]
-fn an_allowed_connection_names_policy_and_rule() {
-    let ran = ask("web/a", "db/db", "5432/TCP");
+fn an_allowed_connection_shows_policy_and_rule() {
+    let ran = explain("web/a", "db/db", "5432/TCP");
     assert_eq!(
         ran.out,
         "\
@@ -30,8 +30,8 @@ over IPv6, fd00:1::2 -> fd00:2::2, it is also allowed
 }
 
 #[test]
-fn a_default_deny_names_who_isolates_and_the_nearest_miss() {
-    let ran = ask("web/a", "db/db", "80");
+fn a_default_deny_shows_isolating_policies_and_the_nearest_miss() {
+    let ran = explain("web/a", "db/db", "80");
     let expected = "\
 ingress of db/db: denied
   policies isolate the pod in this direction and none of their rules matches
@@ -42,7 +42,7 @@ ingress of db/db: denied
     assert!(ran.out.contains(expected), "{}", ran.out);
     assert_eq!(ran.code, 3);
 
-    let ran = ask("web/b", "db/db", "sql/TCP");
+    let ran = explain("web/b", "db/db", "sql/TCP");
     assert!(
         ran.out.contains("nearest miss  db/allow-web ingress[1]: port matches, peer does not"),
         "{}",
@@ -50,28 +50,28 @@ ingress of db/db: denied
     );
     assert_eq!(ran.code, 3);
 
-    let ran = ask("web/b", "db/db", "ICMP");
+    let ran = explain("web/b", "db/db", "ICMP");
     assert!(ran.out.starts_with("DENIED  web/b (10.244.1.3) -> db/db (10.244.2.2)  ICMP\n"), "{}", ran.out);
     assert!(ran.out.contains("nearest miss  none"), "{}", ran.out);
 }
 
 #[test]
-fn addresses_are_ends_too() {
-    let ran = ask("192.0.2.9", "db/db", "22");
+fn addresses_are_endpoints_as_well() {
+    let ran = explain("192.0.2.9", "db/db", "22");
     assert!(ran.out.starts_with("ALLOWED  192.0.2.9 -> db/db (10.244.2.2)  22/TCP\n"), "{}", ran.out);
     assert!(ran.out.contains("the address belongs to no pod"), "{}", ran.out);
     assert_eq!(ran.code, 0);
-    // An address that a pod has is that pod.
-    let ran = ask("::ffff:10.244.1.2", "10.244.2.2", "5432");
+    // The address of a pod stands for the pod.
+    let ran = explain("::ffff:10.244.1.2", "10.244.2.2", "5432");
     assert!(ran.out.starts_with("ALLOWED  web/a (10.244.1.2) -> db/db (10.244.2.2)"), "{}", ran.out);
-    // The pod's address of the other end's family is taken.
-    let ran = ask("web/a", "2001:db8::1", "443");
+    // Of the pod's addresses, the one in the IP family of the other end is used.
+    let ran = explain("web/a", "2001:db8::1", "443");
     assert!(ran.out.starts_with("ALLOWED  web/a (fd00:1::2) -> 2001:db8::1"), "{}", ran.out);
 }
 
 #[test]
-fn an_address_of_the_clusters_that_no_pod_is_known_to_have_is_denied_as_an_agent_does() {
-    let ran = ask("10.244.1.77", "web/a", "80");
+fn an_address_in_a_pod_cidr_that_no_known_pod_has_is_denied_as_by_an_agent() {
+    let ran = explain("10.244.1.77", "web/a", "80");
     assert_eq!(
         ran.out,
         "\
@@ -79,22 +79,24 @@ DENIED  10.244.1.77 -> web/a (10.244.1.2)  80/TCP
 
 egress of 10.244.1.77: denied
   the address is in its node's pod CIDR and no pod is known to have it
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
+  --on-unknown-pod says, by default deny
 ingress of web/a: allowed
   no policy isolates the pod in this direction
 "
     );
     assert_eq!(ran.code, 3);
-    // Its own node reaches it, and the node's own addresses in its pod CIDR are no pods.
+    // Its own node reaches it, and the node's own addresses in its pod CIDR are not pods.
     for (from, to) in [("198.51.100.1", "10.244.1.77"), ("10.244.1.1", "web/a"), ("web/a", "10.244.1.1")] {
-        assert_eq!(ask(from, to, "80").code, 0, "{from} {to}");
+        assert_eq!(explain(from, to, "80").code, 0, "{from} {to}");
     }
-    // What the peer's agent doesn't know, the pod's own does not either.
-    let ran = ask("10.244.1.77", "db/db", "5432");
+    // The agent of the pod's node does not know the pod any more than the agent of the peer's node does.
+    let ran = explain("10.244.1.77", "db/db", "5432");
     let expected = "\
 ingress of db/db: denied
   it depends on which pod the other end is, and no pod is known to have its address
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny
+  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
+  --on-unknown-pod says, by default deny
   isolated by   db/allow-web
   nearest miss  db/allow-web ingress[1]: port matches, peer does not
 ";
@@ -102,7 +104,7 @@ ingress of db/db: denied
 }
 
 #[test]
-fn labels_that_cannot_be_read_are_named_where_they_decide() {
+fn invalid_labels_are_shown_if_the_verdict_depends_on_them() {
     let folder = folder(&CLUSTER.replace("labels: {team: front}", "labels: {team: front, rev: 7}"));
     let source = text(folder.path());
     let ran = run(&["explain", "--source", source, "--from", "web/a", "--to", "db/db", "--port", "sql"]);
@@ -111,8 +113,8 @@ ingress of db/db: denied
   policy might allow it, but labels of a pod at either end, or of its namespace, are unknown
 ";
     assert!(ran.out.contains(expected), "{}", ran.out);
-    let whose = "labels that can't be read, or of a Namespace that is missing: Namespace web\n";
-    assert!(ran.out.contains(whose), "{}", ran.out);
+    let unknown = "labels that are invalid, or of a Namespace that is missing: Namespace web\n";
+    assert!(ran.out.contains(unknown), "{}", ran.out);
     assert!(
         ran.err.contains("Namespace web: metadata.labels.rev: the value 7 is not a string: put it in quotes"),
         "{}",
@@ -122,33 +124,34 @@ ingress of db/db: denied
 }
 
 #[test]
-fn a_nodes_agent_leaves_the_pods_of_other_nodes_to_theirs() {
+fn with_node_pods_of_other_nodes_are_not_evaluated() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
-    let ask = |from, to, node| {
+    let explain_on = |from, to, node| {
         run(&["explain", "--source", source, "--from", from, "--to", to, "--port", "80", "--node", node])
     };
-    let ran = ask("web/a", "db/db", "node-a");
+    let ran = explain_on("web/a", "db/db", "node-a");
     let headline = "ALLOWED by node-a  web/a (10.244.1.2) -> db/db (10.244.2.2)  80/TCP\n";
-    assert!(ran.out.starts_with(headline), "whose view it is: {}", ran.out);
+    assert!(ran.out.starts_with(headline), "the node is shown: {}", ran.out);
     assert!(
         ran.out.contains("ingress of db/db: allowed\n  the pod lives on another node, which evaluates it"),
         "{}",
         ran.out
     );
     assert_eq!(ran.code, 0);
-    let ran = ask("10.244.1.77", "web/a", "node-a");
+    let ran = explain_on("10.244.1.77", "web/a", "node-a");
     assert!(ran.out.contains("egress of 10.244.1.77: denied"), "{}", ran.out);
-    let ran = ask("web/a", "db/db", "node-z");
+    let ran = explain_on("web/a", "db/db", "node-z");
     assert!(ran.err.contains("--node node-z: the source has no such Node; it has 1: node-a"), "{}", ran.err);
     assert_eq!((ran.code, ran.out.as_str()), (2, ""));
 }
 
 #[test]
-fn provisional_answers_to_packets_name_each_packets_own_policy() {
+fn provisional_results_of_packets_show_each_packets_own_policy() {
     let folder = folder(&format!(
-        "{CLUSTER}---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: some, namespace: web}},\n \
-         spec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}]}}]}}}}\n"
+        "{CLUSTER}---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: some, \
+         namespace: web}},\n spec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: \
+         {{app: x}}}}}}]}}]}}}}\n"
     ));
     let input = br#"{"src":"10.244.1.77","dst":"10.244.1.2","dst_port":5432}
 {"src":"10.244.1.77","dst":"10.244.2.2","dst_port":5432}"#;
@@ -162,16 +165,17 @@ fn provisional_answers_to_packets_name_each_packets_own_policy() {
 }
 
 #[test]
-fn what_has_no_answer_is_said_in_a_sentence() {
+fn what_cannot_be_answered_is_an_error_with_advice() {
     let cases = [
         ("web/aa", "db/db", "80", "the source has no pod web/aa; did you mean web/a or web/b?"),
         ("front/a", "db/db", "80", "did you mean web/a?"),
-        ("web/nobody-like-that", "db/db", "80", "the source has no pod web/nobody-like-that (5 pods in all)"),
+        ("web/nobody-like-that", "db/db", "80", "the source has no pod web/nobody-like-that (it has 5 pods)"),
         (
             "web/host",
             "db/db",
             "80",
-            "uses the network of its node, so no policy applies to it: ask about the node node-a itself, 198.51.100.1",
+            "uses the network of its node, so no policy applies to it: give the address of node node-a, \
+             198.51.100.1",
         ),
         ("web/done", "db/db", "80", "pod web/done has no address: it has not started yet, or is finished"),
         ("web/a", "db/db", "http/TCP", "db/db has no port http/TCP; it has sql/TCP"),
@@ -180,22 +184,22 @@ fn what_has_no_answer_is_said_in_a_sentence() {
             "web/a",
             "192.0.2.1",
             "sql",
-            "192.0.2.1 is an address: only a pod has a port named \"sql\"; give its number",
+            "192.0.2.1 is an address, and only a pod can have a port named \"sql\": give the number",
         ),
-        ("web/b", "2001:db8::1", "80", "web/b and 2001:db8::1 have no address of one family"),
+        ("web/b", "2001:db8::1", "80", "web/b and 2001:db8::1 have no IP family (IPv4 or IPv6) in common"),
         ("a", "db/db", "80", "write a pod as NAMESPACE/NAME, or an IP address"),
         ("web/a", "db/db", "80/TPC", "is no protocol"),
-        ("web/a", "db/db", "70000", "70000 is no port: ports are 1 to 65535"),
+        ("web/a", "db/db", "70000", "70000 is not a port: ports are 1 to 65535"),
     ];
     for (from, to, port, sentence) in cases {
-        let ran = ask(from, to, port);
+        let ran = explain(from, to, port);
         assert!(ran.err.contains(sentence), "{from} {to} {port}: {}", ran.err);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{from} {to} {port}");
     }
 }
 
 #[test]
-fn the_other_family_is_spoken_of_where_it_differs() {
+fn the_other_ip_family_is_shown_with_a_different_verdict() {
     let folder = folder(&CLUSTER.replace("192.0.2.0/24", "fd00:1::/64"));
     let source = text(folder.path());
     let ran = run(&["explain", "--source", source, "--from", "web/a", "--to", "db/db", "--port", "22"]);
@@ -205,7 +209,7 @@ fn the_other_family_is_spoken_of_where_it_differs() {
 }
 
 #[test]
-fn json_says_the_same() {
+fn json_has_the_same_content() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let ran = run(&[
@@ -229,26 +233,26 @@ fn json_says_the_same() {
 }
 
 #[test]
-fn json_names_what_the_source_got_wrong_and_policies_beyond_their_budget() {
-    let ask = |manifests: &str, more: &[&str]| -> serde_json::Value {
+fn json_lists_problems_of_the_source_and_policies_over_their_budget() {
+    let problems_of = |manifests: &str, more: &[&str]| -> serde_json::Value {
         let folder = folder(manifests);
         let source = text(folder.path());
-        let ask = ["explain", "--source", source, "--from", "web/b", "--to", "db/db", "--port", "sql"];
-        let ran = run(&[&ask[..], &["--output", "json"], more].concat());
+        let arguments = ["explain", "--source", source, "--from", "web/b", "--to", "db/db", "--port", "sql"];
+        let ran = run(&[&arguments[..], &["--output", "json"], more].concat());
         serde_json::from_str::<serde_json::Value>(&ran.out).expect("JSON")["problems"].clone()
     };
-    assert_eq!(ask(CLUSTER, &[]), serde_json::json!([]), "always there");
-    let problems = ask(&CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99"), &["--policy-budget", "20"]);
+    assert_eq!(problems_of(CLUSTER, &[]), serde_json::json!([]), "an empty list if there are none");
+    let problems = problems_of(&CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99"), &["--policy-budget", "20"]);
     let [object, budget] = problems.as_array().expect("problems").as_slice() else { panic!("{problems}") };
     assert_eq!((&object["kind"], &budget["kind"]), (&"NetworkPolicy".into(), &"NetworkPolicy".into()));
-    let said = |problem: &serde_json::Value| problem["text"].as_str().expect("text").to_owned();
-    assert!(said(object).contains("NetworkPolicy db/allow-web: spec.ingress[0]"), "{problems}");
-    assert!(said(budget).starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
-    assert!(said(budget).contains("raise --policy-budget"), "{problems}");
+    let text_of = |problem: &serde_json::Value| problem["text"].as_str().expect("text").to_owned();
+    assert!(text_of(object).contains("NetworkPolicy db/allow-web: spec.ingress[0]"), "{problems}");
+    assert!(text_of(budget).starts_with("NetworkPolicy db/allow-web: it has "), "{problems}");
+    assert!(text_of(budget).contains("raise --policy-budget"), "{problems}");
 }
 
 #[test]
-fn packets_are_answered_line_by_line() {
+fn packets_are_evaluated_line_by_line() {
     let folder = folder(CLUSTER);
     let input = br#"{"src":"10.244.1.2","dst":"10.244.2.2","protocol":"TCP","dst_port":5432}
 {"src":"10.244.1.3","dst":"10.244.2.2","protocol":6,"dst_port":5432,"src_port":40000,"note":"anything","expect":["any"]}
@@ -276,7 +280,7 @@ fn packets_are_answered_line_by_line() {
 }
 
 #[test]
-fn packets_that_cannot_be_read_keep_their_place() {
+fn invalid_packets_keep_their_place() {
     let folder = folder(CLUSTER);
     let good = r#"{"src":"192.0.2.7","dst":"10.244.1.3","dst_port":80}"#;
     let long = format!(r#"{{"src":"192.0.2.7","note":"{}"}}"#, "x".repeat(1 << 17));
@@ -287,11 +291,12 @@ fn packets_that_cannot_be_read_keep_their_place() {
         (r#"{"src":"10.0.0.3"}"#, "missing field `dst`"),
         (r#"{"src":"10.0.0.3","dst":"10.0.0.1","dst_port":65536}"#, "65536"),
         (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":"TPC"}"#, r#"\"TPC\" is no protocol"#),
-        (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":256}"#, "256 is no protocol"),
-        (r#"[{"src":"10.0.0.3","dst":"10.0.0.1"}]"#, "write one JSON object a line"),
+        (r#"{"src":"10.0.0.3","dst":"10.0.0.1","protocol":256}"#, "256 is not a protocol"),
+        (r#"[{"src":"10.0.0.3","dst":"10.0.0.1"}]"#, "write one JSON object per line"),
         (
             r#"{"src":"10.0.0.3","dst":"10.0.0.1","dport":80}"#,
-            "unknown field `dport`, expected one of `src`, `dst`, `protocol`, `dst_port`, `src_port`, `icmp_type`, `expect`, `expected`, `note` at column",
+            "unknown field `dport`, expected one of `src`, `dst`, `protocol`, `dst_port`, `src_port`, \
+             `icmp_type`, `expect`, `expected`, `note` at column",
         ),
         (&long, "longer than 65536 bytes"),
     ];
@@ -313,11 +318,36 @@ fn packets_that_cannot_be_read_keep_their_place() {
         assert!(next.starts_with(r#"{"verdict":"allow","#), "{next}");
     }
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("11 of 21 lines could not be read"), "{}", ran.err);
+    assert!(ran.err.contains("11 of 21 lines are invalid"), "{}", ran.err);
 }
 
 #[test]
-fn what_the_source_got_wrong_is_named_and_never_widens() {
+fn text_is_wrapped_at_100_columns_or_as_columns_says() {
+    let explain = |columns: Option<&str>| {
+        let folder = folder(CLUSTER);
+        let ask = ["explain", "--source", text(folder.path())];
+        let connection = ["--from", "10.244.1.77", "--to", "db/db", "--port", "5432"];
+        run_in_columns(&[&ask[..], &connection].concat(), columns).out
+    };
+    let longest = |text: &str| text.lines().map(|line| line.chars().count()).max().expect("a line");
+    let wide = explain(None);
+    assert!((80..=100).contains(&longest(&wide)), "{wide}");
+    let narrow = explain(Some("72"));
+    assert!((60..=72).contains(&longest(&narrow)), "{narrow}");
+    let one_line = explain(Some("200"));
+    assert!(
+        one_line.lines().any(|line| line.ends_with("then it does as --on-unknown-pod says, by default deny"))
+    );
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&narrow), words(&wide), "nothing is lost");
+    assert_eq!(words(&one_line), words(&wide), "nothing is lost");
+    for unknown in ["0", "wide", ""] {
+        assert_eq!(explain(Some(unknown)), wide, "{unknown:?} is no width");
+    }
+}
+
+#[test]
+fn problems_of_the_source_are_shown_and_never_widen_access() {
     let broken = CLUSTER.replace("192.0.2.0/24", "192.0.2.0/99");
     let folder = folder(&broken);
     let source = text(folder.path());
@@ -336,7 +366,7 @@ fn what_the_source_got_wrong_is_named_and_never_widens() {
 }
 
 #[test]
-fn a_source_that_is_no_folder_is_a_usage_error() {
+fn a_source_that_is_not_a_folder_is_a_usage_error() {
     let ran = run(&["explain", "--source", "/nowhere", "--from", "web/a", "--to", "db/db", "--port", "1"]);
     assert!(ran.err.contains("--source /nowhere: No such file"), "{}", ran.err);
     assert_eq!(ran.code, 2);
@@ -347,7 +377,7 @@ fn a_source_that_is_no_folder_is_a_usage_error() {
 }
 
 #[test]
-fn the_shop_of_the_examples_is_understood_wholly() {
+fn the_example_shop_has_no_problems() {
     let shop = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/examples/shop");
     let ran =
         run(&["explain", "--source", shop, "--from", "web/shop", "--to", "db/orders", "--port", "postgres"]);
@@ -359,7 +389,7 @@ fn the_shop_of_the_examples_is_understood_wholly() {
 }
 
 #[test]
-fn a_name_in_a_manifest_forges_no_line_of_the_answer() {
+fn a_name_in_a_manifest_cannot_forge_a_line_of_the_answer() {
     let policy = r#"
 ---
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,

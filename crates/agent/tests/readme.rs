@@ -1,4 +1,4 @@
-//! README's examples that need neither a cluster nor root: word for word, they print what it says.
+//! README's examples that need neither a cluster nor root print exactly what README shows.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,10 +9,10 @@ struct Example {
     output: String,
 }
 
-/// The lines behind `$ ` in indented blocks, each with the lines that it goes on in and the output below it.
+/// The commands after `$ ` in indented blocks, each with its continuation lines and the output below it.
 fn examples(readme: &str) -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
-    let (mut is_open, mut goes_on) = (false, false);
+    let (mut is_open, mut is_continued) = (false, false);
     for line in readme.lines() {
         let Some(line) = line.strip_prefix("    ").or(line.is_empty().then_some("")) else {
             is_open = false;
@@ -20,19 +20,19 @@ fn examples(readme: &str) -> Vec<Example> {
         };
         if let Some(command) = line.strip_prefix("$ ") {
             examples.push(Example { command: command.to_owned(), output: String::new() });
-            (is_open, goes_on) = (true, command.ends_with('\\'));
+            (is_open, is_continued) = (true, command.ends_with('\\'));
         } else if let Some(last) = examples.last_mut().filter(|_| is_open) {
-            let text = if goes_on { &mut last.command } else { &mut last.output };
+            let text = if is_continued { &mut last.command } else { &mut last.output };
             text.push('\n');
             text.push_str(line);
-            goes_on &= line.ends_with('\\');
+            is_continued &= line.ends_with('\\');
         }
     }
     examples
 }
 
 #[test]
-fn commands_print_what_the_readme_says() {
+fn commands_print_what_the_readme_shows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let readme = std::fs::read_to_string(root.join("README.md")).expect("README.md");
     let program = Path::new(env!("CARGO_BIN_EXE_kube-verdict")).parent().expect("a folder");
@@ -53,17 +53,17 @@ fn commands_print_what_the_readme_says() {
         assert_eq!(printed.trim(), output.trim(), "{command}: {errors}");
         ran += 1;
     }
-    assert_eq!(ran, 3, "every example of `explain` over the manifests is run");
+    assert_eq!(ran, 3, "all examples of `explain` over the manifests have run");
 }
 
 #[test]
-fn the_program_is_where_the_readmes_commands_look_for_it() {
+fn the_readme_installs_the_program_once() {
     let readme = include_str!("../../../README.md");
     let built: Vec<&str> =
         readme.lines().filter(|line| line.contains("target/release/kube-verdict")).collect();
     assert_eq!(
         built,
         ["    install target/release/kube-verdict /usr/local/bin/"],
-        "it is installed once, and then called by name"
+        "it is installed once, and then called by its name"
     );
 }

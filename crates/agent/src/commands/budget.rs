@@ -1,21 +1,36 @@
-//! How large the policies of a namespace may be, as the command line says.
+//! Flags for the size limits of policies.
 
 use clap::Args;
 use policy::Budget;
 
 use crate::values::number;
 
-/// A budget for policies.
+/// The flags of a [`Budget`].
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BudgetArguments {
-    /// How many entries the policies of one namespace may have. Each rule, CIDR, exception, port, label key and label value is one entry, a
-    /// key one more for each 64 bytes, a peer that selects pods 16 more, and a policy 16. Beyond that, the namespace's largest policies
-    /// isolate their pods and allow nothing. An entry takes some 100 bytes.
-    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().namespace, value_parser = number(0..=u64::MAX, Budget::default().namespace))]
+    /// Maximum number of entries in the policies of one namespace.
+    ///
+    /// If they have more, the largest policies of the namespace isolate their pods and allow nothing. Each
+    /// rule, CIDR, exception, port, label key and label value counts as one entry; a label key as one more
+    /// for each 64 bytes, a peer that selects pods as 16 more, and a policy as 16. An entry takes about 100
+    /// bytes of memory.
+    #[arg(
+        long,
+        value_name = "ENTRIES",
+        default_value_t = Budget::default().namespace,
+        value_parser = number(0..=u64::MAX, Budget::default().namespace)
+    )]
     policy_budget: u64,
 
-    /// How many entries all policies may have. Beyond that, the largest namespaces have less than --policy-budget.
-    #[arg(long, value_name = "ENTRIES", default_value_t = Budget::default().total, value_parser = number(0..=u64::MAX, Budget::default().total))]
+    /// Maximum number of entries in all policies.
+    ///
+    /// If they have more, the largest namespaces get less than --policy-budget.
+    #[arg(
+        long,
+        value_name = "ENTRIES",
+        default_value_t = Budget::default().total,
+        value_parser = number(0..=u64::MAX, Budget::default().total)
+    )]
     policy_budget_total: u64,
 }
 

@@ -1,7 +1,8 @@
-//! `kube-verdict explain`: asks the policies of a folder or a cluster about a connection, or about many.
+//! `kube-verdict explain`: evaluates one connection, or many, under the policies of a folder or a cluster.
 //!
-//! It needs no root, and for a folder no cluster: the source is read once, compiled, and evaluated as agents would: the source's egress as
-//! the agent of its node does, and the destination's ingress as the agent of that one; or both as the agent of one node does.
+//! It needs no root, and for a folder no cluster. It reads the source once, compiles it, and evaluates as the
+//! agents do: egress as the agent on the node of the connection's source, ingress as the agent on the node of
+//! its destination. With `--node` it evaluates both as the agent of that node.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter};
@@ -11,10 +12,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use policy::{Compiler, Inventory, Packet, Scope, Snapshot, Verdict};
-use serde::Serialize;
 
-use super::Output;
 use super::budget::BudgetArguments;
+use super::output::Output;
+use super::table;
 use crate::exit;
 use crate::nodes;
 use crate::paint;
@@ -23,54 +24,56 @@ use crate::status::Problem;
 use crate::terminal::{self, text};
 
 mod answer;
-mod end;
+mod endpoint;
 mod packets;
 mod port;
+mod render;
 
 use answer::Answer;
-use end::End;
+use endpoint::EndpointArgument;
 use port::PortArgument;
 
 const EXAMPLES: &str = "\
 Examples:
-  May the web server reach the database?
+  Is the web server allowed to connect to the database?
     kube-verdict explain --source manifests --from web/a --to db/b --port 5432/TCP
-  The same by the port's name on the destination pod, for a program:
+  The same as JSON, with the port by its name on the destination pod:
     kube-verdict explain --source manifests --from web/a --to db/b --port postgres/TCP --output json
-  May an address outside the cluster?
+  Is an address outside the cluster allowed to connect?
     kube-verdict explain --source manifests --from 192.0.2.7 --to web/a --port 443
-  Did the source get anything wrong that the answer may depend on?
-    kube-verdict explain --source manifests --from web/a --to db/b --port 5432 --output json | jq '.problems'
-  The same of a cluster's policies, as they are now:
+  List problems in the source that the answer may depend on:
+    kube-verdict explain --source manifests --from web/a --to db/b --port 5432 --output json \\
+      | jq '.problems'
+  Use the current policies of a cluster:
     kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
-  What does the agent of one node say of it?
+  Evaluate as the agent of one node does:
     kube-verdict explain --source manifests --node node-a --from web/a --to db/b --port 5432
-  May it be pinged?
+  Is ping allowed?
     kube-verdict explain --source manifests --from web/a --to db/b --port ICMP
-  Many at once, one JSON object a line, `-` for standard input:
+  Evaluate many packets, one JSON object per line, `-` for standard input:
     echo '{\"src\":\"10.0.0.1\",\"dst\":\"10.0.1.2\",\"protocol\":\"TCP\",\"dst_port\":80}' \\
       | kube-verdict explain --source manifests --packets -
 
-Exit codes: 0 the connection is allowed (with --packets: every line was read), 1 something is wrong,
-2 the command line is wrong (also: no such folder, no such pod), 3 the connection is denied.";
+Exit codes: 0 the connection is allowed (with --packets: every line was evaluated), 1 failure, 2
+usage error (also: the folder or the pod does not exist), 3 the connection is denied.";
 
-/// Says whether a connection is allowed, and by which policy and rule.
+/// Evaluates a connection: is it allowed or denied, and by which policy and rule?
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
     #[command(flatten)]
     source: SourceArguments,
 
-    /// Where the connection comes from: a pod as NAMESPACE/NAME, or an IP address.
+    /// Source of the connection: a pod as NAMESPACE/NAME, or an IP address.
     #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
-    from: Option<End>,
+    from: Option<EndpointArgument>,
 
-    /// Where it goes.
+    /// Destination of the connection, likewise.
     #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
-    to: Option<End>,
+    to: Option<EndpointArgument>,
 
-    /// Destination port: a number or a port's name on the destination pod, with the protocol (TCP if absent); or a
-    /// protocol that has no ports, such as ICMP.
+    /// Destination port and protocol: a port number or a port name of the destination pod, with the protocol
+    /// (default: TCP); or a protocol without ports, such as ICMP.
     #[arg(
         long,
         value_name = "PORT[/PROTOCOL]",
@@ -82,25 +85,27 @@ pub struct Explain {
     #[command(flatten)]
     budget: BudgetArguments,
 
-    /// Evaluates the packets in this file (`-`: standard input): one JSON object a line with src, dst, protocol (a name or
-    /// number; TCP if absent), dst_port, and if need be src_port and icmp_type; expect, expected and note are ignored, and
-    /// any other key is an error. Prints one JSON object a line, in the same order. For a line that can't be read it prints
-    /// {"error": ...} and goes on.
+    /// Evaluate the packets in this file (`-`: standard input), one JSON object per line.
+    ///
+    /// Keys: src, dst, protocol (a name or number; default: TCP), dst_port, src_port and icmp_type. The keys
+    /// expect, expected and note are ignored; any other key is an error. Prints one JSON object per line, in
+    /// the same order: {"error": ...} for a line that is invalid.
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
 
-    /// Evaluates as the agent of this node does: it leaves pods of other nodes to their agents. Default: as the agents of both ends' own
-    /// nodes do.
+    /// Evaluate as the agent of this node does, which leaves pods of other nodes to their agents.
+    ///
+    /// Default: evaluate as the agents of the nodes at both ends do.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
-    /// How to print the answer. Answers to --packets are always JSON.
-    #[arg(long, value_enum, default_value_t)]
+    /// Output format. Results of --packets are always JSON.
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
     output: Output,
 }
 
 impl Explain {
-    /// Reads the source and answers.
+    /// Reads the source, evaluates and prints.
     pub fn run(self) -> anyhow::Result<u8> {
         let budget = self.budget.into();
         let (changes, mut problems) = self.source.read_once(budget)?;
@@ -115,20 +120,16 @@ impl Explain {
             (paint::warning("warning:") + text!(" {}", problem.text)).print_error();
         }
         if let Some(node) = &self.node {
-            must_be_a_node(node, compiler.inventory())?;
+            require_node(node, compiler.inventory())?;
         }
         match (self.packets, self.from, self.to, self.port) {
             (Some(file), ..) => evaluate_all(&snapshot, &file),
             (None, Some(from), Some(to), Some(port)) => {
-                let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?.by(self.node);
-                match self.output {
-                    Output::Text => answer.text().print()?,
-                    Output::Json => {
-                        terminal::print_json(&JsonAnswer { answer: &answer, problems: &problems })?
-                    }
-                }
+                let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?;
+                let answer = answer.with(self.node, problems);
+                self.output.print(&answer, || render::render(&answer, table::width()))?;
                 Ok(match answer.verdict() {
-                    Verdict::Allow => exit::FINE,
+                    Verdict::Allow => exit::SUCCESS,
                     Verdict::Deny => exit::DENIED,
                 })
             }
@@ -138,17 +139,8 @@ impl Explain {
     }
 }
 
-/// The answer with `--output json`.
-#[derive(Serialize)]
-struct JsonAnswer<'a> {
-    #[serde(flatten)]
-    answer: &'a Answer,
-    /// Faults of the source's objects, and policies beyond their namespace's budget. The answer may depend on them.
-    problems: &'a [Problem],
-}
-
-/// A node that the source doesn't have is a mistake on the command line: its agent would evaluate no pod.
-fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
+/// A node that the source does not have is a usage error: its agent would evaluate no pod.
+fn require_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> {
     if inventory.nodes.contains_key(name) {
         return Ok(());
     }
@@ -159,14 +151,14 @@ fn must_be_a_node(name: &str, inventory: &Inventory) -> Result<(), exit::Usage> 
 fn evaluate_one(
     compiler: &Compiler,
     snapshot: &Arc<Snapshot>,
-    from: &End,
-    to: &End,
+    from: &EndpointArgument,
+    to: &EndpointArgument,
     port: &PortArgument,
 ) -> anyhow::Result<Answer> {
     let inventory = compiler.inventory();
     let (from, to) = (from.resolve(inventory)?, to.resolve(inventory)?);
     let (protocol, number) = port.resolve(&to, inventory)?;
-    let packets: Vec<Packet> = end::pairs(&from, &to)?
+    let packets: Vec<Packet> = endpoint::pairs(&from, &to)?
         .into_iter()
         .map(|(source, destination)| {
             let packet = Packet::new(source, destination, protocol);
@@ -186,13 +178,13 @@ fn evaluate_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {
         })?;
         packets::evaluate(snapshot, BufReader::with_capacity(1 << 16, opened), output)
     }
-    .with_context(|| format!("evaluating the packets in {}", file.display()))?;
-    if counts.unreadable == 0 {
-        return Ok(exit::FINE);
+    .with_context(|| format!("cannot evaluate the packets in {}", file.display()))?;
+    if counts.invalid == 0 {
+        return Ok(exit::SUCCESS);
     }
     anyhow::bail!(
-        "{} of {} lines could not be read: see the \"error\" in their place",
-        counts.unreadable,
+        "{} of {} lines are invalid: each has an \"error\" in its place in the output",
+        counts.invalid,
         counts.lines
     )
 }

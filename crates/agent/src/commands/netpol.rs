@@ -1,81 +1,85 @@
-//! `/bin/netpol`: the agent under the name and the flags by which Flannel's chart starts its policy container.
+//! `/bin/netpol`: the agent with the name and the flags with which Flannel's chart starts its policy
+//! container.
 //!
-//! From: flags as Go's `flag` package takes them. To: [`Run`], by its own command line. Invariant: no flag is passed over in
-//! silence, and none that isn't known keeps the agent from enforcing: a chart of tomorrow may give flags that we don't know today,
-//! and a node whose policy container ends at once has no policy at all. A value that can't be right ends the program, as there.
+//! From: flags in the syntax of Go's `flag` package. To: [`Run`], through its own command line. Invariant: a
+//! flag without effect is logged, and an unknown flag does not stop the agent. A future chart may pass flags
+//! that are unknown today, and a node whose policy container exits at once has no policy. An invalid value
+//! ends the program, as in kube-network-policies.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::Parser;
 
+use super::cli::{Cli, Command};
 use super::run::Run;
-use super::{Cli, Command};
 use crate::exit::{self, Usage};
 use crate::terminal::Text;
 
 mod flags;
-use flags::{Asked, Flags, Note, OURS};
+use flags::{CommandLine, Flags, PASSED_THROUGH, Warning};
 
 const HELP: &str = "\
-netpol: kube-verdict under the flags of kube-network-policies, as Flannel's chart starts it.
+netpol: kube-verdict with the flags of kube-network-policies, as Flannel's chart starts it.
 
 Usage: netpol [--FLAG=VALUE]...
 
-  --hostname-override NAME          The node. Default: this machine's name
-  --kubeconfig FILE                 How to reach the API server. Default: as a pod does
-  --fail-open[=false]               New connections pass while no agent runs. Default: true
+  --hostname-override NAME          Name of the node. Default: this machine's hostname
+  --kubeconfig FILE                 Kubeconfig for the API server. Default: the pod's service account
+  --fail-open[=false]               Let new connections pass while no agent runs. Default: true
   --nfqueue-id N                    First NFQUEUE number. Default: 100
   --metrics-bind-address IP:PORT    Where to serve /metrics. Default: :9080
-  --netfilter-bug-1766-fix[=false]  Evaluate DNS queries before they are routed. Default: on kernels before 6.12
-  --v N                             What is logged: 0 to 3 info, 4 and 5 debug, from 6 on trace. Default: 0
-  --logging-format text|json        How log lines look. Default: text
+  --netfilter-bug-1766-fix[=false]  Evaluate DNS queries before routing. Default: on kernels before 6.12
+  --v N                             Log level: 0 to 3 info, 4 and 5 debug, from 6 trace. Default: 0
+  --logging-format text|json        Format of log lines. Default: text
   --exempt-origin NS[:KEY=VALUE,..] Pods that may send from other addresses; can be repeated
-  --overlay PORT/udp|PROTOCOL       More that carries an overlay; can be repeated
-  --overlay-sources any|nodes       Who may send overlay packets. Default: any
-  --policy-budget ENTRIES           Entries that the policies of one namespace may have. Default: 65536
-  --policy-budget-total ENTRIES     Entries of all namespaces together. Default: 524288
+  --overlay PORT/udp|PROTOCOL       Further overlay protocol between nodes; can be repeated
+  --overlay-sources any|nodes       Sources from which to accept overlay packets. Default: any
+  --policy-budget ENTRIES           Maximum entries in the policies of one namespace. Default: 65536
+  --policy-budget-total ENTRIES     Maximum entries in all policies. Default: 524288
 
-Known and without effect, each said in the log: --disable-nri, --strict-mode=false, --vmodule, --log-flush-frequency,
---log-*-split-stream, --log-*-info-buffer-size. Flags that aren't known are named in the log and ignored.
-All that kube-verdict can do: kube-verdict run --help
+These flags have no effect; if given, each is logged as a warning: --disable-nri,
+--strict-mode=false, --vmodule, --log-flush-frequency, --log-*-split-stream,
+--log-*-info-buffer-size. Unknown flags are logged and ignored. For all features of kube-verdict,
+see: kube-verdict run --help
 
-Exit codes: as of kube-verdict run.";
+Exit codes: those of kube-verdict run.";
 
-/// Where /metrics is served unless told otherwise.
+/// Default address for /metrics, as in kube-network-policies.
 const DEFAULT_METRICS: &str = ":9080";
 
-/// Whether a program of this name is to take these flags.
+/// Whether a program of this name takes these flags.
 pub fn is_name_of(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new("netpol"))
 }
 
-/// Runs the agent until it is told to end.
-pub fn run(words: &[OsString]) -> anyhow::Result<u8> {
-    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let flags = match flags::parse(&words)? {
-        Asked::Help => {
+/// Runs the agent until a signal ends it.
+pub fn run(arguments: &[OsString]) -> anyhow::Result<u8> {
+    let arguments: Vec<String> =
+        arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let flags = match flags::parse(&arguments)? {
+        CommandLine::Help => {
             Text::of_lines(HELP).print()?;
-            return Ok(exit::FINE);
+            return Ok(exit::SUCCESS);
         }
-        Asked::Run(flags) => flags,
+        CommandLine::Run(flags) => flags,
     };
     let hostname = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let (line, notes) = translate(&flags, hostname)?;
+    let (line, warnings) = translate(&flags, hostname)?;
     let run = parsed(&line)?;
     run.start_log();
     tracing::info!(command = line.join(" "), "started as netpol");
-    for Note { flag, said } in flags.notes().iter().chain(&notes) {
-        tracing::warn!(flag, "{said}");
+    for Warning { flag, message } in flags.warnings().iter().chain(&warnings) {
+        tracing::warn!(flag, "{message}");
     }
     run.enforce()
 }
 
-/// The command line of `kube-verdict run` that means the same.
+/// The equivalent command line of `kube-verdict run`.
 fn translate(
     flags: &Flags,
     hostname: impl Fn() -> Option<String>,
-) -> Result<(Vec<String>, Vec<Note>), Usage> {
+) -> Result<(Vec<String>, Vec<Warning>), Usage> {
     let mut line: Vec<String> = ["kube-verdict", "run", "--node"].map(str::to_owned).into();
     line.push(node(flags, hostname)?);
     let mut option = |name: &str, value: &str| line.extend([name.to_owned(), value.to_owned()]);
@@ -100,43 +104,48 @@ fn translate(
         Some("json") => option("--log-format", "json"),
         Some(other) => return Err(Usage(format!("--logging-format={other}: write text or json"))),
     }
-    for name in OURS {
+    for name in PASSED_THROUGH {
         flags.values(name).for_each(|value| option(&format!("--{name}"), value));
     }
     Ok((line, without_effect(flags)?))
 }
 
-/// The node's name: as given, or the machine's, in the form that Kubernetes gives to a node that is named after its machine.
+/// The node's name: the given one or the hostname, in the form in which the kubelet derives a node's name
+/// from it.
 fn node(flags: &Flags, hostname: impl Fn() -> Option<String>) -> Result<String, Usage> {
     let given = flags.value("hostname-override").map(str::to_owned).or_else(hostname).unwrap_or_default();
     let name = given.trim().to_lowercase();
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     if name.is_empty() {
-        return Err(Usage("this machine has no name: give the node's by --hostname-override".to_owned()));
+        return Err(Usage(
+            "this machine has no hostname: give the node's name with --hostname-override".to_owned(),
+        ));
     }
     if !name.chars().all(is_part) {
-        let advice = "does the container have the variable in its env?";
-        return Err(Usage(format!("--hostname-override={given}: no node has such a name; {advice}")));
+        let advice = "is the variable set in the container's env?";
+        return Err(Usage(format!("--hostname-override={given}: not a valid node name; {advice}")));
     }
     Ok(name)
 }
 
-/// What is said of flags that were given and change nothing.
-fn without_effect(flags: &Flags) -> Result<Vec<Note>, Usage> {
-    let mut notes = Vec::new();
-    let mut note =
-        |flag: &str, said: &str| notes.push(Note { flag: format!("--{flag}"), said: said.to_owned() });
+/// Warnings for the given flags that have no effect.
+fn without_effect(flags: &Flags) -> Result<Vec<Warning>, Usage> {
+    let mut warnings = Vec::new();
+    let mut warn = |flag: &str, message: &str| {
+        warnings.push(Warning { flag: format!("--{flag}"), message: message.to_owned() });
+    };
     if flags.switch("disable-nri")?.is_some() {
-        note(
+        warn(
             "disable-nri",
-            "has no effect: the container runtime is never asked; addresses of new pods come from the CNI's cache, if \
-             /var/lib/cni is mounted, and else their packets are held until the API server knows them",
+            "has no effect: NRI is never used; addresses of new pods come from the CNI's cache if \
+             /var/lib/cni is mounted; otherwise their packets are held until the API server has their \
+             addresses",
         );
     }
     if flags.switch("strict-mode")? == Some(false) {
-        note(
+        warn(
             "strict-mode",
-            "has no effect: a change of policy always holds for established connections, too",
+            "has no effect: a policy change always applies to established connections as well",
         );
     }
     const LOGGING: [&str; 6] = [
@@ -148,21 +157,21 @@ fn without_effect(flags: &Flags) -> Result<Vec<Note>, Usage> {
         "log-json-info-buffer-size",
     ];
     for name in LOGGING.into_iter().filter(|name| flags.value(name).is_some()) {
-        note(name, "has no effect: each line goes to standard error at once; --v chooses what is logged");
+        warn(name, "has no effect: each line goes to standard error at once; --v sets the log level");
     }
-    Ok(notes)
+    Ok(warnings)
 }
 
-/// The `run` of a command line.
+/// Parses a command line of `run`.
 fn parsed(line: &[String]) -> Result<Run, Usage> {
     match Cli::try_parse_from(line).map(|cli| cli.command) {
         Ok(Command::Run(run)) => Ok(run),
         Ok(_) => Err(Usage(format!("{} does not run an agent", line.join(" ")))),
         Err(error) => {
-            // The rest is about the flags of `run`, which were not given.
+            // The other lines are about flags of `run`, which the user did not give.
             let error = error.to_string();
             let why = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            Err(Usage(format!("netpol would start {}: {why}", line.join(" "))))
+            Err(Usage(format!("cannot start {}: {why}", line.join(" "))))
         }
     }
 }

@@ -1,58 +1,63 @@
-//! `kube-verdict probe`: one question to a running agent, for the kubelet.
+//! `kube-verdict probe`: checks a running agent, for the kubelet's probes.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::client::{self, Place};
+use crate::client::{self, AgentAddress};
 use crate::terminal::Text;
 use crate::values::number;
 use crate::{exit, http};
 
 const EXAMPLES: &str = "\
 Examples:
-  As a container's readiness probe, asking the agent of the same container:
+  Is the agent in the same container ready? (as a container's readiness probe)
     kube-verdict probe ready --http-socket /run/kube-verdict/http.sock
-  Whether any agent of this node needs to be started anew:
+  Is the agent on this node's default port alive?
     kube-verdict probe live
 
-Exit codes: 0 yes, 1 no, or no agent answers, 2 the command line is wrong.";
+Exit codes: 0 success, 1 failure (also: no agent answers), 2 usage error.";
 
-/// Asks the running agent one question, as probes do.
+/// Checks whether the running agent is alive or ready, for the kubelet's probes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Probe {
-    /// What to ask.
+    /// What to check.
     #[arg(value_enum)]
-    question: Question,
+    check: ProbeKind,
 
-    /// The agent's --http-socket: two agents of one node differ by it.
+    /// The agent's --http-socket. It tells two agents on one node apart.
     #[arg(long, value_name = "FILE", conflicts_with = "http_port")]
     http_socket: Option<PathBuf>,
 
     /// The agent's --http-port.
-    #[arg(long, value_name = "PORT", default_value_t = http::DEFAULT_PORT, value_parser = number(1..=u16::MAX, http::DEFAULT_PORT))]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = http::DEFAULT_PORT,
+        value_parser = number(1..=u16::MAX, http::DEFAULT_PORT)
+    )]
     http_port: u16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Question {
-    /// Whether it works, and need not be started anew.
+enum ProbeKind {
+    /// The agent works and need not be restarted.
     Live,
-    /// Whether policy is in force.
+    /// The agent enforces policy.
     Ready,
 }
 
 impl Probe {
-    /// Asks, and prints the answer.
+    /// Sends the request, and prints the response.
     pub fn run(self) -> anyhow::Result<u8> {
-        let place = self.http_socket.map_or(Place::Port(self.http_port), Place::Socket);
-        let path = match self.question {
-            Question::Live => "/livez",
-            Question::Ready => "/readyz",
+        let address = self.http_socket.map_or(AgentAddress::Port(self.http_port), AgentAddress::Socket);
+        let path = match self.check {
+            ProbeKind::Live => "/livez",
+            ProbeKind::Ready => "/readyz",
         };
-        let (code, body) = client::get(&place, path)?;
+        let (code, body) = client::get(&address, path)?;
         Text::of_lines(&body).print()?;
-        Ok(if code == 200 { exit::FINE } else { exit::WRONG })
+        Ok(if code == 200 { exit::SUCCESS } else { exit::FAILURE })
     }
 }

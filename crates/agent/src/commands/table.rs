@@ -1,4 +1,6 @@
-//! Tables for people, as wide as `COLUMNS` says.
+//! Tables of text, wrapped to the terminal's width.
+
+use std::fmt::Display;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
@@ -6,15 +8,18 @@ use comfy_table::{ContentArrangement, Table};
 use crate::paint;
 use crate::terminal::Text;
 
-/// How wide where nothing says how wide the terminal is: every one has that many columns.
-const WIDTH: u16 = 80;
+/// Width without a terminal, in columns.
+const DEFAULT_WIDTH: u16 = 100;
 
-/// How many columns a table may have here.
+/// Width of the output, in columns: the environment variable `COLUMNS`, or else the width of the terminal.
 pub fn width() -> u16 {
-    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    // A terminal of unknown width has 0 columns.
+    let known = |columns: &u16| *columns > 0;
+    columns.filter(known).or_else(|| Table::new().width().filter(known)).unwrap_or(DEFAULT_WIDTH)
 }
 
-/// Without lines, wrapped to a number of columns.
+/// An empty table without borders, wrapped to a width.
 fn plain(width: u16) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -22,30 +27,64 @@ fn plain(width: u16) -> Table {
     table
 }
 
-/// A name and a text a row, in at most this number of columns.
-pub fn pairs(rows: &[(String, Text)], width: u16) -> Text {
-    let mut table = plain(width);
-    for (name, text) in rows {
-        table.add_row([Text::new(name).as_str(), text.as_str()]);
+/// Rows of a name and a text.
+#[derive(Debug, Default)]
+pub struct Rows(Vec<(String, Text)>);
+
+impl Rows {
+    /// Adds a row.
+    pub fn add(&mut self, name: &str, text: impl Display) {
+        self.0.push((name.to_owned(), Text::new(text)));
     }
+
+    /// The table, wrapped to a width.
+    pub fn render(&self, width: u16) -> Text {
+        Text::of_lines(&self.table(width).trim_fmt())
+    }
+
+    /// The table, indented by a number of columns and wrapped to a width.
+    pub fn render_indented(&self, indent: u16, width: u16) -> Text {
+        let mut table = self.table(width);
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((indent, 0));
+        });
+        Text::of_lines(&table.trim_fmt())
+    }
+
+    fn table(&self, width: u16) -> Table {
+        let mut table = plain(width);
+        for (name, text) in &self.0 {
+            table.add_row([Text::new(name).as_str(), text.as_str()]);
+        }
+        table
+    }
+}
+
+/// A text of one cell, indented by a number of columns and wrapped to a width.
+pub fn paragraph(text: &str, indent: u16, width: u16) -> Text {
+    let mut table = plain(width);
+    table.add_row([Text::new(text).as_str()]);
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((indent, 0));
+    });
     Text::of_lines(&table.trim_fmt())
 }
 
-/// How something stands.
+/// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// As it should.
+    /// It passes.
     Fine,
-    /// It may soon not.
+    /// It passes, but needs attention.
     Warning,
-    /// It does not.
+    /// It fails.
     Wrong,
-    /// It is not there, which is neither right nor wrong.
+    /// It does not apply.
     None,
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Fine => "fine",
             Self::Warning => "warning",
@@ -56,34 +95,35 @@ impl State {
 
     fn painted(self) -> Text {
         match self {
-            Self::Fine => paint::fine(self.word()),
-            Self::Warning => paint::warning(self.word()),
-            Self::Wrong => paint::wrong(self.word()),
-            Self::None => paint::dim(self.word()),
+            Self::Fine => paint::fine(self.label()),
+            Self::Warning => paint::warning(self.label()),
+            Self::Wrong => paint::wrong(self.label()),
+            Self::None => paint::dim(self.label()),
         }
     }
 }
 
-/// A name, how it stands, and a text a row. Painted after it is laid out: colours would count as letters.
-pub fn states(rows: &[(String, State, Text)]) -> Text {
-    let mut table = plain(width());
+/// A table whose rows are a name, a state and a text. The states are coloured after the layout, because the
+/// escapes of colours would count as characters.
+pub fn states(rows: &[(String, State, Text)], width: u16) -> Text {
+    let mut table = plain(width);
     for (name, state, text) in rows {
-        table.add_row([Text::new(name).as_str(), state.word(), text.as_str()]);
+        table.add_row([Text::new(name).as_str(), state.label(), text.as_str()]);
     }
     let laid_out = table.trim_fmt();
-    // Names are as long as the longest, so all states begin in the column of the first.
+    // All names are padded to the longest, so all states begin in the column of the first.
     let column = rows.first().and_then(|(name, state, _)| {
         let after = laid_out.find(name)? + name.len();
-        Some(after + laid_out[after..].find(state.word())?)
+        Some(after + laid_out[after..].find(state.label())?)
     });
     let mut rest = rows.iter().map(|(_, state, _)| *state).peekable();
     Text::lines(laid_out.lines().map(|line| {
         let parts = column.and_then(|column| line.split_at_checked(column));
-        // Lines that a long text goes on in have nothing in this column.
+        // Continuation lines of a long text are empty in this column.
         match (parts, rest.peek().copied()) {
-            (Some((before, after)), Some(state)) if after.starts_with(state.word()) => {
+            (Some((before, after)), Some(state)) if after.starts_with(state.label()) => {
                 rest.next();
-                Text::new(before) + state.painted() + Text::new(&after[state.word().len()..])
+                Text::new(before) + state.painted() + Text::new(&after[state.label().len()..])
             }
             _ => Text::new(line),
         }
@@ -95,15 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_whatever_their_colours() {
+    fn columns_are_aligned_in_spite_of_colours() {
         let row = |name: &str, state, text: &str| (name.to_owned(), state, Text::of_lines(text));
-        let painted = states(&[
-            row("a", State::Fine, "as it should be"),
-            row("longer", State::Warning, "look at it\n-> do this"),
-            row("b", State::Wrong, "broken"),
-        ]);
+        let painted = states(
+            &[
+                row("a", State::Fine, "as it should be"),
+                row("longer", State::Warning, "look at it\n-> do this"),
+                row("b", State::Wrong, "broken"),
+            ],
+            80,
+        );
         let plain = anstream::adapter::strip_str(painted.as_str()).to_string();
-        assert_ne!(painted.as_str(), plain, "it is painted");
+        assert_ne!(painted.as_str(), plain, "it has colours");
         let lines: Vec<_> = plain.lines().map(str::trim_end).collect();
         assert_eq!(
             lines,

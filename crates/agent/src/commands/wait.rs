@@ -1,97 +1,101 @@
-//! `kube-verdict wait`: until the pods of a DaemonSet are ready, for the hook by which the chart is uninstalled. An image without a shell
-//! has no other way to wait.
+//! `kube-verdict wait`: waits until the pods of a DaemonSet are ready. The chart's uninstall hook runs it,
+//! since the image has no shell.
 
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use cluster::kubernetes::{AccessError, KubernetesError};
 use cluster::{Access, Rollout};
-use jiff::SignedDuration;
 
 use crate::exit;
 use crate::terminal::text;
+use crate::values::{duration, friendly};
 
 const EXAMPLES: &str = "\
 Examples:
-  Until nothing of kube-verdict is left on any node, where a DaemonSet runs `kube-verdict cleanup --stay`:
+  Wait until a DaemonSet that runs `kube-verdict cleanup --stay` has removed kube-verdict from every node:
     kube-verdict wait --namespace kube-system --daemonset kube-verdict-cleanup --timeout 4m
 
-The service account may `get` that DaemonSet.
+The service account needs permission to get that DaemonSet.
 
-Exit codes: 0 all pods are ready, 1 they are not, or can't be asked for, 2 the command line is wrong.";
+Exit codes: 0 all pods are ready, 1 failure (not ready in time, or the DaemonSet cannot be read), 2
+usage error.";
 
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Upper bound of --timeout.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// Waits until each pod of a DaemonSet is ready.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waits until all pods of a DaemonSet are ready.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Wait {
-    /// Its name.
+    /// The DaemonSet's name.
     #[arg(long, value_name = "NAME")]
     daemonset: String,
 
-    /// Its namespace.
+    /// The DaemonSet's namespace.
     #[arg(long, value_name = "NAME")]
     namespace: String,
 
-    /// How long to wait: 90s, 4m.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "4m")]
+    /// How long to wait: a duration such as 90s or 4m, up to 24h.
+    #[arg(long, value_name = "DURATION", value_parser = timeout, default_value = "4m")]
     timeout: Duration,
 
-    /// How to reach the API server. Default: by the environment variable KUBECONFIG, or as a pod with its service account does.
+    /// Kubeconfig for access to the API server.
+    ///
+    /// Default: the file that the environment variable KUBECONFIG names, or the pod's service account.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }
 
 impl Wait {
-    /// Waits, and says what is waited for.
+    /// Waits, and prints the progress whenever it changes.
     pub fn run(self) -> anyhow::Result<u8> {
         let access = self.kubeconfig.map_or(Access::Environment, Access::Kubeconfig);
         let (name, namespace) = (&self.daemonset, &self.namespace);
         let end = Instant::now() + self.timeout;
-        let mut said = String::new();
+        let mut printed = String::new();
         loop {
-            let rollout = Rollout::of_daemon_set(&access, namespace, name).map_err(without_folder)?;
-            let now = match &rollout {
+            let rollout = Rollout::of_daemon_set(&access, namespace, name).map_err(without_source_advice)?;
+            let progress = match &rollout {
                 Ok(rollout) => rollout.to_string(),
                 Err(error) => error.clone(),
             };
-            if now != said {
-                text!("DaemonSet {namespace}/{name}: {now}").print()?;
-                said = now;
+            if progress != printed {
+                text!("DaemonSet {namespace}/{name}: {progress}").print()?;
+                printed = progress;
             }
             if rollout.is_ok_and(|rollout| rollout.is_complete()) {
-                return Ok(exit::FINE);
+                return Ok(exit::SUCCESS);
             }
             if Instant::now() >= end {
                 bail!(
-                    "DaemonSet {namespace}/{name} is not complete after {:?}: {said}; `kubectl get pods --output wide` says which node \
-                     is behind",
-                    self.timeout
+                    "DaemonSet {namespace}/{name} is not complete after {}: {printed}; `kubectl get pods \
+                     --output wide` shows which node is behind",
+                    friendly(self.timeout)
                 );
             }
-            sleep(ASK_EVERY);
+            sleep(POLL_INTERVAL);
         }
     }
 }
 
-/// No folder has a DaemonSet to wait for.
-fn without_folder(error: KubernetesError) -> anyhow::Error {
+/// Replaces the advice to use --source, which this command does not have.
+fn without_source_advice(error: KubernetesError) -> anyhow::Error {
     match error {
-        KubernetesError::Access(AccessError::InCluster(error)) => {
-            anyhow!("this is not a pod with a service account ({error}): give --kubeconfig FILE")
-        }
+        KubernetesError::Access(AccessError::InCluster(error)) => anyhow::Error::from(error)
+            .context("this is not a pod with a service account; give --kubeconfig FILE"),
         error => error.into(),
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time to wait: write 90s, or 4m");
-    let time: SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(time).map_err(|_| wrong())
+/// Parses a value of --timeout.
+fn timeout(text: &str) -> Result<Duration, String> {
+    duration(Duration::ZERO..=MAX_TIMEOUT, "4m")(text)
 }
 
 #[cfg(test)]
@@ -99,10 +103,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_a_unit_and_is_not_negative() {
-        assert_eq!(time("4m"), Ok(Duration::from_secs(240)));
-        for text in ["", "4", "-1s", "soon"] {
-            time(text).expect_err(text);
+    fn a_timeout_has_a_unit_and_is_not_negative() {
+        assert_eq!(timeout("4m"), Ok(Duration::from_secs(240)));
+        assert_eq!(timeout("600s"), Ok(Duration::from_secs(600)));
+        for text in ["", "4", "-1s", "soon", "25h"] {
+            timeout(text).expect_err(text);
         }
     }
 }

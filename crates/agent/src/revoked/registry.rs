@@ -22,8 +22,8 @@ use std::sync::Arc;
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
-    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, ConnectionVerdict, SweptConnection, apply_marks, revoke,
-    unaccept,
+    ConnectionVerdict, Evaluator, LocalAddresses, MarkCounts, OverlayFlows, SweptConnection, apply_marks,
+    revoke, unaccept,
 };
 use policy::{Affected, Packet, Snapshot};
 
@@ -173,7 +173,9 @@ impl RevokedRegistry {
     ) -> Result<Vec<SweptConnection>, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         // A revoked connection stays revoked until it is allowed, even while one of its pods is not known.
-        lost.retain(|lost| evaluator.verdict(&lost.connection, lost.is_oriented) != ConnectionVerdict::Allowed);
+        lost.retain(|lost| {
+            evaluator.verdict(&lost.connection, lost.is_oriented) != ConnectionVerdict::Allowed
+        });
         let change = revoke(&self.marks, true);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
@@ -191,7 +193,9 @@ impl RevokedRegistry {
         local: &LocalAddresses,
     ) -> Result<Vec<SweptConnection>, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
-        lost.retain(|lost| evaluator.verdict(&lost.connection, lost.is_oriented) == ConnectionVerdict::Provisional);
+        lost.retain(|lost| {
+            evaluator.verdict(&lost.connection, lost.is_oriented) == ConnectionVerdict::Provisional
+        });
         let change = unaccept(&self.marks);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)

@@ -1,4 +1,4 @@
-//! The built program over folders made for a test.
+//! Runs the built program, on folders made for a test.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-/// What a run of the program came to.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Ran {
-    /// Its exit code; -1 if a signal ended it.
+    /// The exit code; -1 if a signal ended the program.
     pub code: i32,
     /// Standard output.
     pub out: String,
@@ -17,15 +17,29 @@ pub struct Ran {
     pub err: String,
 }
 
-/// Runs `kube-verdict` with these arguments and nothing on standard input.
+/// Runs `kube-verdict` with empty standard input.
 pub fn run(arguments: &[&str]) -> Ran {
     run_with(arguments, b"")
 }
 
 /// Runs `kube-verdict` with `input` on standard input.
 pub fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kube-verdict"))
-        .args(arguments)
+    finish(program(arguments, None), input)
+}
+
+/// Runs `kube-verdict` with this value of the environment variable `COLUMNS`.
+pub fn run_in_columns(arguments: &[&str], columns: Option<&str>) -> Ran {
+    finish(program(arguments, columns), b"")
+}
+
+fn program(arguments: &[&str], columns: Option<&str>) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kube-verdict"));
+    program.args(arguments).env_remove("COLUMNS").envs(columns.map(|columns| ("COLUMNS", columns)));
+    program
+}
+
+fn finish(mut program: Command, input: &[u8]) -> Ran {
+    let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -33,7 +47,8 @@ pub fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
         .expect("the program starts");
     let mut stdin = child.stdin.take().expect("standard input");
     let input = input.to_vec();
-    // Written beside the reading, or both could wait for one another. The program need not read it all.
+    // Written by a thread, or else writing and reading could block each other. The program may not read all
+    // of it.
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let output = child.wait_with_output().expect("the program ends");
     writer.join().expect("input written");
@@ -44,7 +59,7 @@ pub fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
     }
 }
 
-/// A folder with one manifest.
+/// Creates a folder with one manifest.
 pub fn folder(manifest: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("cluster.yaml"), manifest).expect("manifest");
@@ -56,8 +71,8 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// web/a, web/b and db/db; db lets web/a to its port `sql` (5432/TCP) and the office 192.0.2.0/24 to 22; web/host is on its
-/// node's network; web/done is finished.
+/// Pods web/a, web/b and db/db. A policy allows web/a to connect to port `sql` (5432/TCP) of db/db, and
+/// 192.0.2.0/24 to connect to port 22. web/host uses its node's network, and web/done is finished.
 pub const CLUSTER: &str = r#"
 {apiVersion: v1, kind: Namespace, metadata: {name: web, labels: {team: front}}}
 ---
@@ -88,5 +103,6 @@ pub const CLUSTER: &str = r#"
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: allow-web, namespace: db},
  spec: {podSelector: {}, ingress: [
    {from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 22}]},
-   {from: [{namespaceSelector: {matchLabels: {team: front}}, podSelector: {matchLabels: {app: a}}}], ports: [{port: sql}]}]}}
+   {from: [{namespaceSelector: {matchLabels: {team: front}}, podSelector: {matchLabels: {app: a}}}],
+    ports: [{port: sql}]}]}}
 "#;

@@ -1,4 +1,4 @@
-//! Files that an agent has written.
+//! Files that agents write.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,16 +10,16 @@ use anyhow::Context;
 
 use crate::exit::Usage;
 
-/// What there is of the files that the command line names.
+/// The files that the command line names.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub files: Vec<PathBuf>,
-    /// What isn't there, one sentence each.
+    /// Files that do not exist, one sentence each.
     pub not_found: Vec<String>,
 }
 
 impl Found {
-    /// Adds what was found at one of the paths; `none` says that it isn't there.
+    /// Adds the files found at a path. If there are none, `none` is the sentence that says so.
     pub(super) fn add(&mut self, files: Vec<PathBuf>, none: impl FnOnce() -> String) {
         if files.is_empty() {
             self.not_found.push(none());
@@ -28,13 +28,14 @@ impl Found {
     }
 }
 
-/// A folder in place of a file, or a file in place of a folder, is a mistake on the command line: said before anything is removed.
-pub(super) fn must_be_possible(audit_log: Option<&Path>, state_dir: Option<&Path>) -> Result<(), Usage> {
+/// A folder in place of a file, or a file in place of a folder, is a usage error. Checked before anything is
+/// removed.
+pub(super) fn check_paths(audit_log: Option<&Path>, state_dir: Option<&Path>) -> Result<(), Usage> {
     if let Some(log) = audit_log
         && (log.is_dir() || log.file_name().is_none())
     {
         return Err(Usage(format!(
-            "--audit-log {:?} names no file: give the path that the agent has as --audit-log",
+            "--audit-log {:?} names no file: give the agent's --audit-log",
             log.display()
         )));
     }
@@ -43,14 +44,14 @@ pub(super) fn must_be_possible(audit_log: Option<&Path>, state_dir: Option<&Path
         && !folder.is_dir()
     {
         return Err(Usage(format!(
-            "--state-dir {:?} is a file: give the folder that the agent has as --state-dir",
+            "--state-dir {:?} is a file: give the folder of the agent's --state-dir",
             folder.display()
         )));
     }
     Ok(())
 }
 
-/// An audit log and those beside it that it was rotated to, `PATH.1` and so on: those that are there.
+/// The audit log at a path and its rotated files, `PATH.1` and so on, as far as they exist.
 pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         anyhow::bail!("{} names no file: give the agent's --audit-log", path.display());
@@ -66,9 +67,9 @@ pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot look for audit logs in {}", folder.display()))?;
-        // Not a folder or a link: no agent has written those.
+        // Folders and links are not an agent's.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file && is_of(&entry.file_name(), name) {
+        if is_file && is_of_log(&entry.file_name(), name) {
             found.push(entry.path());
         }
     }
@@ -76,8 +77,8 @@ pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file is the log of this name, or one that it was rotated to.
-fn is_of(file: &OsStr, log: &OsStr) -> bool {
+/// Whether a file is the log of this name, or one of its rotated files.
+fn is_of_log(file: &OsStr, log: &OsStr) -> bool {
     match file.as_bytes().strip_prefix(log.as_bytes()) {
         Some([]) => true,
         Some([b'.', digits @ ..]) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
@@ -85,7 +86,7 @@ fn is_of(file: &OsStr, log: &OsStr) -> bool {
     }
 }
 
-/// Removes files, and returns which were still there.
+/// Removes files, and returns those that still existed.
 pub(super) fn remove(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for file in files {
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_audit_log_goes_with_those_that_it_was_rotated_to_and_nothing_else() {
+    fn an_audit_log_is_found_with_its_rotated_files_and_nothing_else() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         let names = ["audit.log", "audit.log.1", "audit.log.12"];
@@ -120,11 +121,11 @@ mod tests {
         assert!(of_audit_log(&path("audit.log")).expect("read").is_empty());
         assert!(path("other.log").exists() && path("audit.log.1.gz").exists());
         assert!(of_audit_log(Path::new("/nowhere/audit.log")).expect("no folder").is_empty());
-        of_audit_log(Path::new("/")).expect_err("no file");
+        of_audit_log(Path::new("/")).expect_err("not a file");
         let log = path("audit.log.1.gz");
         for (log, state) in [(Some(folder.path()), None), (Some(Path::new("")), None), (None, Some(&*log))] {
-            must_be_possible(log, state).expect_err("neither");
+            check_paths(log, state).expect_err("a usage error");
         }
-        must_be_possible(Some(&path("none")), Some(&path("none"))).expect("what isn't there may have been");
+        check_paths(Some(&path("none")), Some(&path("none"))).expect("files that do not exist are no error");
     }
 }

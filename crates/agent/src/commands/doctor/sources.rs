@@ -1,12 +1,14 @@
-//! What an agent needs of the API server, and how it knows this node's new pods.
+//! Checks of access to the API server and of the CNI's cache.
 
 use cluster::kubernetes::{Permission, Timeouts};
 use cluster::{Access, CniCache, Kubernetes};
 use dataplane::preflight::{Check, CheckState};
 use policy::Budget;
 
-/// Asks the API server, and looks for the CNI cache.
-pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Check> {
+use crate::exit::chain;
+
+/// Checks the API server's version, the permissions on it, and the CNI's cache.
+pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
     let kubernetes = Kubernetes {
         access,
         node: "".into(),
@@ -14,13 +16,11 @@ pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Check> {
         timeouts: Timeouts::default(),
         budget: Budget::default(),
     };
-    let mut needs = Vec::new();
+    let mut checks = Vec::new();
     match kubernetes.review() {
-        Err(error) => {
-            needs.push(wrong("API server", error.to_string(), "see above, or give --kubeconfig FILE"))
-        }
+        Err(error) => checks.push(wrong("API server", chain(&error), "see above, or give --kubeconfig FILE")),
         Ok(review) => {
-            needs.push(match review.version {
+            checks.push(match review.version {
                 Ok(version) => fine("API server", format!("{} answers, version {version}", review.server)),
                 Err(error) => wrong(
                     "API server",
@@ -29,18 +29,18 @@ pub(super) fn look(access: Access, cni_cache: &CniCache) -> Vec<Check> {
                 ),
             });
             if !review.permissions.is_empty() {
-                needs.extend(permissions(&review.permissions));
+                checks.extend(permissions(&review.permissions));
             }
         }
     }
-    needs.extend(cache(cni_cache));
-    needs
+    checks.extend(cache(cni_cache));
+    checks
 }
 
-/// One line for all that is allowed, and one for each thing that is not.
+/// One check for all granted permissions, and one for each missing permission.
 fn permissions(permissions: &[Permission]) -> Vec<Check> {
     const NAME: &str = "RBAC";
-    let mut needs = Vec::new();
+    let mut checks = Vec::new();
     let mut allowed = Vec::new();
     for permission in permissions {
         let Permission { verb, group, resource, is_needed, allowed: answer } = permission;
@@ -49,28 +49,32 @@ fn permissions(permissions: &[Permission]) -> Vec<Check> {
         );
         match answer {
             Ok(true) => allowed.push(format!("{verb} {resource}")),
-            Ok(false) if *is_needed => needs.push(wrong(NAME, format!("may not {verb} {resource}"), &todo)),
-            Ok(false) => {
-                needs.push(warning(NAME, format!("may not {verb} {resource}: {}", without(resource)), &todo))
+            Ok(false) if *is_needed => {
+                checks.push(wrong(NAME, format!("no permission to {verb} {resource}"), &todo))
             }
-            Err(error) => needs.push(warning(
+            Ok(false) => checks.push(warning(
                 NAME,
-                format!("whether it may {verb} {resource} can't be told: {error}"),
-                "ask with kubectl auth can-i --list",
+                format!("no permission to {verb} {resource}: {}", without(resource)),
+                &todo,
+            )),
+            Err(error) => checks.push(warning(
+                NAME,
+                format!("cannot check the permission to {verb} {resource}: {error}"),
+                "check with `kubectl auth can-i --list`",
             )),
         }
     }
     if !allowed.is_empty() {
-        needs.insert(0, fine(NAME, format!("may {}", allowed.join(", "))));
+        checks.insert(0, fine(NAME, format!("permission to {}", allowed.join(", "))));
     }
-    needs
+    checks
 }
 
-/// What an agent does without.
+/// The consequence of a missing permission that an agent can do without.
 fn without(resource: &str) -> &'static str {
     match resource {
-        "nodes" => "--pod-cidr must say where this node's pods are",
-        _ => "an object that is not understood is named in log and status alone",
+        "nodes" => "the agent needs --pod-cidr",
+        _ => "invalid objects are reported only in the log and the status",
     }
 }
 
@@ -81,11 +85,11 @@ fn cache(cni_cache: &CniCache) -> Option<Check> {
         Ok(entries) => {
             fine(NAME, format!("{} files in {}", entries.count(), folder.join("results").display()))
         }
-        Err(_) if folder.is_dir() => fine(NAME, format!("{} is there, and no pod yet", folder.display())),
+        Err(_) if folder.is_dir() => fine(NAME, format!("{} exists and has no pod yet", folder.display())),
         Err(error) => warning(
             NAME,
             format!(
-                "{}: {error}: a new pod is known only when the API server knows its address",
+                "{}: {error}: the agent knows a new pod only once the API server has its address",
                 folder.display()
             ),
             "mount the node's /var/lib/cni into the agent's container, read-only, or give --cni-cache DIR",
@@ -110,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_allowed_is_wrong_only_where_it_is_needed() {
+    fn a_missing_permission_is_wrong_only_if_it_is_required() {
         let permission = |resource: &str, is_needed, allowed| Permission {
             verb: "watch",
             group: String::new(),
@@ -118,15 +122,15 @@ mod tests {
             is_needed,
             allowed: Ok(allowed),
         };
-        let needs = permissions(&[
+        let checks = permissions(&[
             permission("namespaces", true, true),
             permission("pods", true, false),
             permission("nodes", false, false),
         ]);
         let found: Vec<_> =
-            needs.iter().map(|need| (need.state.is_wrong(), format!("{:?}", need.state))).collect();
+            checks.iter().map(|check| (check.state.is_wrong(), format!("{:?}", check.state))).collect();
         assert_eq!(found.iter().map(|(wrong, _)| *wrong).collect::<Vec<_>>(), [false, true, false]);
-        assert!(found[0].1.contains("may watch namespaces"), "{found:?}");
+        assert!(found[0].1.contains("permission to watch namespaces"), "{found:?}");
         assert!(found[1].1.contains("resources [\\\"pods\\\"], verbs [\\\"watch\\\"]"), "{found:?}");
         assert!(found[2].1.contains("--pod-cidr"), "{found:?}");
     }

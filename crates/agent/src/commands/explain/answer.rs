@@ -1,4 +1,4 @@
-//! The answer about one connection, for people and for programs.
+//! The answer about one connection. Its serialized form is what `--output json` prints.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,74 +9,76 @@ use policy::{
 };
 use serde::Serialize;
 
-use super::end::ResolvedEnd;
-use crate::paint;
-use crate::terminal::{Text, text};
+use super::endpoint::ResolvedEndpoint;
+use crate::status::Problem;
 
-/// Both directions' decisions, explained.
+/// The decisions for both directions, explained.
 #[derive(Debug, Serialize)]
 pub struct Answer {
-    verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// The node whose agent answers, from `--node`; null if the agents of both ends answer.
-    node: Option<String>,
-    from: Party,
-    to: Party,
-    protocol: String,
+    pub(super) node: Option<String>,
+    pub(super) from: Endpoint,
+    pub(super) to: Endpoint,
+    pub(super) protocol: String,
     /// Null where the protocol has no ports.
-    port: Option<u16>,
-    egress: Side,
-    ingress: Side,
-    /// Whose labels are unknown, where the verdict depends on them: `Pod web/a`, `Namespace web`.
+    pub(super) port: Option<u16>,
+    pub(super) egress: DirectionAnswer,
+    pub(super) ingress: DirectionAnswer,
+    /// Objects with unknown labels on which the verdict depends: `Pod web/a`, `Namespace web`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unknown_labels: Vec<String>,
-    /// The other family, where both ends have addresses of both.
+    pub(super) unknown_labels: Vec<String>,
+    /// The same over the other IP family, if both ends have addresses of both families.
     #[serde(skip_serializing_if = "Option::is_none")]
-    other_family: Option<OtherFamily>,
+    pub(super) other_family: Option<OtherFamily>,
+    /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on
+    /// them.
+    pub(super) problems: Vec<Problem>,
 }
 
 #[derive(Debug, Serialize)]
-struct Party {
+pub(super) struct Endpoint {
     /// `namespace/name`; null for an address that no pod has.
-    pod: Option<String>,
-    address: IpAddr,
+    pub(super) pod: Option<String>,
+    pub(super) address: IpAddr,
 }
 
 #[derive(Debug, Serialize)]
-struct OtherFamily {
-    from: IpAddr,
-    to: IpAddr,
-    verdict: Verdict,
+pub(super) struct OtherFamily {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    pub(super) verdict: Verdict,
 }
 
 #[derive(Debug, Serialize)]
-struct Side {
-    verdict: Verdict,
-    reason: &'static str,
-    sentence: &'static str,
-    /// Whether knowing a pod or its labels might change the verdict.
-    provisional: bool,
-    policy: Option<String>,
-    rule: Option<usize>,
+pub(super) struct DirectionAnswer {
+    pub(super) verdict: Verdict,
+    pub(super) reason: &'static str,
+    pub(super) sentence: &'static str,
+    /// Whether the verdict might change once a pod or its labels are known.
+    pub(super) provisional: bool,
+    pub(super) policy: Option<String>,
+    pub(super) rule: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule_name: Option<Arc<str>>,
-    isolated_by: Vec<String>,
-    nearest_miss: Option<NearestMiss>,
+    pub(super) rule_name: Option<Arc<str>>,
+    pub(super) isolated_by: Vec<String>,
+    pub(super) nearest_miss: Option<NearestMiss>,
 }
 
 #[derive(Debug, Serialize)]
-struct NearestMiss {
-    policy: String,
-    rule: usize,
-    miss: explanation::Miss,
+pub(super) struct NearestMiss {
+    pub(super) policy: String,
+    pub(super) rule: usize,
+    pub(super) miss: explanation::Miss,
 }
 
 impl Answer {
-    /// Evaluates the first packet, and the second, of the other family, beside it.
+    /// Evaluates the first packet, and the second, if there is one, as the one of the other IP family.
     pub fn new(
         snapshot: &Snapshot,
         inventory: &Inventory,
-        from: &ResolvedEnd,
-        to: &ResolvedEnd,
+        from: &ResolvedEndpoint,
+        to: &ResolvedEndpoint,
         packets: &[Packet],
     ) -> anyhow::Result<Self> {
         let packet = packets.first().context("no packet to evaluate")?;
@@ -89,87 +91,41 @@ impl Answer {
         } else {
             Vec::new()
         };
-        let party = |end: &ResolvedEnd, address| Party {
+        let endpoint = |end: &ResolvedEndpoint, address| Endpoint {
             pod: end.pod.as_ref().or_else(|| snapshot.pod_at(address)).map(ToString::to_string),
             address,
         };
         Ok(Self {
             verdict: decision.verdict(),
             node: None,
-            from: party(from, packet.source()),
-            to: party(to, packet.destination()),
+            from: endpoint(from, packet.source()),
+            to: endpoint(to, packet.destination()),
             protocol: packet.protocol.to_string(),
             port: packet.destination_port,
-            egress: Side::new(snapshot, packet, &decision, Direction::Egress),
-            ingress: Side::new(snapshot, packet, &decision, Direction::Ingress),
+            egress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Egress),
+            ingress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Ingress),
             unknown_labels,
             other_family: packets.get(1).map(|packet| OtherFamily {
                 from: packet.source(),
                 to: packet.destination(),
                 verdict: snapshot.evaluate(packet, Directions::Both).verdict(),
             }),
+            problems: Vec::new(),
         })
     }
 
-    /// Sets the node whose agent answers.
-    pub fn by(self, node: Option<String>) -> Self {
-        Self { node, ..self }
+    /// Sets the node whose agent answers, and the source's problems.
+    pub fn with(self, node: Option<String>, problems: Vec<Problem>) -> Self {
+        Self { node, problems, ..self }
     }
 
     /// Whether the connection is allowed.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
-
-    /// For people.
-    pub fn text(&self) -> Text {
-        let what = match self.port {
-            Some(port) => format!("{port}/{}", self.protocol),
-            None => self.protocol.clone(),
-        };
-        let verdict = match self.verdict {
-            Verdict::Allow => paint::verdict(self.verdict, "ALLOWED"),
-            Verdict::Deny => paint::verdict(self.verdict, "DENIED"),
-        };
-        let node = self.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
-        let ends = self.from.text() + text!(" -> ") + self.to.text();
-        let mut lines = vec![verdict + text!("{node}  ") + ends + text!("  {what}"), Text::default()];
-        lines.extend(self.egress.lines(Direction::Egress, &format!("egress of {}", self.from.name())));
-        lines.extend(self.ingress.lines(Direction::Ingress, &format!("ingress of {}", self.to.name())));
-        if !self.unknown_labels.is_empty() {
-            let unknown = self.unknown_labels.join(", ");
-            lines.push(Text::default());
-            lines.push(text!("labels that can't be read, or of a Namespace that is missing: {unknown}"));
-        }
-        if let Some(other) = &self.other_family {
-            let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
-            let verdict = past(other.verdict);
-            let said = match other.verdict == self.verdict {
-                true => format!("also {verdict}"),
-                false => format!("{verdict} instead"),
-            };
-            lines.push(Text::default());
-            lines.push(text!("over {family}, {} -> {}, it is {said}", other.from, other.to));
-        }
-        Text::lines(lines)
-    }
 }
 
-impl Party {
-    /// With the address.
-    fn text(&self) -> Text {
-        match &self.pod {
-            Some(pod) => text!("{pod} ") + paint::dim(format_args!("({})", self.address)),
-            None => Text::new(self.address),
-        }
-    }
-
-    fn name(&self) -> String {
-        self.pod.clone().unwrap_or_else(|| self.address.to_string())
-    }
-}
-
-impl Side {
+impl DirectionAnswer {
     fn new(snapshot: &Snapshot, packet: &Packet, decision: &Decision, direction: Direction) -> Self {
         let explained = snapshot.explain(packet, decision, direction);
         let reason = decision.outcome(direction).reason;
@@ -194,39 +150,9 @@ impl Side {
             }),
         }
     }
-
-    fn lines(&self, direction: Direction, title: &str) -> Vec<Text> {
-        let list = match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        let mut lines = vec![text!("{title}: ") + paint::verdict(self.verdict, past(self.verdict))];
-        if self.provisional {
-            lines.push(text!("  {}", self.sentence));
-            lines.push(text!("  {HELD}"));
-        }
-        match (&self.policy, self.rule) {
-            (Some(policy), Some(rule)) => {
-                let name = self.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-                lines.push(text!("  {policy} {list}[{rule}]{name} is the first rule that matches"));
-            }
-            _ if self.provisional => {}
-            _ => lines.push(text!("  {}", self.sentence)),
-        }
-        if !self.isolated_by.is_empty() {
-            lines.push(text!("  isolated by   {}", self.isolated_by.join(", ")));
-            lines.push(match &self.nearest_miss {
-                Some(near) => {
-                    text!("  nearest miss  {} {list}[{}]: {}", near.policy, near.rule, near.miss.sentence())
-                }
-                None => text!("  nearest miss  none: no rule matches either the peer or the port"),
-            });
-        }
-        lines
-    }
 }
 
-/// The pods of which the labels are unknown, and their namespaces.
+/// The pods and namespaces whose labels are unknown.
 fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory) -> Vec<String> {
     let mut unknown = Vec::new();
     let mut add = |name: String| {
@@ -244,14 +170,4 @@ fn unknown_labels<'a>(pods: impl Iterator<Item = &'a Pod>, inventory: &Inventory
         }
     }
     unknown
-}
-
-/// What an agent does with a packet whose verdict is provisional.
-const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does as --on-unknown-pod says, by default deny";
-
-fn past(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allow => "allowed",
-        Verdict::Deny => "denied",
-    }
 }

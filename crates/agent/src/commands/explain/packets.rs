@@ -1,6 +1,6 @@
-//! `--packets`: one JSON object a line in, one a line out.
+//! `--packets`: evaluates JSON lines.
 //!
-//! Invariant: there are always as many lines out as in, in the same order, whatever the input holds.
+//! Invariant: the output has one line for each input line, in the same order, for any input.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,35 +12,35 @@ use policy::{Decision, Direction, Directions, Outcome, Packet, Protocol, Reason,
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-/// No packet needs a line as long as this; what is longer is not kept in memory.
-const LONGEST_LINE: u64 = 1 << 16;
+/// Longest valid line, in bytes. No packet needs as many. Longer lines are not kept in memory.
+const MAX_LINE: u64 = 1 << 16;
 
-/// What was read.
+/// Counts of input lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// Lines in, and so lines out.
+    /// All lines.
     pub lines: u64,
-    /// How many of them were no packet.
-    pub unreadable: u64,
+    /// Lines that are no valid packet.
+    pub invalid: u64,
 }
 
-/// Evaluates all packets of `input` and writes the answers.
+/// Evaluates all packets of `input` and writes the results.
 pub fn evaluate(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Write) -> io::Result<Counts> {
     let mut counts = Counts::default();
-    let mut answers = Answers { snapshot, sides: HashMap::new(), provisional: Vec::new() };
+    let mut results = ResultWriter { snapshot, sides: HashMap::new(), provisional: Vec::new() };
     let mut line = Vec::new();
-    while let Some(whole) = next_line(&mut input, &mut line)? {
+    while let Some(is_complete) = next_line(&mut input, &mut line)? {
         counts.lines += 1;
-        let packet = match whole {
-            true => read(&line),
-            false => Err(format!("longer than {LONGEST_LINE} bytes")),
+        let packet = match is_complete {
+            true => parse(&line),
+            false => Err(format!("longer than {MAX_LINE} bytes")),
         };
         match packet {
-            Ok(packet) => answers.write(&packet.into(), &mut output)?,
+            Ok(packet) => results.write(&packet.into(), &mut output)?,
             Err(error) => {
-                counts.unreadable += 1;
+                counts.invalid += 1;
                 let error = format!("line {}: {error}", counts.lines);
-                serde_json::to_writer(&mut output, &Unreadable { error: &error })?;
+                serde_json::to_writer(&mut output, &InvalidLine { error: &error })?;
             }
         }
         output.write_all(b"\n")?;
@@ -50,24 +50,25 @@ pub fn evaluate(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl W
 }
 
 /// Parses a line of the input.
-fn read(line: &[u8]) -> Result<PacketLine, String> {
-    // Serde would take the values of an array for the fields, in order.
+fn parse(line: &[u8]) -> Result<PacketLine, String> {
+    // Serde would accept an array of the fields' values.
     if line.trim_ascii_start().starts_with(b"[") {
-        return Err("this is an array: write one JSON object a line".to_owned());
+        return Err("this is an array: write one JSON object per line".to_owned());
     }
-    // Each line is read by itself, so "line 1" would mislead.
+    // Each line is parsed separately, so serde's line number is always 1.
     serde_json::from_slice(line)
         .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
 }
 
-/// The next line, and whether it is whole: of one that is too long only the beginning is kept. `None` at the end.
+/// Reads the next line, and returns whether it is complete: the end of a line that is too long is skipped.
+/// `None` at the end of the input.
 fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
-    let read = input.by_ref().take(LONGEST_LINE).read_until(b'\n', line)?;
+    let read = input.by_ref().take(MAX_LINE).read_until(b'\n', line)?;
     match line.last() {
         None => Ok(None),
         Some(b'\n') => Ok(Some(true)),
-        Some(_) if (read as u64) < LONGEST_LINE => Ok(Some(true)),
+        Some(_) if (read as u64) < MAX_LINE => Ok(Some(true)),
         Some(_) => {
             input.skip_until(b'\n')?;
             Ok(Some(false))
@@ -75,7 +76,8 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
     }
 }
 
-/// A line of the input. A key that is not known is an error: a misspelt `dst_port` would ask about another packet.
+/// A line of the input. An unknown key is an error: otherwise a misspelt `dst_port` would mean another
+/// packet.
 #[derive(DeriveDeserialize)]
 #[serde(deny_unknown_fields)]
 struct PacketLine {
@@ -86,13 +88,13 @@ struct PacketLine {
     dst_port: Option<u16>,
     src_port: Option<u16>,
     icmp_type: Option<u8>,
-    /// What a test expects; ignored.
+    /// The verdict that a test expects; ignored.
     #[serde(default, rename = "expect")]
     _expect: IgnoredAny,
-    /// Likewise, as `cargo xtask bench export` writes it.
+    /// Likewise, in the output of `cargo xtask bench export`.
     #[serde(default, rename = "expected")]
     _expected: IgnoredAny,
-    /// For readers; ignored.
+    /// A comment; ignored.
     #[serde(default, rename = "note")]
     _note: IgnoredAny,
 }
@@ -107,7 +109,7 @@ impl From<PacketLine> for Packet {
     }
 }
 
-/// A protocol's name or number; absent means TCP, as in a policy (semantics 14).
+/// A protocol's name or number. The default is TCP, as in a policy (semantics 14).
 struct ProtocolField(Protocol);
 
 impl Default for ProtocolField {
@@ -133,7 +135,9 @@ impl<'de> Deserialize<'de> for ProtocolField {
             fn visit_u64<E: Error>(self, number: u64) -> Result<ProtocolField, E> {
                 match u8::try_from(number) {
                     Ok(number) => Ok(ProtocolField(Protocol(number))),
-                    Err(_) => Err(E::custom(format_args!("{number} is no protocol: numbers are 0 to 255"))),
+                    Err(_) => {
+                        Err(E::custom(format_args!("{number} is not a protocol: numbers are 0 to 255")))
+                    }
                 }
             }
         }
@@ -142,19 +146,20 @@ impl<'de> Deserialize<'de> for ProtocolField {
 }
 
 #[derive(Serialize)]
-struct Unreadable<'a> {
+struct InvalidLine<'a> {
     error: &'a str,
 }
 
-/// Writes answers, each side from its text of the last time: a side depends on its outcome alone, or, for a default deny, on
-/// the pod that is isolated. A provisional one depends on the whole packet.
-struct Answers<'a> {
+/// Writes results, and caches the JSON of each direction. It depends only on the outcome, and for a default
+/// deny also on the isolated pod. The JSON of a provisional outcome depends on the whole packet and is not
+/// cached.
+struct ResultWriter<'a> {
     snapshot: &'a Snapshot,
     sides: HashMap<(Direction, Outcome, Option<IpAddr>), Box<[u8]>>,
     provisional: Vec<u8>,
 }
 
-impl Answers<'_> {
+impl ResultWriter<'_> {
     fn write(&mut self, packet: &Packet, output: &mut impl Write) -> io::Result<()> {
         let decision = self.snapshot.evaluate(packet, Directions::Both);
         output.write_all(match decision.verdict() {

@@ -1,20 +1,20 @@
-//! `--port`: what the connection is for.
+//! `--port`: destination port and protocol.
 
 use std::str::FromStr;
 
 use policy::{Inventory, Protocol};
 
-use super::end::ResolvedEnd;
+use super::endpoint::ResolvedEndpoint;
 use crate::exit::Usage;
 
-/// A port and protocol as people write them.
+/// A value of `--port`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PortArgument {
     /// `5432/TCP`, or `5432`.
     Number(u16, Protocol),
-    /// `postgres/TCP`: resolved on the destination pod, as in a policy.
+    /// `postgres/TCP`: looked up on the destination pod, as for a policy.
     Name(String, Protocol),
-    /// `ICMP`: no port at all.
+    /// `ICMP`: a protocol without ports.
     None(Protocol),
 }
 
@@ -26,7 +26,7 @@ impl FromStr for PortArgument {
             Some((port, protocol)) => {
                 (port, protocol.parse::<Protocol>().map_err(|error| error.to_string())?)
             }
-            // A number alone is a port, although numbers name protocols, too.
+            // A number alone is a port, although protocols have numbers as well.
             None => match text.parse::<Protocol>() {
                 Ok(protocol) if !is_number(text) => ("", protocol),
                 _ => (text, Protocol::TCP),
@@ -43,14 +43,14 @@ impl FromStr for PortArgument {
         if is_number(port) {
             return match port.parse() {
                 Ok(number @ 1..) => Ok(Self::Number(number, protocol)),
-                _ => Err(format!("{port} is no port: ports are 1 to 65535")),
+                _ => Err(format!("{port} is not a port: ports are 1 to 65535")),
             };
         }
         Ok(Self::Name(port.to_owned(), protocol))
     }
 }
 
-/// Whether a NetworkPolicy can name ports of this protocol.
+/// Whether a NetworkPolicy can contain ports of this protocol.
 fn has_ports(protocol: Protocol) -> bool {
     [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&protocol)
 }
@@ -60,22 +60,29 @@ fn is_number(text: &str) -> bool {
 }
 
 impl PortArgument {
-    /// Protocol and destination port, the name resolved on `to`: a named port belongs to the destination (semantics 17, 18).
-    pub fn resolve(&self, to: &ResolvedEnd, inventory: &Inventory) -> Result<(Protocol, Option<u16>), Usage> {
+    /// Protocol and destination port. A port name is looked up on `to`, as a named port belongs to the
+    /// destination (semantics 17, 18).
+    pub fn resolve(
+        &self,
+        to: &ResolvedEndpoint,
+        inventory: &Inventory,
+    ) -> Result<(Protocol, Option<u16>), Usage> {
         let (name, protocol) = match self {
             Self::Number(number, protocol) => return Ok((*protocol, Some(*number))),
             Self::None(protocol) => return Ok((*protocol, None)),
             Self::Name(name, protocol) => (name, *protocol),
         };
         let pod = to.pod.as_ref().and_then(|pod| inventory.pods.get(pod)).ok_or_else(|| {
-            Usage(format!("{to} is an address: only a pod has a port named {name:?}; give its number"))
+            Usage(format!(
+                "{to} is an address, and only a pod can have a port named {name:?}: give the number"
+            ))
         })?;
         if let Some(port) = pod.ports.iter().find(|port| *port.name == **name && port.protocol == protocol) {
             return Ok((protocol, Some(port.number)));
         }
         let known: Vec<_> = pod.ports.iter().map(|port| format!("{}/{}", port.name, port.protocol)).collect();
         Err(Usage(if known.is_empty() {
-            format!("{to} has no port named {name:?}: it names none; give the number")
+            format!("{to} has no port named {name:?}, and no other named port: give the number")
         } else {
             format!("{to} has no port {name}/{protocol}; it has {}", known.join(", "))
         }))
@@ -87,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn ports_and_protocols_are_parsed() {
         let cases = [
             ("5432/TCP", PortArgument::Number(5432, Protocol::TCP)),
             ("53/udp", PortArgument::Number(53, Protocol::UDP)),
@@ -104,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_port() {
+    fn an_invalid_port_is_refused() {
         for (text, why) in [
             ("0", "ports are 1 to 65535"),
             ("65536/TCP", "ports are 1 to 65535"),

@@ -1,23 +1,24 @@
-//! Flags as Go's `flag` package reads them, with one difference: what isn't known is noted and passed over.
+//! Parses flags as Go's `flag` package does, with one difference: an unknown flag is ignored with a warning.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::exit::Usage;
 
-/// How a flag takes its value.
+/// The syntax of a flag's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Takes {
-    /// Behind `=`, or as the next word.
+enum ValueSyntax {
+    /// After `=`, or as the next argument.
     Value,
-    /// True where it stands alone; another value only behind `=`.
+    /// True without a value; another value only after `=`.
     Switch,
 }
 
-use Takes::{Switch, Value};
+use ValueSyntax::{Switch, Value};
 
-/// Those of kube-network-policies 1.0, of the logging library that it shares with Kubernetes' own programs, and [`OURS`].
-const KNOWN: [(&str, Takes); 21] = [
+/// The flags of kube-network-policies 1.0, those of Kubernetes' logging library, which it uses, and
+/// [`PASSED_THROUGH`].
+const KNOWN: [(&str, ValueSyntax); 21] = [
     ("hostname-override", Value),
     ("kubeconfig", Value),
     ("fail-open", Switch),
@@ -41,90 +42,93 @@ const KNOWN: [(&str, Takes); 21] = [
     ("policy-budget-total", Value),
 ];
 
-/// Those of `kube-verdict run` that are passed on as they are, each as often as it is given.
-pub(super) const OURS: [&str; 5] =
+/// Flags that are passed to `kube-verdict run` unchanged, each as often as it is given.
+pub(super) const PASSED_THROUGH: [&str; 5] =
     ["exempt-origin", "overlay", "overlay-sources", "policy-budget", "policy-budget-total"];
 
-/// What a command line asks for.
+/// A parsed command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Asked {
-    /// To be told what there is.
+pub(super) enum CommandLine {
+    /// Print the help.
     Help,
-    /// To run.
+    /// Run the agent.
     Run(Flags),
 }
 
-/// Something about a word of the command line that its giver should know.
+/// A warning about an argument.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Note {
-    /// The flag, or the word.
+pub(super) struct Warning {
+    /// The flag, or the argument.
     pub(super) flag: String,
     /// Why it has no effect.
-    pub(super) said: String,
+    pub(super) message: String,
 }
 
-/// The known flags that were given, and what is to be said of the rest.
+/// The known flags that were given, and warnings about other arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Flags {
-    /// By name, without dashes; of one that was given more than once all values, in order.
+    /// All values of each flag, in order, by the flag's name without dashes.
     given: BTreeMap<&'static str, Vec<String>>,
-    notes: Vec<Note>,
+    warnings: Vec<Warning>,
 }
 
-/// Reads a command line without the program's name.
-pub(super) fn parse(words: &[String]) -> Result<Asked, Usage> {
+/// Parses a command line without the program's name.
+pub(super) fn parse(arguments: &[String]) -> Result<CommandLine, Usage> {
     let mut flags = Flags::default();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let Some((name, value)) = flag(word) else {
-            flags.note(
-                word,
-                "is no flag and is ignored: a switch takes its value behind =, as in --fail-open=false",
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let Some((name, value)) = flag(argument) else {
+            flags.warn(
+                argument,
+                "is not a flag and is ignored: a boolean flag takes its value after =, as in \
+                 --fail-open=false",
             );
             continue;
         };
         if matches!(name, "h" | "help") {
-            return Ok(Asked::Help);
+            return Ok(CommandLine::Help);
         }
-        let Some(&(name, takes)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-            flags.note(word, "is not known and is ignored; --help shows what is");
+        let Some(&(name, syntax)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+            flags.warn(argument, "is unknown and is ignored; --help lists the known flags");
             continue;
         };
-        let value = match (takes, value) {
+        let value = match (syntax, value) {
             (_, Some(value)) => value.to_owned(),
             (Switch, None) => "true".to_owned(),
-            (Value, None) => words.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?.clone(),
+            (Value, None) => {
+                arguments.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?.clone()
+            }
         };
         flags.given.entry(name).or_default().push(value);
     }
-    Ok(Asked::Run(flags))
+    Ok(CommandLine::Run(flags))
 }
 
-/// Name and value of a flag, with one dash or two; `None` for a word that is none.
-fn flag(word: &str) -> Option<(&str, Option<&str>)> {
-    let rest = word.strip_prefix('-')?;
+/// Name and value of a flag, with one dash or two; `None` for an argument that is not a flag.
+fn flag(argument: &str) -> Option<(&str, Option<&str>)> {
+    let rest = argument.strip_prefix('-')?;
     let rest = rest.strip_prefix('-').unwrap_or(rest);
     let (name, value) = rest.split_once('=').map_or((rest, None), |(name, value)| (name, Some(value)));
     (!name.is_empty() && !name.starts_with('-')).then_some((name, value))
 }
 
 impl Flags {
-    /// What is to be said of words that were passed over.
-    pub(super) fn notes(&self) -> &[Note] {
-        &self.notes
+    /// Warnings about arguments that were ignored.
+    pub(super) fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
-    /// A flag's last value, if it was given and isn't empty: empty is what an unset value of a chart comes to.
+    /// The last value of a flag, unless it is empty: a chart passes an unset value as an empty one.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.given.get(name)?.last().map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// All values of a flag that aren't empty.
+    /// All values of a flag that are not empty.
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.given.get(name).into_iter().flatten().map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// A switch, in the words in which Go reads one.
+    /// The value of a boolean flag, in the spellings that Go accepts.
     pub(super) fn switch(&self, name: &str) -> Result<Option<bool>, Usage> {
         match self.value(name) {
             None => Ok(None),
@@ -134,14 +138,14 @@ impl Flags {
         }
     }
 
-    /// A number; `expected` says which are read.
+    /// A number. The error shows `expected`.
     pub(super) fn number<N: FromStr>(&self, name: &str, expected: &str) -> Result<Option<N>, Usage> {
         let number =
             |text: &str| text.parse().map_err(|_| Usage(format!("--{name}={text}: write {expected}")));
         self.value(name).map(number).transpose()
     }
 
-    fn note(&mut self, flag: &str, said: &str) {
-        self.notes.push(Note { flag: flag.to_owned(), said: said.to_owned() });
+    fn warn(&mut self, flag: &str, message: &str) {
+        self.warnings.push(Warning { flag: flag.to_owned(), message: message.to_owned() });
     }
 }

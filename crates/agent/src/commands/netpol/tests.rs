@@ -1,23 +1,23 @@
-//! Flags in, command line of `run` and notes out.
+//! From flags to a command line of `run` and warnings.
 
 use super::*;
 
-/// The command line behind `kube-verdict run`, and the flags of which something is said.
-fn translated(words: &[&str]) -> Result<(String, Vec<String>), String> {
-    let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
-    let Asked::Run(flags) = flags::parse(&words).map_err(|error| error.to_string())? else {
+/// The arguments after `kube-verdict run`, and the flags with a warning.
+fn translated(arguments: &[&str]) -> Result<(String, Vec<String>), String> {
+    let arguments: Vec<String> = arguments.iter().copied().map(str::to_owned).collect();
+    let CommandLine::Run(flags) = flags::parse(&arguments).map_err(|error| error.to_string())? else {
         return Err("help".to_owned());
     };
     let hostname = || Some("Machine-1".to_owned());
-    let (line, notes) = translate(&flags, hostname).map_err(|error| error.to_string())?;
-    let noted = flags.notes().iter().chain(&notes).map(|note| note.flag.clone()).collect();
-    Ok((line[2..].join(" "), noted))
+    let (line, warnings) = translate(&flags, hostname).map_err(|error| error.to_string())?;
+    let warned = flags.warnings().iter().chain(&warnings).map(|warning| warning.flag.clone()).collect();
+    Ok((line[2..].join(" "), warned))
 }
 
 const DEFAULTS: &str = "--node machine-1 --fail-mode open --metrics-address :9080";
 
 #[test]
-fn each_flag_does_what_it_means_here_or_is_spoken_of() {
+fn each_flag_has_its_effect_or_a_warning() {
     let machine = "--node machine-1 --fail-mode";
     let cases: [(&[&str], String, &[&str]); 25] = [
         (&[], DEFAULTS.to_owned(), &[]),
@@ -36,7 +36,7 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
         (&["--fail-open=true"], DEFAULTS.to_owned(), &[]),
         (&["--fail-open=F"], format!("{machine} closed --metrics-address :9080"), &[]),
         (&["--fail-open", "--fail-open=0"], format!("{machine} closed --metrics-address :9080"), &[]),
-        // Go, too, takes this for the switch alone, and the next word for no flag; it stays as open as the switch says.
+        // As in Go, this is the flag alone, which is true, and an argument that is not a flag.
         (&["--fail-open", "false"], DEFAULTS.to_owned(), &["false"]),
         (&["--nfqueue-id=200"], format!("{machine} open --queue-base 200 --metrics-address :9080"), &[]),
         (&["-nfqueue-id", "0"], format!("{machine} open --queue-base 0 --metrics-address :9080"), &[]),
@@ -76,7 +76,8 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
                 "--policy-budget=131072",
             ],
             format!(
-                "{DEFAULTS} --exempt-origin vpn --exempt-origin vm:app=kvm --overlay 8285/udp --overlay-sources nodes --policy-budget 131072"
+                "{DEFAULTS} --exempt-origin vpn --exempt-origin vm:app=kvm --overlay 8285/udp \
+                 --overlay-sources nodes --policy-budget 131072"
             ),
             &[],
         ),
@@ -86,7 +87,7 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
             DEFAULTS.to_owned(),
             &["--vmodule", "--log-flush-frequency"],
         ),
-        // A chart of tomorrow: what follows an unknown flag still counts.
+        // A future chart: flags after an unknown flag still count.
         (
             &["--new-flag=1", "--newer", "x", "--fail-open=false"],
             format!("{machine} closed --metrics-address :9080"),
@@ -94,14 +95,14 @@ fn each_flag_does_what_it_means_here_or_is_spoken_of() {
         ),
         (&["--", "-", "---v", "=1"], DEFAULTS.to_owned(), &["--", "-", "---v", "=1"]),
     ];
-    for (words, line, noted) in cases {
-        let noted: Vec<String> = noted.iter().copied().map(str::to_owned).collect();
-        assert_eq!(translated(words), Ok((line, noted)), "{words:?}");
+    for (arguments, line, warned) in cases {
+        let warned: Vec<String> = warned.iter().copied().map(str::to_owned).collect();
+        assert_eq!(translated(arguments), Ok((line, warned)), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_value_that_cannot_be_right_is_a_usage_error_in_the_givers_words() {
+fn an_invalid_value_is_a_usage_error_about_the_flag_as_given() {
     let cases: [(&[&str], &str); 9] = [
         (&["--fail-open=maybe"], "--fail-open=maybe: write true or false"),
         (&["--disable-nri=2"], "--disable-nri=2: write true or false"),
@@ -111,11 +112,11 @@ fn a_value_that_cannot_be_right_is_a_usage_error_in_the_givers_words() {
         (&["--v=high"], "--v=high: write a whole number, such as 2"),
         (&["--logging-format=xml"], "--logging-format=xml: write text or json"),
         (&["--kubeconfig"], "--kubeconfig needs a value"),
-        (&["--hostname-override=$(MY_NODE_NAME)"], "no node has such a name"),
+        (&["--hostname-override=$(MY_NODE_NAME)"], "not a valid node name"),
     ];
-    for (words, part) in cases {
-        let error = translated(words).expect_err("a usage error");
-        assert!(error.contains(part), "{words:?}: {error}");
+    for (arguments, part) in cases {
+        let error = translated(arguments).expect_err("a usage error");
+        assert!(error.contains(part), "{arguments:?}: {error}");
     }
 }
 
@@ -134,8 +135,8 @@ fn each_translation_is_a_command_line_of_run() {
             "--logging-format=json",
         ],
     ];
-    for words in cases {
-        let (line, _) = translated(words).expect("a translation");
+    for arguments in cases {
+        let (line, _) = translated(arguments).expect("a translation");
         let line: Vec<String> =
             ["kube-verdict", "run"].into_iter().chain(line.split(' ')).map(str::to_owned).collect();
         parsed(&line).expect("a command line of run");
@@ -143,7 +144,7 @@ fn each_translation_is_a_command_line_of_run() {
 }
 
 #[test]
-fn it_goes_by_the_name_of_the_program() {
+fn only_a_program_named_netpol_takes_these_flags() {
     for name in ["netpol", "/bin/netpol", "./netpol"] {
         assert!(is_name_of(OsStr::new(name)), "{name}");
     }

@@ -1,16 +1,16 @@
-//! The first line of an agent's log: version, settings, and what the kernel has.
+//! The first line of an agent's log: version, settings and kernel features.
 
 use cluster::Source;
 use dataplane::preflight::{Check, CheckState, KernelVersion};
 use dataplane::table::Table;
 
-use super::Run;
+use super::flags::Run;
 use crate::agent::AgentConfig;
 use crate::descriptors::OpenFiles;
 
 impl Run {
-    /// To be called once, before anything is done.
-    pub(super) fn log_start(&self, config: &AgentConfig, needs: &[Check], files: OpenFiles) {
+    /// Logs the version, the settings and the kernel's features. Call it once, before anything else.
+    pub(super) fn log_start(&self, config: &AgentConfig, checks: &[Check], files: OpenFiles) {
         let source = match &config.source {
             Source::Folder { path, .. } => path.display().to_string(),
             Source::Kubernetes(_) => "the Kubernetes API".to_owned(),
@@ -19,7 +19,7 @@ impl Run {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             kernel = KernelVersion::running().map(display),
-            queue_rule = queue_rule(needs),
+            queue_rule = queue_rule(checks),
             bridge_family = Table::protections_available().ok().map(|available| available.bridged),
             node = &*config.node,
             source,
@@ -52,10 +52,10 @@ impl Run {
     }
 }
 
-/// How rules send packets to userspace on this kernel.
-fn queue_rule(needs: &[Check]) -> Option<&str> {
-    let need = needs.iter().find(|need| need.name == "queue-rule")?;
-    Some(match &need.state {
+/// How the rules send packets to userspace on this kernel.
+fn queue_rule(checks: &[Check]) -> Option<&str> {
+    let check = checks.iter().find(|check| check.name == "queue-rule")?;
+    Some(match &check.state {
         CheckState::Fine { what } | CheckState::Warning { what, .. } | CheckState::Wrong { what, .. } => what,
     })
 }

@@ -119,7 +119,10 @@ fn all_connections_with_one_tuple_are_revoked_again_and_restored() {
 #[test]
 fn one_pods_pings_do_not_fill_the_registry() {
     in_namespace(&[], || {
-        make((1..1_000).map(|identifier| NewEntry { protocol: 1, ..NewEntry::udp((WEB, identifier), (DB, 0)) }));
+        make(
+            (1..1_000)
+                .map(|identifier| NewEntry { protocol: 1, ..NewEntry::udp((WEB, identifier), (DB, 0)) }),
+        );
         let mut registry = registry(&shop::open(&[5000]).1);
         let (report, _) = sweep_all(&mut registry);
         assert_eq!((report.revoked, registry.known.len()), (999, MOST_OF_TUPLE));

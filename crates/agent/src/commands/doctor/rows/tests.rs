@@ -1,3 +1,5 @@
+use cluster::ReadCounts;
+
 use super::*;
 
 fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protection {
@@ -19,8 +21,8 @@ fn agent(phase: Phase, protections: Vec<Protection>) -> AgentFindings {
 fn findings(agent: Option<AgentFindings>, tables: Option<(bool, bool)>, rules_served: bool) -> Findings {
     let tables = tables.map(|(inet, bridge)| InstalledTables { inet, bridge });
     let passes_unserved = Some(false);
-    let (needs, problems) = (Vec::new(), Vec::new());
-    Findings { needs, agent, tables, rules_served, passes_unserved, read: None, problems }
+    let (checks, problems) = (Vec::new(), Vec::new());
+    Findings { checks, agent, tables, rules_served, passes_unserved, read: None, problems }
 }
 
 fn found(agent: Option<AgentFindings>, tables: Option<(bool, bool)>) -> (State, String) {
@@ -29,7 +31,7 @@ fn found(agent: Option<AgentFindings>, tables: Option<(bool, bool)>) -> (State, 
 }
 
 #[test]
-fn an_agent_says_which_protections_are_in_force_and_why_others_are_not() {
+fn protections_are_reported_with_the_reason_why_some_are_off() {
     let mut protections = vec![
         protection("routed-sources", None, false),
         protection("own-addresses", None, false),
@@ -37,7 +39,7 @@ fn an_agent_says_which_protections_are_in_force_and_why_others_are_not() {
     ];
     let (state, text) = found(Some(agent(Phase::Enforcing, protections.clone())), Some((true, true)));
     assert_eq!(text, "in force: routed-sources, own-addresses\noverlay-sources is off: off by default");
-    assert_eq!(state, State::Fine, "no more was asked for");
+    assert_eq!(state, State::Fine, "those that are off are so by choice");
 
     protections.push(protection("bridged-sources", Some("the kernel lacks it"), false));
     let (state, text) = found(Some(agent(Phase::Enforcing, protections)), Some((true, false)));
@@ -50,26 +52,26 @@ fn an_agent_says_which_protections_are_in_force_and_why_others_are_not() {
 }
 
 #[test]
-fn how_much_was_read_is_always_said() {
-    let said = |read: Option<ReadCounts>| {
+fn counts_of_what_was_read_are_always_shown() {
+    let row = |read: Option<ReadCounts>| {
         let (state, text) = Findings { read, ..findings(None, None, false) }.read();
         (state, text.to_string())
     };
     let counts =
         |objects, policies| ReadCounts { files: Some(3), objects, policies, ..ReadCounts::default() };
-    assert_eq!(said(Some(counts(2, 1))), (State::Fine, "3 files, 2 objects, 1 policy".to_owned()));
-    let (state, text) = said(Some(counts(0, 0)));
+    assert_eq!(row(Some(counts(2, 1))), (State::Fine, "3 files, 2 objects, 1 policy".to_owned()));
+    let (state, text) = row(Some(counts(0, 0)));
     assert!(text.starts_with("3 files, 0 objects, 0 policies read\n-> is this the right folder"), "{text}");
     assert_eq!(state, State::Warning);
-    let (state, text) = said(None);
+    let (state, text) = row(None);
     assert!(text.contains("--source DIR"), "{text}");
     assert_eq!(state, State::None);
 }
 
 #[test]
-fn without_an_agent_the_tables_tell_what_is_left() {
+fn without_an_agent_the_installed_tables_are_shown() {
     for (tables, part) in [
-        (None, "can't be told"),
+        (None, "the kernel's tables cannot be read"),
         (Some((false, false)), "none in force: no rules of kube-verdict"),
         (Some((true, true)), "tables inet and bridge kube-verdict"),
         (Some((true, false)), "but not table bridge kube-verdict"),
@@ -81,9 +83,9 @@ fn without_an_agent_the_tables_tell_what_is_left() {
 }
 
 #[test]
-fn while_one_agent_takes_over_from_another_the_rules_are_in_force_whichever_answers() {
+fn during_a_takeover_the_rules_are_in_force_with_either_agent_answering() {
     let both = Some((true, true));
-    // The old one answers: its successor's rules are in the kernel.
+    // The old agent answers, and its successor's rules are in the kernel.
     let old = findings(Some(agent(Phase::Superseded, Vec::new())), both, true);
     let (state, text) = old.protections();
     assert!(text.to_string().starts_with("those of another agent, whose rules are in force"), "{text}");
@@ -92,11 +94,11 @@ fn while_one_agent_takes_over_from_another_the_rules_are_in_force_whichever_answ
     let expected = "another agent has taken over from pid 1 and enforces the policies\n-> end that process";
     assert!(text.to_string().starts_with(expected), "{text}");
     assert_eq!(state, State::Warning);
-    assert!(old.all_fine(), "policy is in force");
-    // The new one answers before it has installed its rules: the old one's are in the kernel.
+    assert!(old.are_healthy(), "policy is in force");
+    // The new agent answers before it has installed its rules, and the old one's are in the kernel.
     let (_, text) = findings(Some(agent(Phase::Starting, Vec::new())), both, true).protections();
     assert!(text.to_string().starts_with("those of another agent"), "{text}");
-    // The old one has gone, and the new one has not opened its port yet.
+    // The old agent is gone, and the new one has not opened its port yet.
     let none = findings(None, both, true);
     let (_, text) = none.protections();
     assert!(text.to_string().starts_with("those of an agent that does not answer here"), "{text}");
@@ -106,7 +108,7 @@ fn while_one_agent_takes_over_from_another_the_rules_are_in_force_whichever_answ
 }
 
 #[test]
-fn an_agent_that_stands_by_without_another_says_what_became_of_the_rules() {
+fn a_superseded_agent_without_a_successor_shows_what_happened_to_the_rules() {
     let (state, text) = found(Some(agent(Phase::Superseded, Vec::new())), Some((false, false)));
     assert_eq!(text, "none: the rules were removed, as `kube-verdict cleanup` does");
     assert_eq!(state, State::None);
@@ -115,7 +117,7 @@ fn an_agent_that_stands_by_without_another_says_what_became_of_the_rules() {
 }
 
 #[test]
-fn rules_without_an_agent_are_wrong_and_what_pods_experience_is_said() {
+fn rules_without_an_agent_are_wrong_and_their_effect_on_pods_is_shown() {
     for (passes_unserved, part) in [
         (Some(false), "pods that have started since get no traffic"),
         (Some(true), "new connections pass unevaluated"),
@@ -131,12 +133,12 @@ fn rules_without_an_agent_are_wrong_and_what_pods_experience_is_said() {
                     && text.contains("`kube-verdict cleanup`"),
                 "{text}"
             );
-            assert!(!left.all_fine());
+            assert!(!left.are_healthy());
         }
     }
     assert!(
-        findings(None, Some((false, false)), false).all_fine(),
-        "neither agent nor rules: a machine to be looked at"
+        findings(None, Some((false, false)), false).are_healthy(),
+        "neither agent nor rules is healthy: the node may not be installed yet"
     );
 }
 
@@ -144,5 +146,5 @@ fn rules_without_an_agent_are_wrong_and_what_pods_experience_is_said() {
 fn an_agent_whose_successor_is_gone_is_wrong() {
     let alone = findings(Some(agent(Phase::Superseded, Vec::new())), Some((true, true)), false);
     assert_eq!(alone.agent().0, State::Wrong);
-    assert!(!alone.all_fine());
+    assert!(!alone.are_healthy());
 }

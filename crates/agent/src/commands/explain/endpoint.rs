@@ -8,16 +8,16 @@ use policy::{Inventory, Pod, PodName};
 
 use crate::exit::Usage;
 
-/// One end of the connection, as people write it.
+/// A value of `--from` or `--to`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum EndpointArgument {
     /// An IP address.
     Address(IpAddr),
     /// A pod.
     Pod(PodName),
 }
 
-impl FromStr for End {
+impl FromStr for EndpointArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -33,16 +33,16 @@ impl FromStr for End {
     }
 }
 
-/// One end with its addresses.
+/// An end of the connection, with its addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ResolvedEnd {
-    /// The pod that was asked for.
+pub struct ResolvedEndpoint {
+    /// The pod, unless an address was given.
     pub pod: Option<PodName>,
     /// At least one.
     pub addresses: Vec<IpAddr>,
 }
 
-impl fmt::Display for ResolvedEnd {
+impl fmt::Display for ResolvedEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.pod, self.addresses.first()) {
             (Some(pod), _) => pod.fmt(f),
@@ -52,29 +52,30 @@ impl fmt::Display for ResolvedEnd {
     }
 }
 
-impl End {
-    /// Finds the pod's addresses.
-    pub fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEnd, Usage> {
+impl EndpointArgument {
+    /// Looks up the pod's addresses.
+    pub fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEndpoint, Usage> {
         let name = match self {
-            Self::Address(address) => return Ok(ResolvedEnd { pod: None, addresses: vec![*address] }),
+            Self::Address(address) => return Ok(ResolvedEndpoint { pod: None, addresses: vec![*address] }),
             Self::Pod(name) => name,
         };
         let pod = inventory.pods.get(name).ok_or_else(|| Usage(unknown(name, inventory)))?;
         if pod.addresses.is_empty() {
             return Err(Usage(without_address(pod, inventory)));
         }
-        Ok(ResolvedEnd { pod: Some(name.clone()), addresses: pod.addresses.clone() })
+        Ok(ResolvedEndpoint { pod: Some(name.clone()), addresses: pod.addresses.clone() })
     }
 }
 
-/// The pairs of addresses over which the two can talk: one for each family that both have, IPv4 first.
-pub fn pairs(from: &ResolvedEnd, to: &ResolvedEnd) -> Result<Vec<(IpAddr, IpAddr)>, Usage> {
-    let first =
-        |end: &ResolvedEnd, v4: bool| end.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+/// The pairs of addresses between the two: one for each IP family that both have, IPv4 first.
+pub fn pairs(from: &ResolvedEndpoint, to: &ResolvedEndpoint) -> Result<Vec<(IpAddr, IpAddr)>, Usage> {
+    let first = |end: &ResolvedEndpoint, v4: bool| {
+        end.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
+    };
     let pairs: Vec<_> =
         [true, false].into_iter().filter_map(|v4| Some((first(from, v4)?, first(to, v4)?))).collect();
     if pairs.is_empty() {
-        return Err(Usage(format!("{from} and {to} have no address of one family (IPv4 or IPv6) in common")));
+        return Err(Usage(format!("{from} and {to} have no IP family (IPv4 or IPv6) in common")));
     }
     Ok(pairs)
 }
@@ -95,7 +96,7 @@ fn unknown(name: &PodName, inventory: &Inventory) -> String {
     near.truncate(5);
     let near: Vec<_> = near.into_iter().map(|(_, name)| name).collect();
     if near.is_empty() {
-        format!("the source has no pod {text} ({} pods in all)", inventory.pods.len())
+        format!("the source has no pod {text} (it has {} pods)", inventory.pods.len())
     } else {
         format!("the source has no pod {text}; did you mean {}?", near.join(" or "))
     }
@@ -109,15 +110,16 @@ fn without_address(pod: &Pod, inventory: &Inventory) -> String {
     let node = pod.node.as_ref().and_then(|node| inventory.nodes.get(node));
     match node.and_then(|node| Some((&node.name, node.addresses.first()?))) {
         Some((node, address)) => format!(
-            "pod {name} uses the network of its node, so no policy applies to it: ask about the node {node} itself, {address}"
+            "pod {name} uses the network of its node, so no policy applies to it: give the address of node \
+             {node}, {address}"
         ),
         None => format!(
-            "pod {name} uses the network of its node, so no policy applies to it: ask about the node's address"
+            "pod {name} uses the network of its node, so no policy applies to it: give the node's address"
         ),
     }
 }
 
-/// How many letters must be added, removed or replaced to turn one text into the other.
+/// The Levenshtein distance of two texts.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -138,16 +140,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_pods_and_addresses() {
-        assert_eq!("web/a".parse(), Ok(End::Pod(PodName::new("web", "a"))));
-        assert_eq!("::ffff:10.0.0.1".parse(), Ok(End::Address([10, 0, 0, 1].into())));
+    fn pods_and_addresses_are_parsed() {
+        assert_eq!("web/a".parse(), Ok(EndpointArgument::Pod(PodName::new("web", "a"))));
+        assert_eq!("::ffff:10.0.0.1".parse(), Ok(EndpointArgument::Address([10, 0, 0, 1].into())));
         for text in ["web", "/a", "web/", "a/b/c", ""] {
-            text.parse::<End>().expect_err(text);
+            text.parse::<EndpointArgument>().expect_err(text);
         }
     }
 
     #[test]
-    fn counts_letters() {
+    fn distance_counts_insertions_removals_and_replacements() {
         for (a, b, letters) in
             [("web/a", "web/a", 0), ("web/a", "wbe/a", 2), ("", "ab", 2), ("kitten", "sitting", 3)]
         {

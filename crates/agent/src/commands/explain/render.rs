@@ -1,0 +1,113 @@
+//! The text of an answer.
+
+use policy::{Direction, Verdict};
+
+use super::answer::{Answer, DirectionAnswer, Endpoint};
+use crate::commands::table::{self, Rows};
+use crate::paint;
+use crate::terminal::{Text, text};
+
+/// What an agent does with a packet whose verdict is provisional.
+const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does \
+                    as --on-unknown-pod says, by default deny";
+
+/// Indentation of the reasons, in columns.
+const INDENT: u16 = 2;
+
+/// The answer as text, wrapped to a width.
+pub(super) fn render(answer: &Answer, width: u16) -> Text {
+    let Answer { from, to, egress, ingress, .. } = answer;
+    let mut lines = vec![headline(answer), Text::default()];
+    lines.extend(direction(egress, Direction::Egress, &name(from), width));
+    lines.extend(direction(ingress, Direction::Ingress, &name(to), width));
+    if !answer.unknown_labels.is_empty() {
+        let unknown = answer.unknown_labels.join(", ");
+        let unknown = format!("labels that are invalid, or of a Namespace that is missing: {unknown}");
+        lines.extend([Text::default(), table::paragraph(&unknown, 0, width)]);
+    }
+    if let Some(other) = &answer.other_family {
+        let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
+        let verdict = participle(other.verdict);
+        let verdict = match other.verdict == answer.verdict {
+            true => format!("also {verdict}"),
+            false => format!("{verdict} instead"),
+        };
+        let text = format!("over {family}, {} -> {}, it is {verdict}", other.from, other.to);
+        lines.extend([Text::default(), table::paragraph(&text, 0, width)]);
+    }
+    Text::lines(lines)
+}
+
+/// Verdict, node, endpoints and port.
+fn headline(answer: &Answer) -> Text {
+    let port = match answer.port {
+        Some(port) => format!("{port}/{}", answer.protocol),
+        None => answer.protocol.clone(),
+    };
+    let verdict = match answer.verdict {
+        Verdict::Allow => paint::verdict(answer.verdict, "ALLOWED"),
+        Verdict::Deny => paint::verdict(answer.verdict, "DENIED"),
+    };
+    let node = answer.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
+    verdict
+        + text!("{node}  ")
+        + endpoint(&answer.from)
+        + text!(" -> ")
+        + endpoint(&answer.to)
+        + text!("  {port}")
+}
+
+/// The pod with its address, or the address alone.
+fn endpoint(endpoint: &Endpoint) -> Text {
+    match &endpoint.pod {
+        Some(pod) => text!("{pod} ") + paint::dim(format_args!("({})", endpoint.address)),
+        None => Text::new(endpoint.address),
+    }
+}
+
+fn name(endpoint: &Endpoint) -> String {
+    endpoint.pod.clone().unwrap_or_else(|| endpoint.address.to_string())
+}
+
+/// The verdict in one direction, and below it the reasons.
+fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, width: u16) -> Vec<Text> {
+    let list = match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    let verdict = paint::verdict(answer.verdict, participle(answer.verdict));
+    let mut lines = vec![text!("{list} of {endpoint}: ") + verdict];
+    let mut add = |sentence: &str| lines.push(table::paragraph(sentence, INDENT, width));
+    if answer.provisional {
+        add(answer.sentence);
+        add(HELD);
+    }
+    match (&answer.policy, answer.rule) {
+        (Some(policy), Some(rule)) => {
+            let name = answer.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            add(&format!("{policy} {list}[{rule}]{name} is the first rule that matches"));
+        }
+        _ if answer.provisional => {}
+        _ => add(answer.sentence),
+    }
+    if !answer.isolated_by.is_empty() {
+        let mut rows = Rows::default();
+        rows.add("isolated by", answer.isolated_by.join(", "));
+        rows.add(
+            "nearest miss",
+            match &answer.nearest_miss {
+                Some(near) => format!("{} {list}[{}]: {}", near.policy, near.rule, near.miss.sentence()),
+                None => "none: no rule matches either the peer or the port".to_owned(),
+            },
+        );
+        lines.push(rows.render_indented(INDENT, width));
+    }
+    lines
+}
+
+fn participle(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "denied",
+    }
+}

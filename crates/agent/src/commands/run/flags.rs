@@ -1,0 +1,277 @@
+//! The flags of `kube-verdict run`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use cluster::CniCache;
+use dataplane::marks::{Mark, Marks};
+use dataplane::ports::Overlay;
+use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
+use ipnet::IpNet;
+
+use super::values::{CacheTtl, QuotaRate, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
+use crate::commands::budget::BudgetArguments;
+use crate::http::HttpArguments;
+use crate::logging::{LogFilter, LogFormat};
+use crate::origins::Exemption;
+use crate::source::{self, SourceArguments};
+use crate::values::{self, mark, number};
+
+const EXAMPLES: &str = "\
+Examples:
+  Enforce the cluster's policies on the pods of node-a, started outside of a pod:
+    kube-verdict run --kubeconfig /etc/kubernetes/kubelet.conf --node node-a
+  Enforce the policies in a folder:
+    kube-verdict run --source manifests --node node-a
+  Give the node's pod CIDRs, and record every verdict:
+    kube-verdict run --source manifests --node node-a --pod-cidr 10.244.1.0/24 \\
+      --audit-log /var/log/kube-verdict/audit.log
+  Let new connections pass while no agent runs, and log as JSON:
+    kube-verdict run --source manifests --node node-a --fail-mode open --log-format json
+
+In a pod, --kubeconfig is not needed, and neither is --node if NODE_NAME is set. The service account
+needs permission to list and watch pods, namespaces, nodes and networkpolicies.
+
+The agent watches the source. A change takes effect within a tenth of a second, on existing
+connections as well. If a change allows a connection again, the connection resumes with its next
+packet. While the API server is unreachable, the agent keeps enforcing the last known policies, and
+`kube-verdict status` reports it. With --state-dir it does so across restarts.
+
+A second agent on the same node takes over from the first without losing a packet. When an agent
+exits, its rules stay in the kernel; `kube-verdict cleanup` removes them.
+
+Signals: SIGTERM, SIGINT and SIGQUIT shut the agent down in order. SIGHUP and SIGUSR1 make it reopen
+the audit log, for log rotation by rename.
+
+Exit codes: 0 shut down in order, 1 failure (such as no CAP_NET_ADMIN, or an audit log that cannot
+be opened), 2 usage error.";
+
+/// Upper bound of --hold-limit: this many held packets take some 5 GB.
+const MAX_HOLD_LIMIT: u32 = 1 << 20;
+
+/// Enforces the policies of the cluster, or of a folder, on the pods of this node.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Run {
+    #[command(flatten)]
+    pub(super) source: SourceArguments,
+
+    /// This node's name, as in spec.nodeName of its pods.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(super) node: String,
+
+    /// The CNI's cache folder, from which the agent knows this node's pods before their first packet.
+    ///
+    /// `auto` uses /var/lib/cni if it exists, `off` uses none. Ignored with --source.
+    #[arg(long, value_name = "DIR|auto|off", value_parser = source::cni_cache, default_value = "auto")]
+    pub(super) cni_cache: CniCache,
+
+    /// Folder in which to save the Kubernetes objects that the policies come from.
+    ///
+    /// After a restart, the agent enforces the saved objects while the API server is unreachable, or while a
+    /// manifest is broken. The folder is created if it does not exist. Agents of different nodes must not
+    /// share one.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) budget: BudgetArguments,
+
+    /// Addresses of this node's pods.
+    ///
+    /// Repeat the flag for the other IP family. Overrides spec.podCIDRs of the Node object.
+    #[arg(long = "pod-cidr", value_name = "CIDR", value_parser = values::pod_cidr)]
+    pub(super) pod_cidrs: Vec<IpNet>,
+
+    /// What happens to new connections of this node's pods while no agent runs.
+    ///
+    /// Accepted connections always continue.
+    #[arg(long, value_name = "open|closed", value_enum, default_value = "closed")]
+    pub(super) fail_mode: FailModeFlag,
+
+    /// What happens to packets whose pod is still unknown after --hold-timeout.
+    ///
+    /// These are packets from or to an address of this node's pods that no known pod has, and packets that
+    /// are denied only because the other end, an address of any node's pods, is unknown.
+    #[arg(long, value_name = "deny|allow", value_enum, default_value = "deny")]
+    pub(super) on_unknown_pod: OnUnknownPod,
+
+    /// How long to hold a packet whose pod is unknown: a duration such as 5s or 300ms, up to 1m; 0s holds
+    /// none.
+    #[arg(long, value_name = "DURATION", value_parser = hold_timeout, default_value = "5s")]
+    pub(super) hold_timeout: Duration,
+
+    /// How many packets to hold at the same time, about 5 KB each: up to 1048576; 0 holds none.
+    ///
+    /// One sender may hold a sixteenth of them, but at least 8. Senders known only by their source address
+    /// may hold half of them together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = HoldLimits::default().limit,
+        value_parser = number(0..=MAX_HOLD_LIMIT, 2048)
+    )]
+    pub(super) hold_limit: u32,
+
+    /// First NFQUEUE number.
+    ///
+    /// The agent uses two numbers for each worker, so that a second agent can take over, and two more for
+    /// packets of new pods.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
+    pub(super) queue_base: u16,
+
+    /// Length of each queue, in packets.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_QUEUE_LENGTH,
+        value_parser = number(1..=u32::MAX, DEFAULT_QUEUE_LENGTH)
+    )]
+    pub(super) queue_length: u32,
+
+    /// Packets per second that one source address may send to the workers: first packets of flows whose
+    /// verdict the kernel has not cached.
+    ///
+    /// Packets above the rate are dropped and counted, so that one sender cannot fill the queues. The burst
+    /// is a quarter of a queue.
+    #[arg(long, value_name = "N|off", value_parser = queue_quota, default_value = "10000")]
+    pub(super) queue_quota: QuotaRate,
+
+    /// Number of worker threads; each serves one queue. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = number(1..=1024_u16, 4))]
+    pub(super) workers: Option<u16>,
+
+    /// How long the kernel caches the verdict for an allowed pair of pods and port: a duration such as 5s or
+    /// 500ms, from 1ms to 1h.
+    ///
+    /// Meanwhile, further connections of the pair pass without evaluation; they are still recorded. `off`
+    /// evaluates every connection. A policy change takes effect at once. But if the agent is killed, cached
+    /// pairs pass until their entry expires.
+    #[arg(long, value_name = "DURATION|off", value_parser = verdict_cache_ttl, default_value = "5s")]
+    pub(super) verdict_cache_ttl: CacheTtl,
+
+    /// First of two NFLOG groups, over which the kernel reports connections that pass by the verdict cache.
+    ///
+    /// Used only with an audit log.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=65534_u16, 100))]
+    pub(super) nflog_group: u16,
+
+    /// The four bits of the packet mark that the rules and the workers use.
+    ///
+    /// The rules clear them first, so what other programs have written there has no effect.
+    #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_packets())]
+    pub(super) packet_marks: Mark,
+
+    /// The four bits of the connection mark that record a connection's evaluation.
+    ///
+    /// None may also be in --packet-marks.
+    #[arg(
+        long,
+        value_name = "MASK",
+        value_parser = mark,
+        default_value_t = Marks::default().of_connections()
+    )]
+    pub(super) connection_marks: Mark,
+
+    /// Pods that may send from addresses other than their own (virtual machines, VPN gateways, virtual IPs):
+    /// all pods of a namespace, or those that have all of the labels.
+    ///
+    /// They never may use an address of the node or of another pod on it. Can be repeated.
+    #[arg(long = "exempt-origin", value_name = "NAMESPACE[:KEY=VALUE,...]")]
+    pub(super) exempt_origins: Vec<Exemption>,
+
+    /// Protocol that carries packets between nodes, as a UDP port such as 8472/udp or an IP protocol number.
+    ///
+    /// Add those that the node's devices do not show; VXLAN, IPIP, Geneve and WireGuard devices are detected.
+    /// Pods may not send it to nodes. Can be repeated.
+    #[arg(long = "overlay", value_name = "PORT/udp|PROTOCOL", value_parser = overlay)]
+    pub(super) overlays: Vec<Overlay>,
+
+    /// Sources from which this node accepts overlay packets.
+    ///
+    /// The cluster's nodes are known by the addresses in their Node objects and by Flannel's public-ip
+    /// annotations.
+    #[arg(long, value_name = "any|nodes", value_enum, default_value = "any")]
+    pub(super) overlay_sources: OverlaySources,
+
+    /// Whether to evaluate DNS queries before routing.
+    ///
+    /// Otherwise, kernels before 6.12 lose one of two queries that a pod sends at the same time.
+    #[arg(long, value_name = "auto|on|off", value_enum, default_value_t)]
+    pub(super) prerouting_dns: PreroutingDns,
+
+    /// This node's pods are not connected to a bridge, so br_netfilter is not needed.
+    #[arg(long)]
+    pub(super) no_bridge: bool,
+
+    /// Where to record verdicts, as one JSON object per line: a file, `-` for standard output, or `off`.
+    #[arg(long, value_name = "FILE|-|off", default_value = "off")]
+    pub(super) audit_log: String,
+
+    /// Rotate the audit log before it grows beyond this size, such as 100MiB.
+    ///
+    /// Units: KiB, MiB and GiB (powers of 1024); kB, MB and GB, or K, M and G (powers of 1000); without a
+    /// unit, bytes.
+    #[arg(long, value_name = "SIZE", value_parser = values::size, default_value = "100MiB")]
+    pub(super) audit_max_size: ByteSize,
+
+    /// How many rotated audit logs to keep. FILE.1 is the newest.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
+    pub(super) audit_keep: u32,
+
+    /// Also evaluate and record connections of pods that no policy isolates.
+    ///
+    /// Without this flag they pass without evaluation.
+    #[arg(long)]
+    pub(super) record_open: bool,
+
+    #[command(flatten)]
+    pub(super) http: HttpArguments,
+
+    /// Format of log lines, which go to standard error.
+    #[arg(long, value_name = "text|json", value_enum, default_value_t)]
+    pub(super) log_format: LogFormat,
+
+    /// Log level: error, warn, info, debug or trace.
+    ///
+    /// Modules can have their own, as in info,dataplane=debug.
+    #[arg(long, value_name = "LEVEL[,MODULE=LEVEL...]", default_value = "info")]
+    pub(super) log_level: LogFilter,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum FailModeFlag {
+    /// Let them pass without evaluation.
+    Open,
+    /// Drop those that need evaluation.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum OnUnknownPod {
+    /// Drop them.
+    Deny,
+    /// Let them pass.
+    Allow,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum OverlaySources {
+    /// Any address.
+    Any,
+    /// Only the cluster's nodes.
+    Nodes,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum PreroutingDns {
+    /// On for kernels before 6.12.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}

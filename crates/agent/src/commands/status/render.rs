@@ -1,0 +1,175 @@
+//! The text of `kube-verdict status`.
+
+use super::{origins, source};
+use crate::commands::table::Rows;
+use crate::paint;
+use crate::status::{FullQueue, Phase, Queue, Status, Successor};
+use crate::terminal::{Text, text};
+
+/// The status as text, wrapped to a width.
+pub(super) fn render(status: &Status, width: u16) -> Text {
+    let mut rows = Rows::default();
+    add_agent(&mut rows, status);
+    source::add_rows(&mut rows, status);
+    add_inventory(&mut rows, status);
+    add_rules(&mut rows, status);
+    add_packets(&mut rows, status);
+    if let Some(origins) = &status.origins {
+        origins::add_rows(&mut rows, origins);
+    }
+    add_queues(&mut rows, status);
+    add_changes(&mut rows, status);
+    add_audit_log(&mut rows, status);
+    add_policies(&mut rows, status);
+    let problems =
+        status.problems.iter().map(|problem| paint::warning("problem:") + text!(" {}", problem.text));
+    Text::lines([rows.render(width)].into_iter().chain(problems))
+}
+
+fn add_agent(rows: &mut Rows, status: &Status) {
+    let phase = match status.phase {
+        Phase::Starting => "starting",
+        Phase::Enforcing => "enforcing",
+        Phase::Superseded => "superseded",
+        Phase::Stopping => "stopping",
+    };
+    let ready = if status.ready { "ready" } else { "not ready" };
+    rows.add("node", &status.node);
+    rows.add("agent", format!("{phase}, {ready}, version {}, pid {}", status.version, status.pid));
+    for reason in &status.not_ready {
+        rows.add("not ready", reason);
+    }
+    if let Some(dead) = &status.dead {
+        rows.add("restart it", dead);
+    }
+    rows.add(
+        "generation",
+        format!("{} in force, {} published", status.applied_generation, status.published_generation),
+    );
+}
+
+fn add_inventory(rows: &mut Rows, status: &Status) {
+    let inventory = &status.inventory;
+    rows.add(
+        "cluster",
+        format!(
+            "{} policies, {} pods, {} namespaces, {} nodes",
+            inventory.policies, inventory.pods, inventory.namespaces, inventory.nodes
+        ),
+    );
+    rows.add("read", status.read.as_ref().map_or("nothing yet".to_owned(), ToString::to_string));
+    rows.add(
+        "pod CIDRs",
+        if status.pod_cidrs.is_empty() { "unknown".to_owned() } else { status.pod_cidrs.join(", ") },
+    );
+}
+
+fn add_rules(rows: &mut Rows, status: &Status) {
+    match (&status.table, status.phase) {
+        (Some(rules), _) => {
+            rows.add(
+                "rules",
+                format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.fail_mode),
+            );
+        }
+        (None, Phase::Superseded) => rows.add("rules", rules_of(status.successor)),
+        (None, Phase::Starting) => rows.add("rules", "this agent has installed none yet"),
+        (None, _) => rows.add("rules", "none of this agent's"),
+    }
+}
+
+/// The rules in the kernel, if they are not this agent's.
+fn rules_of(successor: Option<Successor>) -> &'static str {
+    match successor {
+        Some(Successor::Agent) | None => "those of the agent that has taken over; its status shows them",
+        Some(Successor::AgentGone) => "those of the agent that had taken over, which is gone",
+        Some(Successor::RulesRemoved) => "none: they were removed, as `kube-verdict cleanup` does",
+    }
+}
+
+fn add_packets(rows: &mut Rows, status: &Status) {
+    let packets = &status.packets;
+    rows.add(
+        "packets",
+        format!(
+            "{} allowed, {} more cached, {} denied ({} unparsable), {} more cached, {} gone before their \
+             verdict",
+            packets.allowed,
+            packets.cached + packets.cached_untracked,
+            packets.denied,
+            packets.unparsable,
+            packets.cached_denied,
+            packets.gone
+        ),
+    );
+    let hold = &status.hold;
+    if hold.held + hold.no_room > 0 {
+        rows.add(
+            "held",
+            format!(
+                "{} now, {} in total: {} allowed, {} denied, {} timed out; {} over the limit, {} repeated",
+                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
+            ),
+        );
+    }
+}
+
+fn add_queues(rows: &mut Rows, status: &Status) {
+    let sum = |number: fn(&Queue) -> u32| status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>();
+    rows.add(
+        "queues",
+        format!(
+            "{} waiting, {} dropped (full), {} dropped (socket)",
+            sum(|queue| queue.waiting),
+            sum(|queue| queue.dropped_full),
+            sum(|queue| queue.dropped_by_socket)
+        ),
+    );
+    if let Some(FullQueue { packets, sender }) = &status.full_queue {
+        let sender = sender.as_deref().unwrap_or("unknown");
+        rows.add("full queue", format!("{packets} packets lost; the last time most came from {sender}"));
+    }
+}
+
+fn add_changes(rows: &mut Rows, status: &Status) {
+    if let Some(change) = &status.last_change {
+        rows.add(
+            "last change",
+            format!(
+                "{} objects; compile {}, grace {}, rules {} us",
+                change.changes, change.compile_micros, change.grace_micros, change.table_micros
+            ),
+        );
+    }
+    let sweep = &status.sweeps.last;
+    rows.add(
+        "last sweep",
+        format!(
+            "{} connections in {} us: {} revoked, {} restored",
+            sweep.connections, sweep.micros, sweep.revoked, sweep.restored
+        ),
+    );
+}
+
+fn add_audit_log(rows: &mut Rows, status: &Status) {
+    let audit = &status.audit;
+    let failing = audit.failing.as_ref().map(|why| format!(", failing: {why}")).unwrap_or_default();
+    rows.add("audit log", format!("{} written, {} lost{failing}", audit.written, audit.lost));
+}
+
+fn add_policies(rows: &mut Rows, status: &Status) {
+    if let Some(conntrack) = &status.conntrack {
+        rows.add("connections", format!("{} of {}", conntrack.entries, conntrack.max));
+    }
+    let versions = status.policies.iter().filter(|policy| policy.resource_version.is_some()).count();
+    if versions > 0 {
+        rows.add("in force", format!("{versions} policies (--output json lists the version of each)"));
+    }
+    let decided = status.policies.iter().filter(|policy| policy.allowed + policy.denied > 0).count();
+    if decided > 0 {
+        rows.add("policies", format!("{decided} decided so far (--output json lists them)"));
+    }
+}
+
+#[cfg(test)]
+mod tests;
