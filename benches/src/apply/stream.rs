@@ -26,8 +26,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Opens a connection from `client` to the address `server` in the namespace `at`. The receiver gives up if
-    /// nothing arrives for `idle`.
+    /// Opens a connection from `client` to the address `server` in the namespace `at`. The receiver gives up
+    /// if nothing arrives for `idle`.
     pub(super) fn open(
         client: &Namespace,
         at: &Namespace,

@@ -23,7 +23,7 @@ pub enum Extent {
 pub struct Point {
     /// Pods in the cluster.
     pub pods: usize,
-    /// Policies, all of which select the server.
+    /// Policies; all select the server.
     pub policies: usize,
     /// Rules of each policy.
     pub rules: usize,

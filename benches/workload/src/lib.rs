@@ -54,7 +54,7 @@ const UNUSED_PORT: u16 = 1;
 pub struct Shape {
     /// Pods in all, including the server.
     pub pods: usize,
-    /// Policies, all of which select the server.
+    /// Policies; all select the server.
     pub policies: usize,
     /// Ingress rules of each policy.
     pub rules: usize,

@@ -1,4 +1,5 @@
-//! `/metrics`: the values of [`Status`], three histograms and the process metrics, in the OpenMetrics text format.
+//! `/metrics`: the values of [`Status`], three histograms and the process metrics, in the OpenMetrics text
+//! format.
 
 use std::fmt;
 use std::sync::Arc;

@@ -169,7 +169,7 @@ fn what_cannot_be_answered_is_an_error_with_advice() {
     let cases = [
         ("web/aa", "db/db", "80", "the source has no pod web/aa; did you mean web/a or web/b?"),
         ("front/a", "db/db", "80", "did you mean web/a?"),
-        ("web/nobody-like-that", "db/db", "80", "the source has no pod web/nobody-like-that (it has 5 pods)"),
+        ("web/no-such-pod", "db/db", "80", "the source has no pod web/no-such-pod (it has 5 pods)"),
         (
             "web/host",
             "db/db",

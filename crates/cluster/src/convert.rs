@@ -52,7 +52,7 @@ use self::flaws::Flaws;
 use crate::interner::Interner;
 
 /// Converts one object whose `apiVersion` and `kind` were recognised already: see [`Kind::of`]. `duplicates`
-/// names the fields that occur more than once in their mapping, of which `object` has the last.
+/// names the fields that occur more than once in their mapping; `object` has the last of each.
 pub fn convert(
     kind: Kind,
     object: &Value,

@@ -127,7 +127,7 @@ impl Namespaces {
     }
 }
 
-/// A namespace of which only the name is known.
+/// A namespace that is known only by its name.
 fn known_by_name(name: &Arc<str>) -> Namespace {
     Namespace { name: name.clone(), labels: Labels::unknown() }
 }

@@ -154,7 +154,7 @@ fn selectors_of_all_identities() -> PolicySpec {
     }))
 }
 
-/// Many port names, some of which a pod gives to the same number.
+/// Many port names. A pod gives some of them the same number.
 fn names() -> PolicySpec {
     policy((0..10_000).map(|number| {
         let port = PortMatch {

@@ -1,5 +1,5 @@
 // Upstream's test server and client with those of its commands that are called here. Each of the suite's probes starts
-// it anew, and with all commands most of a probe is that start.
+// it again, and with all commands most of a probe is that start.
 package main
 
 import (

@@ -17,8 +17,7 @@ use crate::error_chain::chain;
 /// The average time from one write to the next...
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// ... of which this much may be taken in advance, so the first changes after a while are written
-/// immediately.
+/// ... and how far the writes may be ahead of it, so the first changes after a while are written immediately.
 const ADVANCE: Duration = Duration::from_secs(4);
 
 /// The most bytes per second that are written because of changes of pods alone. Pods come and go all the

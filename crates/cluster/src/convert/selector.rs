@@ -1,4 +1,4 @@
-//! Converts a `metav1.LabelSelector` to a list of requirements, ALL of which must hold.
+//! Converts a `metav1.LabelSelector` to a list of requirements. ALL must hold.
 
 use std::sync::Arc;
 

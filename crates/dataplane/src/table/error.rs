@@ -79,8 +79,8 @@ pub enum TableError {
         errno: Errno,
     },
     /// The netlink socket failed.
-    #[error("netlink communication with nftables failed: {0}")]
-    Socket(NetlinkError),
+    #[error("netlink communication with nftables failed")]
+    Socket(#[source] NetlinkError),
 }
 
 impl TableError {

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: the container image, built without a container engine.
 //!
 //! ```text
-//!  [ Platform ] -> static program, tested -> [ Layer ] -> [ Archive ] -> a file for Docker, Podman, containerd
+//!  [ Platform ] -> static program, tested -> [ Layer ] -> [ Archive ] -> a file for Docker or containerd
 //! ```
 //!
 //! The same programs give the same archive: it contains no time, no user and no order of a file system.

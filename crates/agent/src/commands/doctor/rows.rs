@@ -178,7 +178,7 @@ fn reported_protections(protections: &[Protection]) -> (State, Text) {
     (state, Text::lines(lines))
 }
 
-/// Names the installed tables, of which there is at least one.
+/// Names the installed tables; there is at least one.
 fn tables_text(tables: InstalledTables) -> &'static str {
     match (tables.inet, tables.bridge) {
         (true, true) => "tables inet and bridge kube-verdict",

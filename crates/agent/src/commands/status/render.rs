@@ -69,7 +69,7 @@ fn add_rules(rows: &mut Rows, status: &Status) {
         (Some(rules), _) => {
             rows.add(
                 "rules",
-                format!("queues {} ({}), when down {}", rules.queues, rules.form, rules.fail_mode),
+                format!("queues {} ({}), fail mode {}", rules.queues, rules.form, rules.fail_mode),
             );
         }
         (None, Phase::Superseded) => rows.add("rules", rules_of(status.successor)),
