@@ -8,4 +8,5 @@ pub mod e2e;
 pub mod fuzz;
 pub mod image;
 pub mod manifests;
+pub mod mutants;
 pub mod test;

@@ -1,5 +1,5 @@
 //! The entry point for developers:
-//! `cargo xtask demo|test|chaos|bench|fuzz|image|manifests|cluster|e2e|setup`.
+//! `cargo xtask demo|test|chaos|bench|fuzz|mutants|image|manifests|cluster|e2e|setup`.
 //!
 //! ```text
 //!  [ command ] -> [ setup ] checks each [ Prerequisite ], installs what the [ Machine ] lacks
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chaos, cluster, demo, e2e, fuzz, image, manifests, test};
+use crate::commands::{bench, chaos, cluster, demo, e2e, fuzz, image, manifests, mutants, test};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -55,6 +55,8 @@ enum Command {
     Chaos(chaos::Arguments),
     /// Measure the cost of verdicts, connections and changes.
     Bench(bench::Arguments),
+    /// Change the code, one operator at a time, to see whether a test fails.
+    Mutants(mutants::Arguments),
     /// Feed random packets and manifests to the parsers.
     Fuzz(fuzz::Arguments),
     /// Start or stop a real Kubernetes cluster, or open a shell in it (as root).
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::E2e(arguments) => e2e::run(&workspace, &arguments),
         Command::Image(arguments) => image::run(&workspace, &arguments),
         Command::Manifests(arguments) => manifests::run(&workspace, &arguments),
+        Command::Mutants(arguments) => mutants::run(&workspace, &arguments),
         Command::Setup => setup::show_and_ensure(&workspace),
     });
     match result {

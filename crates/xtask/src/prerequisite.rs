@@ -24,6 +24,8 @@ pub enum Purpose {
     Instructions,
     /// The image for the platform other than this machine's.
     Foreign,
+    /// Mutation tests.
+    Mutants,
 }
 
 impl Purpose {
@@ -37,6 +39,7 @@ impl Purpose {
             Self::Cluster => "cluster",
             Self::Instructions => "instructions",
             Self::Foreign => "other platform",
+            Self::Mutants => "mutants",
         }
     }
 }
@@ -67,8 +70,8 @@ pub enum Remedy {
     RustComponent(&'static str),
     /// The standard library of another platform.
     Target(&'static str),
-    /// cargo-deny, built from source into the target folder.
-    CargoDeny,
+    /// A program of cargo's, built from source into the target folder.
+    CargoTool(CargoTool),
     /// Something that people install themselves: what, and where it is available.
     ByHand(&'static str),
 }
@@ -82,7 +85,7 @@ impl Remedy {
             Self::Module(name) => format!("modprobe {name}"),
             Self::RustComponent(name) => format!("rustup component add {name}"),
             Self::Target(name) => format!("rustup target add {name}"),
-            Self::CargoDeny => format!("cargo install cargo-deny@{CARGO_DENY}"),
+            Self::CargoTool(CargoTool { name, version }) => format!("cargo install {name}@{version}"),
             Self::ByHand(what) => what.to_owned(),
         }
     }
@@ -95,14 +98,26 @@ impl Prerequisite {
     }
 }
 
-/// The version of cargo-deny that deny.toml is written for.
-pub const CARGO_DENY: &str = "0.20.2";
+/// A program that cargo builds from a registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CargoTool {
+    /// The package and the program, such as `cargo-deny`.
+    pub name: &'static str,
+    /// The version in use.
+    pub version: &'static str,
+}
+
+/// Checks licences and sources; deny.toml is written for this version.
+pub const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2" };
+
+/// Changes the code to see whether a test fails.
+pub const CARGO_MUTANTS: CargoTool = CargoTool { name: "cargo-mutants", version: "27.1.0" };
 
 /// The kernel that the virtual machine boots.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All prerequisites, in the order in which they are installed.
-pub const PREREQUISITES: [Prerequisite; 27] = [
+pub const PREREQUISITES: [Prerequisite; 28] = [
     // rustables generates its constants from the kernel's headers with bindgen, which loads libclang.
     prerequisite("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     prerequisite("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| {
@@ -138,7 +153,12 @@ pub const PREREQUISITES: [Prerequisite; 27] = [
         version(Command::new("cargo-clippy").arg("--version"))
             .or_else(|| version(workspace.cargo("clippy").arg("--version")))
     }),
-    prerequisite("cargo-deny", Purpose::Checks, Remedy::CargoDeny, |workspace| path(cargo_deny(workspace)?)),
+    prerequisite("cargo-deny", Purpose::Checks, Remedy::CargoTool(CARGO_DENY), |workspace| {
+        path(cargo_tool(workspace, CARGO_DENY)?)
+    }),
+    prerequisite("cargo-mutants", Purpose::Mutants, Remedy::CargoTool(CARGO_MUTANTS), |workspace| {
+        path(cargo_tool(workspace, CARGO_MUTANTS)?)
+    }),
     // Most distributions' packages are too old. From this version on Go downloads newer versions by itself.
     prerequisite("Go", Purpose::Cluster, Remedy::ByHand("Go 1.24 or later (https://go.dev/dl)"), |_| go()),
     prerequisite("cc", Purpose::Cluster, Remedy::Package("gcc"), |_| path(program("cc")?)),
@@ -211,14 +231,14 @@ const fn prerequisite(
     Prerequisite { name, purpose, remedy, found }
 }
 
-/// cargo-deny in the target folder, or one of the right version in PATH.
-pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
-    [Some(workspace.tools().join("bin/cargo-deny")), program("cargo-deny")].into_iter().flatten().find(
-        |file| {
-            version(Command::new(file).arg("--version"))
-                .is_some_and(|text| text.ends_with(&format!(" {CARGO_DENY}")))
-        },
-    )
+/// The tool in the target folder, or one of the right version in PATH.
+pub fn cargo_tool(workspace: &Workspace, tool: CargoTool) -> Option<PathBuf> {
+    let found = [Some(workspace.tools().join("bin").join(tool.name)), program(tool.name)];
+    let subcommand = tool.name.trim_start_matches("cargo-");
+    found.into_iter().flatten().find(|file| {
+        version(Command::new(file).args([subcommand, "--version"]))
+            .is_some_and(|text| text.ends_with(&format!(" {}", tool.version)))
+    })
 }
 
 /// The first version of Go that can download the version that Kubernetes requires.

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
 use crate::machine::{Distribution, Machine, program};
-use crate::prerequisite::{CARGO_DENY, PREREQUISITES, Prerequisite, Purpose, Remedy};
+use crate::prerequisite::{CargoTool, PREREQUISITES, Prerequisite, Purpose, Remedy};
 use crate::task::{Output, Task};
 use crate::workspace::{Workspace, lock};
 
@@ -102,7 +102,8 @@ struct Plan {
     components: Vec<&'static str>,
     /// Platforms with a missing standard library.
     targets: Vec<&'static str>,
-    cargo_deny: bool,
+    /// Programs of cargo's.
+    tools: Vec<CargoTool>,
     /// What people install themselves.
     by_hand: Vec<&'static str>,
 }
@@ -118,7 +119,7 @@ impl Plan {
                 Remedy::Module(name) => plan.modules.push(name),
                 Remedy::RustComponent(name) => plan.components.push(name),
                 Remedy::Target(name) => plan.targets.push(name),
-                Remedy::CargoDeny => plan.cargo_deny = true,
+                Remedy::CargoTool(tool) => plan.tools.push(tool),
                 Remedy::ByHand(what) => plan.by_hand.push(what),
             }
         }
@@ -184,8 +185,8 @@ impl Plan {
             command.args([kind, "add"]).args(names);
             install(workspace, "rustup", command)?;
         }
-        if self.cargo_deny {
-            install(workspace, "cargo-deny", cargo_deny(workspace))?;
+        for tool in &self.tools {
+            install(workspace, tool.name, cargo_install(workspace, *tool))?;
         }
         Ok(())
     }
@@ -197,12 +198,12 @@ fn apt_get(arguments: &[&str]) -> Command {
     command
 }
 
-/// Builds cargo-deny, without optimisation and debug information. That takes less than half the time, and its
-/// checks take a few seconds either way.
-fn cargo_deny(workspace: &Workspace) -> Command {
+/// Builds a program of cargo's, without optimisation and debug information. That takes less than half the
+/// time, and its own work takes a few seconds either way.
+fn cargo_install(workspace: &Workspace, tool: CargoTool) -> Command {
     let mut command = workspace.cargo("install");
     command
-        .args(["cargo-deny", "--locked", "--debug", "--version", CARGO_DENY, "--root"])
+        .args([tool.name, "--locked", "--debug", "--version", tool.version, "--root"])
         .arg(workspace.tools());
     // Its objects are needed once: they are kept outside the target folder, and deleted after the build.
     command.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_DEV_DEBUG", "0");
@@ -220,6 +221,7 @@ fn install(workspace: &Workspace, name: &str, command: Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prerequisite::CARGO_DENY;
 
     fn machine(root: bool, distribution: Distribution) -> Machine {
         Machine { root, distribution }
@@ -236,7 +238,7 @@ mod tests {
         assert!(plan.package_lists);
         assert_eq!(plan.modules, ["br_netfilter"]);
         assert_eq!(plan.components, ["rustfmt", "clippy"]);
-        assert!(plan.cargo_deny);
+        assert!(plan.tools.contains(&CARGO_DENY));
     }
 
     #[test]
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_needs_no_root_is_installed_everywhere() {
-        let plan = Plan { cargo_deny: true, components: vec!["clippy"], ..Plan::default() };
+        let plan = Plan { tools: vec![CARGO_DENY], components: vec!["clippy"], ..Plan::default() };
         assert_eq!(plan.instructions(&machine(false, Distribution::Other("Fedora".to_owned()))), None);
     }
 }

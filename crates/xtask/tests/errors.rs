@@ -1,4 +1,5 @@
-//! Rule 7 of the house: an error's `Display` says its own layer's part and never embeds its source; the chain is printed once, at the top.
+//! An error's `Display` says its own layer's part and never embeds its source: the chain is printed once, at
+//! the top.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,8 @@ fn message(attribute: &Attribute) -> Option<String> {
     attribute.parse_args_with(text).ok()
 }
 
-/// As thiserror finds a source, by attribute or by the name of the field; or a type that is an error by its name.
+/// As thiserror finds a source, by attribute or by the name of the field; or a type that is an error by its
+/// name.
 fn is_source(field: &Field) -> bool {
     let has = |name| field.attrs.iter().any(|attribute| attribute.path().is_ident(name));
     let is_error = match &field.ty {

@@ -1,11 +1,12 @@
-//! The words and the width of the project's text: comments, documentation, names and messages use the field's standard terms in plain
-//! English, and comments wrap where code does.
+//! The words and the width of the project's text. Comments, documentation, names and messages use the field's
+//! standard terms in plain English, and comments wrap where code does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Each phrase with what to write instead. A phrase matches whole words, in names of any case, too: `_` and `-` separate words.
+/// Each phrase with what to write instead. A phrase matches whole words, also in names of any case: `_` and
+/// `-` separate words.
 const PHRASES: &[(&str, &str)] = &[
     ("anew", "again"),
     ("nobody", "none, no pod, no program"),
@@ -58,7 +59,8 @@ fn texts() -> Vec<(String, String)> {
     paths.split('\0').filter(wanted).filter_map(read).collect()
 }
 
-/// The words of a line, in lower case, with one space before, between and after them. `Some_newName` has three words.
+/// The words of a line, in lower case, with one space before, between and after them. `Some_newName` has
+/// three words.
 fn words(line: &str) -> String {
     let mut words = String::from(" ");
     let mut before = ' ';

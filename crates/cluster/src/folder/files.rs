@@ -371,7 +371,6 @@ fn in_force<'a>(
 }
 
 /// The object with this key in a file.
-
 fn object_in<'a>(files: &'a BTreeMap<Arc<Path>, File>, path: &Path, key: &Key) -> Option<&'a ManifestObject> {
     let objects = &files.get(path)?.objects;
     objects.get(objects.binary_search_by(|object| object.key().cmp(key)).ok()?)

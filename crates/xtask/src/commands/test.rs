@@ -14,7 +14,7 @@ use clap::ValueEnum;
 
 use crate::commands::{bench, image};
 use crate::machine::Machine;
-use crate::prerequisite::{Purpose, cargo_deny};
+use crate::prerequisite::{CARGO_DENY, Purpose, cargo_tool};
 use crate::setup;
 use crate::task::{Done, Output, Task, report};
 use crate::workspace::Workspace;
@@ -148,7 +148,8 @@ impl Step {
                 command
             }
             Self::Licences => {
-                let mut command = Command::new(cargo_deny(workspace).context("cargo-deny is missing")?);
+                let mut command =
+                    Command::new(cargo_tool(workspace, CARGO_DENY).context("cargo-deny is missing")?);
                 command.args(["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
                 command.current_dir(workspace.root());
                 command
