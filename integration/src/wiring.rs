@@ -14,10 +14,10 @@ use crate::probe::Family;
 use crate::specs::{NodeSpec, ServiceSpec};
 
 /// The addresses of the host outside, which is also the nodes' default gateway.
-pub const OUTSIDE_ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+pub(crate) const OUTSIDE_ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 /// Sysctls of every namespace: addresses are usable at once, and root may send pings.
-pub const EVERYWHERE: [(&str, &str); 5] = [
+pub(crate) const EVERYWHERE: [(&str, &str); 5] = [
     ("net.ipv4.ping_group_range", "0 0"),
     ("net.ipv6.conf.all.accept_dad", "0"),
     ("net.ipv6.conf.default.accept_dad", "0"),
@@ -26,16 +26,18 @@ pub const EVERYWHERE: [(&str, &str); 5] = [
 ];
 
 /// Sysctls of a node.
-pub const NODE: [(&str, &str); 2] = [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
+pub(crate) const NODE: [(&str, &str); 2] =
+    [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")];
 
 /// Sysctls of the module br_netfilter that pass packets between pods of one node through the inet hooks.
-pub const BRIDGED: [&str; 2] = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+pub(crate) const BRIDGED: [&str; 2] =
+    ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
 
 /// Flannel's VXLAN: its network identifier and port.
 const VXLAN: &str = "vxlan id 1 dstport 8472 nolearning";
 
 /// Commands for the host outside: its bridge, to which every node is attached, and routes to the pods.
-pub fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> String {
+pub(crate) fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> String {
     let [address4, address6] = OUTSIDE_ADDRESSES;
     let mut text = format!(
         "link set lo up\n\
@@ -57,7 +59,7 @@ pub fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> Stri
 }
 
 /// Commands for a node: its address, the bridge of its pods if they have one, and the routes to other nodes.
-pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
+pub(crate) fn node(cluster: &Cluster, node: &NodeSpec) -> String {
     let NodeSpec { address4, address6, .. } = node;
     let [outside4, outside6] = OUTSIDE_ADDRESSES;
     let mut text = format!(
@@ -91,7 +93,7 @@ pub fn node(cluster: &Cluster, node: &NodeSpec) -> String {
 
 /// Rules for a node: Flannel's masquerading, and services as kube-proxy translates them. The mark `0x4000`
 /// selects a packet for masquerading, here and in kube-proxy.
-pub fn rules(cluster: &Cluster) -> String {
+pub(crate) fn rules(cluster: &Cluster) -> String {
     let cidrs = |at: usize| {
         let all: Vec<String> = cluster.nodes.iter().map(|node| node.cidrs()[at].to_string()).collect();
         all.join(", ")
@@ -203,7 +205,7 @@ fn vtep(node: &NodeSpec) -> String {
 }
 
 /// The forwarding table of `flannel.1`: lines for the program `bridge`.
-pub fn forwarding(cluster: &Cluster, node: &NodeSpec) -> String {
+pub(crate) fn forwarding(cluster: &Cluster, node: &NodeSpec) -> String {
     let others = cluster.nodes.iter().filter(|other| other.name != node.name);
     others
         .map(|other| format!("fdb add {} dev flannel.1 dst {} self permanent\n", vtep(other), other.address4))

@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sender and the receiver.
 #[derive(Debug)]
-pub struct Ends {
+pub(super) struct Ends {
     over: Arc<AtomicBool>,
     /// Bytes or packets.
     arrived: Arc<AtomicU64>,
@@ -32,7 +32,7 @@ pub struct Ends {
 
 impl Ends {
     /// Starts both on a route; the receiver listens first.
-    pub fn start(testbed: &Testbed, route: Route, flow: Flow) -> Result<Self> {
+    pub(super) fn start(testbed: &Testbed, route: Route, flow: Flow) -> Result<Self> {
         let (client, server) = (testbed.namespace(CLIENT)?, testbed.namespace(route.server())?);
         let to = route.address(testbed)?;
         let (over, arrived) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
@@ -59,12 +59,12 @@ impl Ends {
     }
 
     /// Bytes or packets that have arrived so far.
-    pub fn arrived(&self) -> u64 {
+    pub(super) fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
     }
 
     /// Ends both.
-    pub fn stop(self) -> Result<()> {
+    pub(super) fn stop(self) -> Result<()> {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads {
             let Ok(result) = thread.join() else { bail!("an end of the flow panicked") };

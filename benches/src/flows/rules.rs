@@ -88,7 +88,7 @@ impl Rules {
 
 /// Nodes with rules that can be switched.
 #[derive(Debug)]
-pub struct RuleSwitch<'a> {
+pub(super) struct RuleSwitch<'a> {
     testbed: &'a Testbed,
     /// The agent's tables on each of [`NODES`].
     agents: [Vec<String>; 2],
@@ -96,7 +96,7 @@ pub struct RuleSwitch<'a> {
 
 impl<'a> RuleSwitch<'a> {
     /// Creates the baselines on all nodes, disabled.
-    pub fn make_baselines(testbed: &Testbed) -> Result<()> {
+    pub(super) fn make_baselines(testbed: &Testbed) -> Result<()> {
         for node in NODES {
             let mut sources = Vec::new();
             for pod in testbed.cluster().pods.iter().filter(|pod| pod.node == node) {
@@ -113,7 +113,7 @@ impl<'a> RuleSwitch<'a> {
     }
 
     /// For an agent that runs on all nodes.
-    pub fn new(testbed: &'a Testbed) -> Result<Self> {
+    pub(super) fn new(testbed: &'a Testbed) -> Result<Self> {
         let mut agents = <[Vec<String>; 2]>::default();
         for (node, agents) in NODES.iter().zip(&mut agents) {
             *agents = tables_named(&nft_output(testbed.namespace(node)?, &["list", "tables"])?, AGENT);
@@ -127,7 +127,7 @@ impl<'a> RuleSwitch<'a> {
     }
 
     /// Switches the nodes to these rules.
-    pub fn switch_to(&self, rules: Rules) -> Result<()> {
+    pub(super) fn switch_to(&self, rules: Rules) -> Result<()> {
         NODES
             .iter()
             .zip(&self.agents)

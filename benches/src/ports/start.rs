@@ -34,7 +34,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::Order;
 
 /// The time limit for a connection and a binding: TCP retransmits a lost packet after one second.
-pub const TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(4);
 /// The sets with bindings of IPv4 addresses and of IPv6 addresses.
 const BOUND: [&str; 2] = ["bound4", "bound6"];
 /// The type of nf_tables' notifications of added elements.
@@ -44,7 +44,7 @@ const RUNNING_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// A pod to start.
 #[derive(Clone, Copy, Debug)]
-pub struct Pod {
+pub(super) struct Pod {
     /// Its number, which is in the names of its namespace and its interface.
     pub number: usize,
     /// Its addresses, with the prefix lengths of its node's networks.
@@ -53,7 +53,7 @@ pub struct Pod {
 
 /// The result of a start.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// How long the connection took until it was established or given up.
     pub connect: Duration,
     /// From the address being set until it is in the kernel's set; `None` without an agent.
@@ -62,7 +62,7 @@ pub struct Outcome {
 
 impl Pod {
     /// Starts it on a node, where its process connects to `server`, and removes it.
-    pub fn start(
+    pub(super) fn start(
         self,
         node: &Namespace,
         order: Order,

@@ -40,6 +40,6 @@ mod startup;
 mod state;
 mod takeover;
 
-pub use config::AgentConfig;
-pub use message::{Message, THREAD_NAME};
-pub use state::Agent;
+pub(crate) use config::AgentConfig;
+pub(crate) use message::{Message, THREAD_NAME};
+pub(crate) use state::Agent;

@@ -31,7 +31,7 @@ const MAX_RESPONSE: usize = 32 << 20;
 
 /// Where an agent serves HTTP.
 #[derive(Clone, Debug)]
-pub enum AgentAddress {
+pub(crate) enum AgentAddress {
     /// A port on 127.0.0.1: the agent's --http-port.
     Port(u16),
     /// A Unix socket: the agent's --http-socket.
@@ -48,7 +48,7 @@ impl fmt::Display for AgentAddress {
 }
 
 /// Requests the status of the agent on a port of 127.0.0.1.
-pub fn status(port: u16) -> anyhow::Result<Status> {
+pub(crate) fn status(port: u16) -> anyhow::Result<Status> {
     let address = AgentAddress::Port(port);
     let (code, body) = get(&address, "/status")?;
     ensure!(code == 200, "the agent on {address} answers {code}");
@@ -57,7 +57,7 @@ pub fn status(port: u16) -> anyhow::Result<Status> {
 }
 
 /// Requests a path, and returns the HTTP status code and the body.
-pub fn get(address: &AgentAddress, path: &str) -> anyhow::Result<(u16, String)> {
+pub(crate) fn get(address: &AgentAddress, path: &str) -> anyhow::Result<(u16, String)> {
     let deadline = Deadline(Instant::now() + TIMEOUT);
     let response = loop {
         let mut stream = address.connect(deadline).with_context(|| {

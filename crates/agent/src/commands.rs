@@ -22,7 +22,7 @@ mod wait;
 use cli::Cli;
 
 /// Runs the command of a command line, which begins with the program's name, and returns the exit code.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
     let arguments: Vec<OsString> = arguments.collect();
     match arguments.split_first() {
         Some((program, flags)) if netpol::is_name_of(program) => netpol::run(flags),

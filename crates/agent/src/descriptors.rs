@@ -8,12 +8,12 @@ const RESERVE: u64 = 512;
 
 /// The limit on open files (`RLIMIT_NOFILE`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenFiles(pub u64);
+pub(crate) struct OpenFiles(pub u64);
 
 impl OpenFiles {
     /// Raises the soft limit to the hard limit, which needs no privilege. The soft limit is 1,024 on most
     /// systems because of select(2), which nothing here calls.
-    pub fn raise() -> Self {
+    pub(crate) fn raise() -> Self {
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Self(RESERVE) };
         match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
             Ok(()) => Self(hard),
@@ -25,7 +25,7 @@ impl OpenFiles {
     }
 
     /// How many open files are not reserved.
-    pub fn beyond_reserve(self) -> u64 {
+    pub(crate) fn beyond_reserve(self) -> u64 {
         self.0.saturating_sub(RESERVE)
     }
 }

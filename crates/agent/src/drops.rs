@@ -17,7 +17,7 @@ use crate::sync::lock;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct DropRecorder {
+pub(crate) struct DropRecorder {
     shared: Arc<Mutex<Shared>>,
     /// The kernel's counters at the last [`DropRecorder::drain`].
     recorded: DropCounts,
@@ -44,13 +44,13 @@ const MOST_SAMPLES: usize = 4096;
 
 impl DropRecorder {
     /// Starts from these counters: another agent records packets that were dropped earlier.
-    pub fn begin(&mut self, counts: DropCounts) {
+    pub(crate) fn begin(&mut self, counts: DropCounts) {
         self.recorded = counts;
     }
 
     /// A function that takes samples on any thread. They are samples of packets that rules drop and count. If
     /// `is_own`, they are all packets that this agent drops itself, and are also counted.
-    pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
+    pub(crate) fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
         let shared = Arc::clone(&self.shared);
         move |sample: DropSample| {
             let mut shared = lock(&shared);
@@ -65,18 +65,18 @@ impl DropRecorder {
     }
 
     /// Counts packets that the kernel dropped without a rule.
-    pub fn add(&self, key: DropKey, packets: u64) {
+    pub(crate) fn add(&self, key: DropKey, packets: u64) {
         *lock(&self.shared).own.entry(key).or_default() += packets;
     }
 
     /// Packets that were dropped since this agent began, by reason.
-    pub fn totals(&self) -> &BTreeMap<DropReason, u64> {
+    pub(crate) fn totals(&self) -> &BTreeMap<DropReason, u64> {
         &self.totals
     }
 
     /// Returns a line for each reason and sender whose count has grown since the last call. `counts` are the
     /// kernel's counters.
-    pub fn drain(
+    pub(crate) fn drain(
         &mut self,
         counts: DropCounts,
         node: &Arc<str>,

@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 /// The histograms. Clones share their values.
 #[derive(Clone, Debug)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// Parsing and evaluating one packet.
     pub verdict: Histogram,
     /// Applying a change, from its publication until it is in force.
@@ -30,6 +30,6 @@ impl Default for Durations {
 }
 
 /// Adds one measurement.
-pub fn observe(histogram: &Histogram, duration: Duration) {
+pub(crate) fn observe(histogram: &Histogram, duration: Duration) {
     histogram.observe(duration.as_secs_f64());
 }

@@ -44,7 +44,7 @@ const LONGEST_SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     published: Arc<Published>,
     /// Workers that hold packets until a snapshot has their pods.
     holders: HoldWaker,
@@ -77,7 +77,7 @@ pub struct Engine {
 /// A snapshot is not in force, or only in part. The previous snapshot may still be in force. Retrying is
 /// safe.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
+pub(crate) enum EngineError {
     /// A worker is stuck.
     #[error("a worker has evaluated one packet for {} seconds: restart the agent", GRACE_LIMIT.as_secs())]
     Grace,
@@ -91,7 +91,7 @@ pub enum EngineError {
 
 impl EngineError {
     /// Whether another agent has taken over, so that this one may change nothing more.
-    pub fn is_superseded(&self) -> bool {
+    pub(crate) fn is_superseded(&self) -> bool {
         matches!(
             self,
             Self::Table(TableError::Superseded(_))
@@ -111,7 +111,7 @@ impl From<RestoreError> for EngineError {
 
 /// Statistics of applying a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// The result of the sweep, if all connections were affected. Otherwise the sweep follows later.
     pub swept: Option<SweepReport>,
     /// How long evaluations in flight took to end.
@@ -125,7 +125,7 @@ pub struct Applied {
 impl Engine {
     /// An engine for installed rules, which were compiled from the snapshot in `published`. It has not
     /// adopted connections yet: [`Engine::apply`] does that.
-    pub fn new(
+    pub(crate) fn new(
         published: Arc<Published>,
         holders: HoldWaker,
         table: Table,
@@ -154,13 +154,13 @@ impl Engine {
     }
 
     /// Makes the next sweep delete the connections of these addresses, which now belong to other pods.
-    pub fn reassign(&mut self, addresses: BTreeSet<IpAddr>) {
+    pub(crate) fn reassign(&mut self, addresses: BTreeSet<IpAddr>) {
         self.revoked.reassign(&addresses);
         self.reassigned.extend(addresses);
     }
 
     /// Sets the flows that pods may not send to nodes, effective from the next sweep on.
-    pub fn set_overlay(&mut self, overlay: OverlayFlows) {
+    pub(crate) fn set_overlay(&mut self, overlay: OverlayFlows) {
         self.overlay = Arc::new(overlay);
     }
 
@@ -170,7 +170,7 @@ impl Engine {
     /// none is, this publishes `next` and changes neither the kernel nor the workers.
     ///
     /// After an error, call this again with all connections affected.
-    pub fn apply(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
+    pub(crate) fn apply(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
         let started = Instant::now();
         if affected.is_none() {
             // No verdict changes, so verdicts of the older snapshot may still reach the kernel.
@@ -207,7 +207,7 @@ impl Engine {
     }
 
     /// When [`Engine::sweep`] must be called; `None` if there is nothing to do.
-    pub fn sweep_at(&self) -> Option<Instant> {
+    pub(crate) fn sweep_at(&self) -> Option<Instant> {
         let sweep_at = match &self.sweeping {
             Some(_) => Some(Instant::now() + SWEEP_POLL),
             None => (!self.dirty.is_none()).then_some(self.sweep_after),
@@ -219,7 +219,7 @@ impl Engine {
     /// report, and ends the revalidation of the connections that changed before it.
     ///
     /// After an error, call [`Engine::apply`] with all connections affected.
-    pub fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
+    pub(crate) fn sweep(&mut self, current: &Arc<Snapshot>) -> Result<Option<SweepReport>, EngineError> {
         self.revoked.restore_due(&mut self.table)?;
         if self.sweeping.is_some() {
             return self.sweeper.try_outcome().map(|swept| self.finish_sweep(swept)).transpose();
@@ -235,7 +235,7 @@ impl Engine {
 
     /// Evaluates all connections under `current`, which is in force. When this returns, no packet is
     /// revalidated any more.
-    pub fn sweep_now(&mut self, current: &Arc<Snapshot>) -> Result<SweepReport, EngineError> {
+    pub(crate) fn sweep_now(&mut self, current: &Arc<Snapshot>) -> Result<SweepReport, EngineError> {
         if self.sweeping.take().is_some() {
             // That sweep followed an older snapshot. It must end before another begins.
             let _ = self.sweeper.wait();
@@ -271,7 +271,7 @@ impl Engine {
     }
 
     /// Makes workers evaluate under `next`, and changes nothing else.
-    pub fn publish(&self, next: &Arc<Snapshot>) {
+    pub(crate) fn publish(&self, next: &Arc<Snapshot>) {
         self.history.publish(next, Instant::now());
         // There is no grace period: the agent that owns the rules sweeps what older verdicts allowed.
         drop(self.published.publish(Arc::clone(next)));
@@ -279,7 +279,7 @@ impl Engine {
     }
 
     /// The rules.
-    pub fn table(&mut self) -> &mut Table {
+    pub(crate) fn table(&mut self) -> &mut Table {
         &mut self.table
     }
 
@@ -289,7 +289,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Table::restore`].
-    pub fn restore_rules(&mut self, config: TableConfig) -> Result<u32, TableError> {
+    pub(crate) fn restore_rules(&mut self, config: TableConfig) -> Result<u32, TableError> {
         let replaced = self.table.restore(config)?;
         (self.adopts, self.are_unproven) = (true, true);
         self.revoked.save_all();
@@ -298,7 +298,7 @@ impl Engine {
 }
 
 /// The addresses whose packets need no verdict, for the rules' sets.
-pub fn open_addresses(snapshot: &Snapshot, record_open: bool) -> OpenAddresses {
+pub(crate) fn open_addresses(snapshot: &Snapshot, record_open: bool) -> OpenAddresses {
     let open = |direction| match record_open {
         true => BTreeSet::new(),
         false => snapshot.open_addresses(direction).collect(),

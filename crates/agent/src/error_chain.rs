@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// The error and its causes, separated by colons. Causes that the text already contains are left out: some
 /// errors repeat the text of their causes.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -7,24 +7,24 @@ use crate::paint;
 use crate::terminal::text;
 
 /// Success. For `explain`: the connection is allowed.
-pub const SUCCESS: u8 = 0;
+pub(crate) const SUCCESS: u8 = 0;
 /// Failure. The last line on standard error says what failed.
-pub const FAILURE: u8 = 1;
+pub(crate) const FAILURE: u8 = 1;
 /// Usage error: an unknown flag, an invalid value, or a value that names something that does not exist.
-pub const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// For `explain`: the connection is denied.
-pub const DENIED: u8 = 3;
+pub(crate) const DENIED: u8 = 3;
 
 /// The end of the program's help text.
-pub const HELP: &str = "Exit codes: 0 success, 1 failure, 2 usage error.";
+pub(crate) const HELP: &str = "Exit codes: 0 success, 1 failure, 2 usage error.";
 
 /// A usage error that is found after the command line was parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub(crate) struct Usage(pub String);
 
 /// The exit code of a command. Prints its error, if any.
-pub fn code(result: anyhow::Result<u8>) -> ExitCode {
+pub(crate) fn code(result: anyhow::Result<u8>) -> ExitCode {
     let code = match result {
         Ok(code) => code,
         // The reader of standard output has exited, as `head` does. Nothing is left to report.
@@ -39,7 +39,7 @@ pub fn code(result: anyhow::Result<u8>) -> ExitCode {
 
 /// An error and its causes, separated by colons. Each layer's `Display` is about that layer alone; those of
 /// some other crates, such as kube's, end with their cause, which is cut off.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let layers: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
     let own = layers.iter().enumerate().map(|(index, layer)| {
         let cause = layers.get(index + 1).filter(|cause| !cause.is_empty());

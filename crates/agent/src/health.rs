@@ -22,7 +22,7 @@ use crate::sync::lock;
 
 /// A condition for being ready. If it is not met, one sentence says why.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// The agent has started to enforce policy.
     Started,
     /// The preflight checks of kernel and node have succeeded.
@@ -52,7 +52,7 @@ pub enum Condition {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Health {
+pub(crate) struct Health {
     state: Mutex<State>,
     workers: Mutex<Option<Workers>>,
     /// `None` before the first status.
@@ -63,7 +63,7 @@ pub struct Health {
 
 /// The state of a policy in the newest snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PolicyState {
+pub(crate) enum PolicyState {
     /// It exists, in this version if the source has versions.
     Present(Option<ResourceVersion>),
     /// It was removed.
@@ -73,7 +73,7 @@ pub enum PolicyState {
 impl PolicyState {
     /// Replaces the policy's state in `known`. If the new state has no version, the policy keeps its version:
     /// it was only compiled again.
-    pub fn replace_in(self, known: &mut BTreeMap<PolicyName, Self>, name: PolicyName) {
+    pub(crate) fn replace_in(self, known: &mut BTreeMap<PolicyName, Self>, name: PolicyName) {
         let has_version = matches!(known.get(&name), Some(Self::Present(Some(_))));
         if !(has_version && self == Self::Present(None)) {
             known.insert(name, self);
@@ -83,7 +83,7 @@ impl PolicyState {
 
 /// The parts of the status that the agent's thread sets.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     /// The fields that the agent's thread sets; [`Health::status`] sets the others.
     pub status: Status,
     /// The queues of this agent.
@@ -102,7 +102,7 @@ pub struct State {
 
 impl State {
     /// Marks a condition as not met, for this reason.
-    pub fn not_ready(&mut self, condition: Condition, why: impl Into<String>) {
+    pub(crate) fn not_ready(&mut self, condition: Condition, why: impl Into<String>) {
         let why = why.into();
         if self.reasons.get(&condition) != Some(&why) {
             if condition == Condition::NotSuperseded {
@@ -116,18 +116,18 @@ impl State {
     }
 
     /// Whether this condition is not met.
-    pub fn is_not_ready(&self, condition: Condition) -> bool {
+    pub(crate) fn is_not_ready(&self, condition: Condition) -> bool {
         self.reasons.contains_key(&condition)
     }
 
     /// Marks the agent as stopping. It is no longer ready, which is expected and not logged.
-    pub fn stopping(&mut self) {
+    pub(crate) fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;
         self.reasons.insert(Condition::Running, "stopping".to_owned());
     }
 
     /// Call this when these policies are in force.
-    pub fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>) {
+    pub(crate) fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>) {
         for (policy, state) in policies {
             match state {
                 PolicyState::Present(None) => drop(self.versions.entry(policy).or_insert(None)),
@@ -138,7 +138,7 @@ impl State {
     }
 
     /// Marks a condition as met.
-    pub fn met(&mut self, condition: Condition) {
+    pub(crate) fn met(&mut self, condition: Condition) {
         if self.reasons.remove(&condition).is_some() && self.reasons.is_empty() {
             tracing::info!("ready");
         }
@@ -147,7 +147,7 @@ impl State {
 
 impl Health {
     /// The state of an agent that has just started on `node`.
-    pub fn new(node: &str, audit: AuditMonitor, durations: Durations) -> Arc<Self> {
+    pub(crate) fn new(node: &str, audit: AuditMonitor, durations: Durations) -> Arc<Self> {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -162,17 +162,17 @@ impl Health {
     }
 
     /// The histograms.
-    pub fn durations(&self) -> &Durations {
+    pub(crate) fn durations(&self) -> &Durations {
         &self.durations
     }
 
     /// Locks the fields that the agent's thread sets. Don't hold the lock while waiting for anything.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
     /// Replaces the agent's workers.
-    pub fn set_workers(&self, workers: Option<Workers>) {
+    pub(crate) fn set_workers(&self, workers: Option<Workers>) {
         // Stop the old workers without the lock: they first give verdicts on all queued packets.
         let old = std::mem::replace(&mut *lock(&self.workers), workers);
         if let Some(old) = old {
@@ -186,22 +186,22 @@ impl Health {
     }
 
     /// Why a queue is no longer served; `None` if all are.
-    pub fn dead_worker(&self) -> Option<String> {
+    pub(crate) fn dead_worker(&self) -> Option<String> {
         lock(&self.workers).as_ref()?.health().err().map(|error| chain(error))
     }
 
     /// Why the agent must be restarted; `None` if it need not.
-    pub fn dead(&self) -> Option<String> {
+    pub(crate) fn dead(&self) -> Option<String> {
         self.state().status.dead.clone()
     }
 
     /// Why policy is not in force; empty if it is.
-    pub fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<String> {
         self.state().reasons.values().cloned().collect()
     }
 
     /// The current status.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let (mut status, queues, connections, versions, saved) = {
             let state = self.state();
             let mut status = state.status.clone();
@@ -242,7 +242,7 @@ impl Health {
 
 impl Status {
     /// Whether policy is in force, and verdicts are recorded as configured.
-    pub fn is_fine(&self) -> bool {
+    pub(crate) fn is_fine(&self) -> bool {
         self.ready && self.audit.failing.is_none()
     }
 }

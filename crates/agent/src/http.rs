@@ -39,7 +39,7 @@ mod address;
 mod connections;
 
 /// The default port on 127.0.0.1.
-pub const DEFAULT_PORT: u16 = 9476;
+pub(crate) const DEFAULT_PORT: u16 = 9476;
 
 /// How often to retry binding a port: the agent from which this one takes over may still have it.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ struct Served {
 
 /// The flags about HTTP.
 #[derive(Clone, Debug, Args)]
-pub struct HttpArguments {
+pub(crate) struct HttpArguments {
     /// Port on 127.0.0.1 for /livez, /readyz, /metrics and /status; 0 serves none.
     #[arg(
         long,
@@ -94,7 +94,7 @@ impl HttpArguments {
     /// doesn't wait for it.
     ///
     /// `files` is how many files the agent may have open; HTTP leaves most of them to other purposes.
-    pub fn serve(self, health: &Arc<Health>, files: OpenFiles) {
+    pub(crate) fn serve(self, health: &Arc<Health>, files: OpenFiles) {
         const EVERYTHING: &str = "/livez, /readyz, /metrics and /status";
         let served = Served { health: Arc::clone(health), registry: Arc::new(metrics::registry(health)) };
         let everything = everything().with_state(served.clone());

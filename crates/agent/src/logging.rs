@@ -22,7 +22,7 @@ use crate::terminal::Text;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text, coloured on a terminal.
     #[default]
     Text,
@@ -32,7 +32,7 @@ pub enum LogFormat {
 
 /// Starts the log. Call it once.
 #[expect(clippy::disallowed_methods, reason = "the output is escaped, by `write_field` or as JSON")]
-pub fn start(format: LogFormat, filter: &LogFilter) {
+pub(crate) fn start(format: LogFormat, filter: &LogFilter) {
     // If the reader of standard error is gone, as when a terminal hangs up, the threads that log must not
     // end. An error about it could not be written either.
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
@@ -68,7 +68,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
 
 /// The log level, and the levels of modules that have their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogFilter {
+pub(crate) struct LogFilter {
     level: LevelFilter,
     modules: Vec<(String, LevelFilter)>,
 }

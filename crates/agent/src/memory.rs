@@ -34,7 +34,7 @@ mod gnu {
 
 /// Configures malloc. Call this first, before there is a second thread. Settings of the operator stay. If the
 /// library does not support a setting, the agent only needs more memory.
-pub fn configure_malloc() {
+pub(crate) fn configure_malloc() {
     #[cfg(target_env = "gnu")]
     for (setting, value, variable) in gnu::SETTINGS {
         if std::env::var_os(variable).is_none() {
@@ -45,14 +45,14 @@ pub fn configure_malloc() {
 
 /// Returns unused memory to the system, which takes a few milliseconds. Call this after large objects were
 /// read or compiled.
-pub fn trim() {
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     gnu::trim();
 }
 
 /// Trims the heap when the program has grown.
 #[derive(Debug, Default)]
-pub struct HeapTrimmer {
+pub(crate) struct HeapTrimmer {
     /// The resident pages after the last trim, or fewer if the program has shrunk since.
     baseline: u64,
 }
@@ -63,7 +63,7 @@ impl HeapTrimmer {
 
     /// Trims the heap if the program has grown. Call this periodically: other threads also read objects, some
     /// of them invalid.
-    pub fn trim_if_grown(&mut self) {
+    pub(crate) fn trim_if_grown(&mut self) {
         let Some(resident) = resident_pages() else { return };
         if resident > self.baseline + Self::PAGES {
             trim();

@@ -21,7 +21,7 @@ use encoder::Encoder;
 use process::ProcessCollector;
 
 /// All metrics of an agent.
-pub fn registry(health: &Arc<Health>) -> Registry {
+pub(crate) fn registry(health: &Arc<Health>) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessCollector::new()));
     let agent = registry.sub_registry_with_prefix("kube_verdict");
@@ -38,7 +38,7 @@ pub fn registry(health: &Arc<Health>) -> Registry {
 }
 
 /// The text of `/metrics`.
-pub fn text(registry: &Registry) -> Result<String, fmt::Error> {
+pub(crate) fn text(registry: &Registry) -> Result<String, fmt::Error> {
     let mut text = String::new();
     encode(&mut text, registry)?;
     Ok(text)

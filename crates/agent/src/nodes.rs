@@ -6,7 +6,7 @@ use policy::Inventory;
 const NAMED: usize = 5;
 
 /// The nodes of a source, except `node`: `it has 2: node-a, node-b`.
-pub fn others(node: &str, inventory: &Inventory) -> String {
+pub(crate) fn others(node: &str, inventory: &Inventory) -> String {
     let others: Vec<&str> = inventory.nodes.keys().map(AsRef::as_ref).filter(|name| *name != node).collect();
     let names = others.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match others.len() {
@@ -17,7 +17,7 @@ pub fn others(node: &str, inventory: &Inventory) -> String {
 }
 
 /// Why the pod CIDR of `node` is unknown, and what to do.
-pub fn without_pod_cidr(node: &str, inventory: &Inventory) -> String {
+pub(crate) fn without_pod_cidr(node: &str, inventory: &Inventory) -> String {
     if inventory.nodes.contains_key(node) {
         return format!(
             "the pod CIDR of node {node} is unknown: its Node has no spec.podCIDRs: set them, or use \

@@ -27,7 +27,7 @@ use crate::error_chain::chain;
 /// addresses. Only the command line exempts pods: as `NAMESPACE`, or as `NAMESPACE:KEY=VALUE,...` for the
 /// pods with all of these labels.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Exemption {
+pub(crate) struct Exemption {
     namespace: Arc<str>,
     labels: Vec<(String, String)>,
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Exemption {
 
 /// The flags about origins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct OriginSettings {
+pub(crate) struct OriginSettings {
     /// Pods that may send from any address. A pod is exempt if ANY of these selects it.
     pub exemptions: Vec<Exemption>,
     /// Overlays in addition to those of this node's devices.
@@ -78,7 +78,7 @@ pub struct OriginSettings {
 
 /// See the module.
 #[derive(Debug)]
-pub struct OriginTracker {
+pub(crate) struct OriginTracker {
     settings: OriginSettings,
     interfaces: Interfaces,
     cni: CniPorts,
@@ -92,7 +92,7 @@ pub struct OriginTracker {
 
 impl OriginTracker {
     /// A tracker without interfaces and bindings.
-    pub fn new(settings: OriginSettings) -> Self {
+    pub(crate) fn new(settings: OriginSettings) -> Self {
         Self {
             settings,
             interfaces: Interfaces::default(),
@@ -105,45 +105,49 @@ impl OriginTracker {
     }
 
     /// The settings.
-    pub fn settings(&self) -> &OriginSettings {
+    pub(crate) fn settings(&self) -> &OriginSettings {
         &self.settings
     }
 
     /// Starts with these interfaces, and with the bindings in the kernel from an earlier agent, which stay.
-    pub fn begin(&mut self, interfaces: Interfaces, in_kernel: Bindings) {
+    pub(crate) fn begin(&mut self, interfaces: Interfaces, in_kernel: Bindings) {
         (self.interfaces, self.bindings) = (interfaces, in_kernel);
     }
 
     /// Replaces the node's interfaces.
-    pub fn set_interfaces(&mut self, interfaces: Interfaces) {
+    pub(crate) fn set_interfaces(&mut self, interfaces: Interfaces) {
         self.interfaces = interfaces;
     }
 
     /// Replaces the content of the CNI cache.
-    pub fn set_cni(&mut self, cni: CniPorts) {
+    pub(crate) fn set_cni(&mut self, cni: CniPorts) {
         self.cni = cni;
     }
 
     /// Whether the bindings depend on pod labels. The compiler may not report changes of labels that no
     /// policy selects.
-    pub fn depends_on_labels(&self) -> bool {
+    pub(crate) fn depends_on_labels(&self) -> bool {
         // ANY exemption.
         self.settings.exemptions.iter().any(|exemption| !exemption.labels.is_empty())
     }
 
     /// The addresses of the node's interfaces, without loopback and link-local ones.
-    pub fn own_addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn own_addresses(&self) -> Vec<IpAddr> {
         self.interfaces.own_addresses().collect()
     }
 
     /// The latest bindings.
-    pub fn bindings(&self) -> &Bindings {
+    pub(crate) fn bindings(&self) -> &Bindings {
         &self.bindings
     }
 
     /// Derives the bindings under this snapshot. Also returns the addresses that are no longer bound to their
     /// previous port.
-    pub fn derive(&mut self, snapshot: &Snapshot, inventory: &Inventory) -> (Origins, BTreeSet<IpAddr>) {
+    pub(crate) fn derive(
+        &mut self,
+        snapshot: &Snapshot,
+        inventory: &Inventory,
+    ) -> (Origins, BTreeSet<IpAddr>) {
         let owners = KnownOwners { snapshot, cni: &self.cni, exemptions: &self.settings.exemptions };
         let next = self.bindings.derive(&self.interfaces, &owners);
         let unbound = next.left_since(&self.bindings);
@@ -184,12 +188,12 @@ impl OriginTracker {
     }
 
     /// The state of each port, by which the queue of new ports checks packets.
-    pub fn port_states(&self) -> BTreeMap<InterfaceIndex, PortState> {
+    pub(crate) fn port_states(&self) -> BTreeMap<InterfaceIndex, PortState> {
         self.states.clone()
     }
 
     /// The audit log's lines about packets that rules dropped since the last call.
-    pub fn drain_drops(
+    pub(crate) fn drain_drops(
         &mut self,
         counts: DropCounts,
         node: &Arc<str>,
@@ -199,13 +203,13 @@ impl OriginTracker {
     }
 
     /// See [`DropRecorder::sampler`].
-    pub fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
+    pub(crate) fn sampler(&self, is_own: bool) -> impl Fn(DropSample) + Send + Clone + use<> {
         self.drops.sampler(is_own)
     }
 }
 
 /// The packets that pods may not send to nodes.
-pub fn overlay_flows(origins: &Origins) -> OverlayFlows {
+pub(crate) fn overlay_flows(origins: &Origins) -> OverlayFlows {
     let Origins { bindings, node_addresses, pod_cidrs, more_overlays, .. } = origins;
     OverlayFlows {
         overlays: &bindings.overlays | more_overlays,

@@ -9,7 +9,7 @@ use policy::{Change, Inventory, Node};
 
 /// Overrides the pod CIDRs and addresses of this node, even if it has no Node object.
 #[derive(Clone, Debug)]
-pub struct PodCidrs {
+pub(crate) struct PodCidrs {
     /// The node of this agent.
     node: Arc<str>,
     /// The pod CIDRs; if empty, those of the Node object apply.
@@ -20,13 +20,13 @@ pub struct PodCidrs {
 
 impl PodCidrs {
     /// Overrides for `node`. Without CIDRs, those of the Node object apply.
-    pub fn new(node: Arc<str>, cidrs: Vec<IpNet>) -> Self {
+    pub(crate) fn new(node: Arc<str>, cidrs: Vec<IpNet>) -> Self {
         Self { node, cidrs, own: None }
     }
 
     /// Sets the addresses of the node's interfaces. Returns the change of the node, if there is any; `None`
     /// while the node is not known.
-    pub fn set_own_addresses(&mut self, own: Vec<IpAddr>, inventory: &Inventory) -> Option<Change> {
+    pub(crate) fn set_own_addresses(&mut self, own: Vec<IpAddr>, inventory: &Inventory) -> Option<Change> {
         self.own = Some(own);
         let before = inventory.nodes.get(&self.node)?;
         let next = self.with_own_addresses(before.clone());
@@ -43,12 +43,12 @@ impl PodCidrs {
 
     /// The change that must precede those of the source: the node with the pod CIDRs of the command line, if
     /// there are any.
-    pub fn first(&self) -> Option<Change> {
+    pub(crate) fn first(&self) -> Option<Change> {
         (!self.cidrs.is_empty()).then(|| Change::Node(self.with(Vec::new())))
     }
 
     /// A change of the source, with the overrides applied.
-    pub fn apply(&self, change: Change) -> Change {
+    pub(crate) fn apply(&self, change: Change) -> Change {
         match change {
             Change::Node(node) if *self.node == *node.name => {
                 let node = if self.overrides(&node.name) { self.with(node.addresses) } else { node };

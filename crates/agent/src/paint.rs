@@ -8,7 +8,7 @@ use policy::Verdict;
 use crate::terminal::Text;
 
 /// A verdict: `allow` in green, `deny` in red.
-pub fn verdict(verdict: Verdict, text: impl Display) -> Text {
+pub(crate) fn verdict(verdict: Verdict, text: impl Display) -> Text {
     let style = match verdict {
         Verdict::Allow => Style::new().green(),
         Verdict::Deny => Style::new().red(),
@@ -17,21 +17,21 @@ pub fn verdict(verdict: Verdict, text: impl Display) -> Text {
 }
 
 /// Less important than the rest.
-pub fn dim(text: impl Display) -> Text {
+pub(crate) fn dim(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().dimmed())
 }
 
 /// Something that needs attention.
-pub fn warning(text: impl Display) -> Text {
+pub(crate) fn warning(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().yellow().bold())
 }
 
 /// Something that is as it should be.
-pub fn fine(text: impl Display) -> Text {
+pub(crate) fn fine(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().green())
 }
 
 /// Something that is wrong.
-pub fn wrong(text: impl Display) -> Text {
+pub(crate) fn wrong(text: impl Display) -> Text {
     Text::new(text).styled(Style::new().red().bold())
 }

@@ -20,7 +20,7 @@ use crate::sync::lock;
 mod index;
 mod registry;
 mod tuples;
-pub use registry::RevokedRegistry;
+pub(crate) use registry::RevokedRegistry;
 
 /// How often the kernel's set is read, to remove connections that have timed out there.
 const READ_INTERVAL: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ const PAUSE_FACTOR: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
-pub struct RevokedConnections {
+pub(crate) struct RevokedConnections {
     registry: Arc<Mutex<RevokedRegistry>>,
     /// When more of the connections that are due are evaluated; `None` if none are due.
     due_at: Option<Instant>,
@@ -45,7 +45,7 @@ pub struct RevokedConnections {
 
 /// Connections could not be restored.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// Their marks could not be changed.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
@@ -56,26 +56,31 @@ pub enum RestoreError {
 
 impl RevokedConnections {
     /// The revoked connections of a registry, which is shared with sweeps.
-    pub fn new(registry: Arc<Mutex<RevokedRegistry>>) -> Self {
+    pub(crate) fn new(registry: Arc<Mutex<RevokedRegistry>>) -> Self {
         Self { registry, due_at: None, paused_until: Instant::now(), read_at: None, is_full: false }
     }
 
     /// Call this when `snapshot` is in force. Makes the revoked connections of `affected` addresses due, so
     /// that [`RevokedConnections::restore_due`] restores those that `snapshot` allows.
-    pub fn follow(&mut self, snapshot: &Arc<Snapshot>, overlay: &Arc<OverlayFlows>, affected: &Affected) {
+    pub(crate) fn follow(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        overlay: &Arc<OverlayFlows>,
+        affected: &Affected,
+    ) {
         let is_due = lock(&self.registry).follow(snapshot, overlay, affected);
         self.due_at = is_due.then_some(self.paused_until);
     }
 
     /// Call this when other pods have these addresses from the next snapshot on.
-    pub fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
+    pub(crate) fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
         if !addresses.is_empty() {
             lock(&self.registry).reassign(addresses);
         }
     }
 
     /// When [`RevokedConnections::restore_due`] must be called; `None` if no connection is due.
-    pub fn due_at(&self) -> Option<Instant> {
+    pub(crate) fn due_at(&self) -> Option<Instant> {
         self.due_at
     }
 
@@ -84,7 +89,7 @@ impl RevokedConnections {
     ///
     /// # Errors
     /// [`RestoreError`]: connections stay revoked until all are evaluated again.
-    pub fn restore_due(&mut self, table: &mut Table) -> Result<(), RestoreError> {
+    pub(crate) fn restore_due(&mut self, table: &mut Table) -> Result<(), RestoreError> {
         let started = Instant::now();
         if self.due_at.is_none_or(|at| at > started) {
             return Ok(());
@@ -106,7 +111,7 @@ impl RevokedConnections {
     /// # Errors
     /// [`RestoreError`] if the set can't be read or changed. The next sweep completes the changes. A full set
     /// is no error: only their marks then keep connections revoked, until the set has room.
-    pub fn swept(&mut self, table: &mut Table) -> Result<u64, RestoreError> {
+    pub(crate) fn swept(&mut self, table: &mut Table) -> Result<u64, RestoreError> {
         let now = Instant::now();
         // Remove tuples first: this makes room.
         self.remove_restored(table)?;
@@ -136,7 +141,7 @@ impl RevokedConnections {
     }
 
     /// Makes the next sweep add all known tuples again: another program may have emptied the kernel's set.
-    pub fn save_all(&mut self) {
+    pub(crate) fn save_all(&mut self) {
         lock(&self.registry).save_all();
         self.is_full = false;
         self.read_at = Some(Instant::now() + READ_INTERVAL);

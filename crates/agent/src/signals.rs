@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The handled signals. The process handles them until it ends, even after this is dropped.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -21,7 +21,7 @@ impl Signals {
     ///
     /// # Errors
     /// An error of the system.
-    pub fn listen() -> std::io::Result<Self> {
+    pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// Waits for a signal that ends the agent, and returns its name. Handles all others until then.
-    pub async fn end(&mut self, log: &Reopener) -> &'static str {
+    pub(crate) async fn end(&mut self, log: &Reopener) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",

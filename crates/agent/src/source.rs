@@ -22,7 +22,7 @@ const SILENT_WAIT: Duration = Duration::from_secs(1);
 
 /// The flags that select the source of objects.
 #[derive(Clone, Debug, Args)]
-pub struct SourceArguments {
+pub(crate) struct SourceArguments {
     /// Folder of manifests: Namespaces, Pods, Nodes and NetworkPolicies, in YAML or JSON, including
     /// subfolders. Without it, the Kubernetes API.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
@@ -36,7 +36,7 @@ pub struct SourceArguments {
 
 impl SourceArguments {
     /// The source for the agent of `node`, with this CNI cache. It omits rules that exceed the budget.
-    pub fn source(&self, node: &str, cni_cache: CniCache, budget: Budget) -> Result<Source, Usage> {
+    pub(crate) fn source(&self, node: &str, cni_cache: CniCache, budget: Budget) -> Result<Source, Usage> {
         match (&self.source, &self.kubeconfig) {
             (Some(folder), _) => {
                 must_be_a_folder(folder)?;
@@ -53,7 +53,7 @@ impl SourceArguments {
     }
 
     /// The source's current objects, without rules that exceed the budget, and the problems of these objects.
-    pub fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
+    pub(crate) fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
         let update = match self.source("", CniCache::Off, budget)? {
             Source::Folder { path, budget } => {
                 let read = Folder::read(&path, budget);
@@ -92,7 +92,7 @@ fn first_update(updates: &mpsc::Receiver<Update>, connections: &WatchStatuses) -
 }
 
 /// Checks that `--source` names a folder.
-pub fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
+pub(crate) fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
     match std::fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(Usage(format!("--source {}: not a folder", folder.display()))),
@@ -101,7 +101,7 @@ pub fn must_be_a_folder(folder: &Path) -> Result<(), Usage> {
 }
 
 /// Parses `--cni-cache`.
-pub fn cni_cache(text: &str) -> Result<CniCache, String> {
+pub(crate) fn cni_cache(text: &str) -> Result<CniCache, String> {
     match text {
         "" => Err("expected a folder, auto or off".to_owned()),
         "auto" => Ok(CniCache::Auto),

@@ -1,6 +1,6 @@
 //! The status of a running agent: the documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
-pub mod origins;
+pub(crate) mod origins;
 mod problem;
 mod source;
 
@@ -9,13 +9,13 @@ use std::time::Duration;
 use cluster::ReadCounts;
 use serde::{Deserialize, Serialize};
 
-pub use self::origins::{NewPorts, Origins, Protection};
-pub use self::problem::Problem;
-pub use self::source::{Connection, SavedState, Source};
+pub(crate) use self::origins::{NewPorts, Origins, Protection};
+pub(crate) use self::problem::Problem;
+pub(crate) use self::source::{Connection, SavedState, Source};
 
 /// The status of an agent.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// The program's version.
     pub version: String,
     /// The agent's process ID.
@@ -86,7 +86,7 @@ pub struct Status {
 /// The phase of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Its rules are not installed yet: something is missing, or it has just started.
     #[default]
     Starting,
@@ -102,7 +102,7 @@ pub enum Phase {
 /// The successor of a superseded agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Successor {
+pub(crate) enum Successor {
     /// Another agent enforces.
     Agent,
     /// Another agent had taken over and has ended; its rules are still in the kernel.
@@ -113,7 +113,7 @@ pub enum Successor {
 
 /// The rules in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Table {
+pub(crate) struct Table {
     /// How rules queue packets: `native` (nft_queue) or `target` (xtables NFQUEUE).
     pub form: String,
     /// The queue numbers, `first-last`.
@@ -124,7 +124,7 @@ pub struct Table {
 
 /// The number of known objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     /// Pods of all nodes.
     pub pods: u64,
     /// Namespaces.
@@ -137,7 +137,7 @@ pub struct Inventory {
 
 /// The number of packets since the agent started, by outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Packets {
+pub(crate) struct Packets {
     /// Allowed by a worker.
     pub allowed: u64,
     /// First packets of connections that the kernel allowed from its verdict cache, because an earlier one to
@@ -165,7 +165,7 @@ pub struct Packets {
 /// The number of packets that were held because their verdict depends on an unknown pod, since the agent
 /// started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Hold {
+pub(crate) struct Hold {
     /// Held now.
     pub now: u64,
     /// Held in total.
@@ -185,7 +185,7 @@ pub struct Hold {
 
 /// A queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Queue {
+pub(crate) struct Queue {
     /// Its number.
     pub number: u16,
     /// Packets that wait for a verdict.
@@ -198,7 +198,7 @@ pub struct Queue {
 
 /// Packets that were lost because a queue, or a worker's socket, was full.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct FullQueue {
+pub(crate) struct FullQueue {
     /// The number of lost packets since the agent started.
     pub packets: u64,
     /// The sender of most queued packets when a queue was last full: a pod, or else an address. Null if it is
@@ -208,7 +208,7 @@ pub struct FullQueue {
 
 /// The sums over all sweeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Sweeps {
+pub(crate) struct Sweeps {
     /// The number of sweeps.
     pub count: u64,
     /// Connections that were no longer allowed.
@@ -221,7 +221,7 @@ pub struct Sweeps {
 
 /// A sweep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     /// Connections that were evaluated.
     pub connections: u64,
     /// Connections that were no longer allowed.
@@ -234,7 +234,7 @@ pub struct Sweep {
 
 impl Sweeps {
     /// Adds a sweep.
-    pub fn add(&mut self, sweep: Sweep) {
+    pub(crate) fn add(&mut self, sweep: Sweep) {
         self.count += 1;
         self.revoked += sweep.revoked;
         self.restored += sweep.restored;
@@ -244,7 +244,7 @@ impl Sweeps {
 
 /// Periods in which packets could pass unevaluated, since the agent started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Bypasses {
+pub(crate) struct Bypasses {
     /// The number of periods.
     pub count: u64,
     /// Their total duration in microseconds.
@@ -255,7 +255,7 @@ pub struct Bypasses {
 
 /// A period in which packets could pass unevaluated.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Bypass {
+pub(crate) struct Bypass {
     /// When it began: RFC 3339, UTC.
     pub from: String,
     /// When the rules had been restored and all connections evaluated again: RFC 3339, UTC.
@@ -270,7 +270,7 @@ pub struct Bypass {
 
 impl Bypasses {
     /// Adds a period of this duration.
-    pub fn add(&mut self, bypass: Bypass, duration: Duration) {
+    pub(crate) fn add(&mut self, bypass: Bypass, duration: Duration) {
         self.count += 1;
         self.micros += u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.last = Some(bypass);
@@ -287,7 +287,7 @@ impl From<&audit::Bypass> for Bypass {
 
 /// Statistics of applying a change; times in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Change {
+pub(crate) struct Change {
     /// The snapshot's generation.
     pub generation: u64,
     /// The number of objects that changed.
@@ -302,7 +302,7 @@ pub struct Change {
 
 /// The audit log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Audit {
+pub(crate) struct Audit {
     /// Records written.
     pub written: u64,
     /// Records lost.
@@ -315,7 +315,7 @@ pub struct Audit {
 
 /// The size of the conntrack table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Conntrack {
+pub(crate) struct Conntrack {
     /// The number of entries.
     pub entries: u64,
     /// The limit on entries.
@@ -324,7 +324,7 @@ pub struct Conntrack {
 
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
     /// The `metadata.resourceVersion` that is in force on this node, even for established connections. Null
@@ -339,7 +339,7 @@ pub struct Policy {
 
 impl Conntrack {
     /// Reads the size from `/proc/sys` of this network namespace.
-    pub fn read() -> Option<Self> {
+    pub(crate) fn read() -> Option<Self> {
         let number = |name| {
             let path = format!("/proc/sys/net/netfilter/{name}");
             std::fs::read_to_string(path).ok()?.trim().parse().ok()

@@ -20,11 +20,11 @@ use crate::revoked::RevokedRegistry;
 use crate::sync::lock;
 
 /// The result of a sweep.
-pub type Outcome = Result<SweepReport, SweepError>;
+pub(crate) type Outcome = Result<SweepReport, SweepError>;
 
 /// Not all connections were swept.
 #[derive(Debug, thiserror::Error)]
-pub enum SweepError {
+pub(crate) enum SweepError {
     /// The connections could not be read, or their marks could not be changed.
     #[error(transparent)]
     Conntrack(#[from] ConntrackError),
@@ -48,7 +48,7 @@ struct SweepRequest {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Sweeper {
+pub(crate) struct Sweeper {
     /// `None` once the thread must end.
     requests: Option<Sender<SweepRequest>>,
     outcomes: Receiver<Outcome>,
@@ -57,7 +57,7 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Starts the thread, in the network namespace of this one.
-    pub fn start(
+    pub(crate) fn start(
         mut conntrack: Conntrack,
         marks: Marks,
         registry: Arc<Mutex<RevokedRegistry>>,
@@ -82,7 +82,7 @@ impl Sweeper {
     ///
     /// # Errors
     /// [`SweepError::Ended`] if the thread has ended.
-    pub fn begin(
+    pub(crate) fn begin(
         &self,
         snapshot: &Arc<Snapshot>,
         overlay: &Arc<OverlayFlows>,
@@ -96,7 +96,7 @@ impl Sweeper {
     }
 
     /// The outcome of the sweep in progress, if it has ended.
-    pub fn try_outcome(&self) -> Option<Outcome> {
+    pub(crate) fn try_outcome(&self) -> Option<Outcome> {
         match self.outcomes.try_recv() {
             Ok(swept) => Some(swept),
             Err(TryRecvError::Empty) => None,
@@ -105,7 +105,7 @@ impl Sweeper {
     }
 
     /// Waits for the end of the sweep in progress, and returns its outcome.
-    pub fn wait(&self) -> Outcome {
+    pub(crate) fn wait(&self) -> Outcome {
         self.outcomes.recv().unwrap_or(Err(SweepError::Ended))
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 /// Text without control sequences from outside: a terminal shows it and does not interpret it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Text(String);
+pub(crate) struct Text(String);
 
 /// Formats a [`Text`] of one line, as `format!` does.
 macro_rules! text {
@@ -25,7 +25,7 @@ pub(crate) use text;
 impl Text {
     /// One line. Control characters (line ends included), invisible characters and those that change the
     /// writing direction are escaped, as in `\n` and `\u{202e}`.
-    pub fn new(text: impl Display) -> Self {
+    pub(crate) fn new(text: impl Display) -> Self {
         let mut escaped = Escaped(String::new());
         // Writing to memory cannot fail. If `Display` fails, the text up to there is kept.
         let _ = write!(escaped, "{text}");
@@ -33,36 +33,36 @@ impl Text {
     }
 
     /// Like [`new`](Self::new), but keeps line ends.
-    pub fn of_lines(text: &str) -> Self {
+    pub(crate) fn of_lines(text: &str) -> Self {
         Self::lines(text.lines().map(Self::new))
     }
 
     /// Joins texts with line ends.
-    pub fn lines(lines: impl IntoIterator<Item = Self>) -> Self {
+    pub(crate) fn lines(lines: impl IntoIterator<Item = Self>) -> Self {
         let lines: Vec<String> = lines.into_iter().map(|line| line.0).collect();
         Self(lines.join("\n"))
     }
 
     /// The text in a colour or weight.
-    pub fn styled(self, style: Style) -> Self {
+    pub(crate) fn styled(self, style: Style) -> Self {
         Self(self.0.style(style).to_string())
     }
 
     /// The text with its colours, as ANSI escapes.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Prints the text and a line end to standard output. Removes the colours if standard output is not a
     /// terminal.
     #[expect(clippy::disallowed_methods, reason = "the one place for text on standard output")]
-    pub fn print(&self) -> io::Result<()> {
+    pub(crate) fn print(&self) -> io::Result<()> {
         writeln!(anstream::stdout().lock(), "{}", self.0)
     }
 
     /// Prints the text and a line end to standard error, likewise.
     #[expect(clippy::disallowed_methods, reason = "the one place for text on standard error")]
-    pub fn print_error(&self) {
+    pub(crate) fn print_error(&self) {
         // An error on standard error cannot be reported.
         let _ = writeln!(anstream::stderr().lock(), "{}", self.0);
     }
@@ -100,7 +100,7 @@ impl fmt::Write for Escaped {
 
 /// Prints a value as JSON. Control characters and invisible characters are escaped as JSON allows.
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
-pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
     writeln!(io::stdout().lock(), "{}", escaped_json(&json))
 }
@@ -127,7 +127,7 @@ fn escaped_json(json: &str) -> String {
 
 /// Standard output, for JSON lines.
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
-pub fn json_lines() -> io::StdoutLock<'static> {
+pub(crate) fn json_lines() -> io::StdoutLock<'static> {
     io::stdout().lock()
 }
 

@@ -3,20 +3,20 @@
 #![allow(dead_code, reason = "each crate uses a part")]
 
 #[path = "../../dataplane/tests/kernel/entries.rs"]
-pub mod entries;
+pub(crate) mod entries;
 #[path = "../../dataplane/tests/kernel/namespace.rs"]
-pub mod namespace;
+pub(crate) mod namespace;
 #[path = "../../dataplane/tests/kernel/shop.rs"]
-pub mod shop;
+pub(crate) mod shop;
 
 use dataplane::conntrack::{Conntrack, EntryName, MarkChange};
 use policy::Packet;
 
-pub const ACCEPTED: u32 = 0x1000_0000;
-pub const REVOKED: u32 = 0x2000_0000;
+pub(crate) const ACCEPTED: u32 = 0x1000_0000;
+pub(crate) const REVOKED: u32 = 0x2000_0000;
 
 /// All entries: the packets as evaluated, with the entries' names and marks.
-pub fn entries() -> Vec<(Packet, EntryName, u32)> {
+pub(crate) fn entries() -> Vec<(Packet, EntryName, u32)> {
     let mut entries = Vec::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
         entries.push((entry.evaluated(), entry.name(), entry.mark));
@@ -27,11 +27,11 @@ pub fn entries() -> Vec<(Packet, EntryName, u32)> {
 }
 
 /// The marks of all entries.
-pub fn marks() -> Vec<u32> {
+pub(crate) fn marks() -> Vec<u32> {
     entries().into_iter().map(|(.., mark)| mark).collect()
 }
 
 /// Overwrites the whole mark of all entries, as another writer would.
-pub fn overwrite_marks(mark: u32) {
+pub(crate) fn overwrite_marks(mark: u32) {
     Conntrack::open().unwrap().visit(|_| Some(MarkChange { value: mark, mask: u32::MAX })).unwrap();
 }

@@ -15,7 +15,7 @@ use jiff::SignedDuration;
 use crate::exit::Usage;
 
 /// Returns a parser for whole numbers in `range`. Its error shows `example`.
-pub fn number<N>(
+pub(crate) fn number<N>(
     range: RangeInclusive<N>,
     example: N,
 ) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
@@ -32,7 +32,7 @@ where
 
 /// Returns a parser for durations in `range`, such as `5s`, `300ms` or `1m 30s`: jiff's friendly format, or
 /// ISO 8601. Its error shows `example`.
-pub fn duration(
+pub(crate) fn duration(
     range: RangeInclusive<Duration>,
     example: &'static str,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
@@ -47,14 +47,14 @@ pub fn duration(
 }
 
 /// A duration in the format that [`duration`] parses, such as `1m 30s`.
-pub fn friendly(duration: Duration) -> String {
+pub(crate) fn friendly(duration: Duration) -> String {
     SignedDuration::try_from(duration)
         .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
 }
 
 /// Parses a size of at least one byte, such as `100MiB`: a whole or decimal number with a unit, or a number
 /// of bytes.
-pub fn size(text: &str) -> Result<ByteSize, String> {
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     // `ByteSize` saturates: the largest size may stand for any larger one.
     let valid = |size: &ByteSize| (1..u64::MAX).contains(&size.as_u64());
     text.parse().ok().filter(valid).ok_or_else(|| {
@@ -65,7 +65,7 @@ pub fn size(text: &str) -> Result<ByteSize, String> {
 }
 
 /// Parses one of a node's pod CIDRs.
-pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
+pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, String> {
     const EXAMPLES: &str = "write a CIDR such as 10.244.1.0/24 or fd00:10:244:1::/64";
     text.parse().map_err(|_| {
         let (address, length) = match text.split_once('/') {
@@ -84,7 +84,7 @@ pub fn pod_cidr(text: &str) -> Result<IpNet, String> {
 }
 
 /// The agent's marks, from `--packet-marks` and `--connection-marks`: four bits each, with none in common.
-pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
+pub(crate) fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
     let default = Marks::default();
     Marks::new(packet, connection).map_err(|error| {
         Usage(match error {
@@ -108,7 +108,7 @@ pub fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
 
 /// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports
 /// follow them, so the ranges end at 65533 or below.
-pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
+pub(crate) fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
     let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
     let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
@@ -121,7 +121,7 @@ pub fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
 }
 
 /// Parses a mask of mark bits, decimal or hexadecimal.
-pub fn mark(text: &str) -> Result<Mark, String> {
+pub(crate) fn mark(text: &str) -> Result<Mark, String> {
     let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),

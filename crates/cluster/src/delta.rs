@@ -21,7 +21,7 @@ pub(crate) struct Delta {
 
 impl Delta {
     /// Records the form that is in force. Must be called before an object changes.
-    pub fn record_before<'a>(&mut self, key: &Key, in_force: impl FnOnce() -> Option<&'a Change>) {
+    pub(crate) fn record_before<'a>(&mut self, key: &Key, in_force: impl FnOnce() -> Option<&'a Change>) {
         if !self.before.contains_key(key) {
             self.before.insert(key.clone(), in_force().cloned());
         }
@@ -29,7 +29,7 @@ impl Delta {
 
     /// Takes the changes for the consumer, in an order in which they can be applied: existing objects, then
     /// objects that are gone. Namespaces come first, including those that pods name and no object describes.
-    pub fn take(&mut self, in_force: impl Fn(&Key) -> Option<Change>) -> Vec<Change> {
+    pub(crate) fn take(&mut self, in_force: impl Fn(&Key) -> Option<Change>) -> Vec<Change> {
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for (key, before) in std::mem::take(&mut self.before) {
             let after = in_force(&key);
@@ -58,17 +58,17 @@ impl Delta {
     }
 
     /// The namespaces that have pods or policies and no object, as of the last update.
-    pub fn missing_namespaces(&self) -> BTreeSet<&Arc<str>> {
+    pub(crate) fn missing_namespaces(&self) -> BTreeSet<&Arc<str>> {
         self.namespaces.missing()
     }
 
     /// Whether [`Delta::missing_namespaces`] may have changed since the last call.
-    pub fn take_missing_changed(&mut self) -> bool {
+    pub(crate) fn take_missing_changed(&mut self) -> bool {
         self.namespaces.take_missing_changed()
     }
 
     /// The label sets of namespaces that are in use.
-    pub fn labels(&self) -> impl Iterator<Item = &Labels> {
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &Labels> {
         self.namespaces.labels()
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum Key {
 
 impl Key {
     /// The object that the change is about.
-    pub fn of(change: &Change) -> Self {
+    pub(crate) fn of(change: &Change) -> Self {
         match change {
             Change::Namespace(namespace) => Self::Namespace(namespace.name.clone()),
             Change::NamespaceGone(name) => Self::Namespace(name.clone()),
@@ -36,7 +36,7 @@ impl Key {
     }
 
     /// The namespace, if its kind has namespaces, and the name.
-    pub fn namespace_and_name(&self) -> (Option<&str>, &str) {
+    pub(crate) fn namespace_and_name(&self) -> (Option<&str>, &str) {
         match self {
             Self::Namespace(name) | Self::Node(name) => (None, name),
             Self::Pod(PodName { namespace, name }) | Self::Policy(PolicyName { namespace, name, .. }) => {
@@ -46,12 +46,12 @@ impl Key {
     }
 
     /// The namespace; empty for objects that have none.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.namespace_and_name().0.unwrap_or_default()
     }
 
     /// The kind of the object.
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
@@ -62,7 +62,7 @@ impl Key {
     }
 
     /// The change that reports the object as gone.
-    pub fn gone(self) -> Change {
+    pub(crate) fn gone(self) -> Change {
         match self {
             Self::Namespace(name) => Change::NamespaceGone(name),
             Self::Node(name) => Change::NodeGone(name),

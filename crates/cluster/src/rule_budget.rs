@@ -24,19 +24,19 @@ pub(crate) struct RuleBudget {
 
 impl RuleBudget {
     /// A budget without policies.
-    pub fn new(budget: Budget) -> Self {
+    pub(crate) fn new(budget: Budget) -> Self {
         Self { budget, admission: Admission::new(budget), unsettled: 0 }
     }
 
     /// Removes all policies; the caller enters those that still exist again. Rules that are kept stay until
     /// then at no cost, so a policy does not lose its rules to the policy that replaces it.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         *self = Self::new(self.budget);
     }
 
     /// Adds a policy, or changes its cost. Returns whether [`RuleBudget::settle`] is due and should not wait
     /// for the next update.
-    pub fn enter(&mut self, name: &PolicyName, cost: Cost) -> bool {
+    pub(crate) fn enter(&mut self, name: &PolicyName, cost: Cost) -> bool {
         let is_cheaper = self.admission.cost(name).is_some_and(|before| cost < before);
         let may_fit = is_cheaper && !self.admission.is_admitted(name);
         self.admission.enter(name, cost, true);
@@ -45,12 +45,12 @@ impl RuleBudget {
     }
 
     /// Removes a policy.
-    pub fn leave(&mut self, name: &PolicyName) {
+    pub(crate) fn leave(&mut self, name: &PolicyName) {
         self.admission.leave(name);
     }
 
     /// Decides again and returns the policies whose decision changed.
-    pub fn settle(&mut self) -> Vec<PolicyName> {
+    pub(crate) fn settle(&mut self) -> Vec<PolicyName> {
         self.unsettled = 0;
         let mut differing = Vec::new();
         loop {
@@ -63,7 +63,7 @@ impl RuleBudget {
     }
 
     /// Whether this policy's rules are kept, as of the last [`RuleBudget::settle`].
-    pub fn keeps(&self, name: &PolicyName) -> bool {
+    pub(crate) fn keeps(&self, name: &PolicyName) -> bool {
         self.admission.is_admitted(name)
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     /// The stamp of a file.
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Self {
             device: metadata.dev(),
@@ -29,13 +29,13 @@ impl Stamp {
     }
 
     /// A stamp that distinguishes two folders at the same path and ignores their contents.
-    pub fn identity(metadata: &Metadata) -> Self {
+    pub(crate) fn identity(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino(), size: 0, modified: 0, changed: 0 }
     }
 
     /// The stamp, unless the file changed so shortly before `now` that one more write could leave the same
     /// stamp. The kernel's file times advance in steps of up to 10 ms.
-    pub fn unless_fresh(self, now: SystemTime) -> Option<Self> {
+    pub(crate) fn unless_fresh(self, now: SystemTime) -> Option<Self> {
         const STEP: Duration = Duration::from_millis(50);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let nanoseconds = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);

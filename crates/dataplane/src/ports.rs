@@ -29,7 +29,7 @@ mod rtnetlink;
 
 pub use bindings::{Bindings, Conflict, Owners, Port, PortAddress};
 pub use check::PortState;
-pub use interfaces::{BridgeNetfilter, Interface, Interfaces, InterfacesError};
+pub use interfaces::{BridgeNetfilter, Interface, Interfaces, InterfacesError, Kind};
 pub use learning::set_link_local_learning;
 pub use link::{Attachment, InterfaceIndex, Mac, Overlay};
 pub(crate) use link_local::is_link_local;

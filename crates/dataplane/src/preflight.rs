@@ -21,7 +21,7 @@ pub use self::config::PreflightConfig;
 use self::files::Files;
 pub use self::origins::{InstalledTables, installed_tables};
 pub use self::result::{Check, CheckState};
-pub use self::version::KernelVersion;
+pub use self::version::{KernelVersion, NoKernelVersion};
 
 /// Runs all checks, in the order in which they depend on each other.
 pub fn check(config: &PreflightConfig) -> Vec<Check> {

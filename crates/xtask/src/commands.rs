@@ -1,12 +1,12 @@
 //! One file for each command.
 
-pub mod bench;
-pub mod chaos;
-pub mod cluster;
-pub mod demo;
-pub mod e2e;
-pub mod fuzz;
-pub mod image;
-pub mod manifests;
-pub mod mutants;
-pub mod test;
+pub(crate) mod bench;
+pub(crate) mod chaos;
+pub(crate) mod cluster;
+pub(crate) mod demo;
+pub(crate) mod e2e;
+pub(crate) mod fuzz;
+pub(crate) mod image;
+pub(crate) mod manifests;
+pub(crate) mod mutants;
+pub(crate) mod test;

@@ -83,7 +83,7 @@ const fn component(program: &'static str, package: &'static str) -> Component {
 
 /// Builds the programs that are missing in the pinned version, and returns the folder of all of them. The
 /// first build takes many minutes.
-pub fn build(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     let sources = Sources { folder: workspace.root().join("integration/parts") };
     let cache = workspace.components();
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// This machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Whether this process is root, and so may install packages and create network namespaces.
     pub root: bool,
     /// How packages are installed.
@@ -16,7 +16,7 @@ pub struct Machine {
 
 /// How packages are installed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Distribution {
+pub(crate) enum Distribution {
     /// By apt, with Debian's package names, which Ubuntu shares.
     Debian,
     /// Unknown; this is the distribution's name.
@@ -25,7 +25,7 @@ pub enum Distribution {
 
 impl Machine {
     /// Examines this machine.
-    pub fn this() -> Self {
+    pub(crate) fn this() -> Self {
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         Self {
             root: nix::unistd::Uid::effective().is_root(),
@@ -54,7 +54,7 @@ impl Distribution {
 }
 
 /// The path of a program: in PATH, or in Debian's folders for root's programs, which PATH often omits.
-pub fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))

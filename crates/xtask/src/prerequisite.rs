@@ -9,7 +9,7 @@ use crate::workspace::Workspace;
 
 /// What a prerequisite is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Building the crates that use the kernel's interfaces.
     Build,
     /// Network namespaces with real connections.
@@ -30,7 +30,7 @@ pub enum Purpose {
 
 impl Purpose {
     /// The name in the table.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Build => "build",
             Self::Namespaces => "namespaces",
@@ -46,7 +46,7 @@ impl Purpose {
 
 /// One prerequisite.
 #[derive(Clone, Copy, Debug)]
-pub struct Prerequisite {
+pub(crate) struct Prerequisite {
     /// What must be there.
     pub name: &'static str,
     /// What it is for.
@@ -59,7 +59,7 @@ pub struct Prerequisite {
 
 /// What installs a prerequisite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Remedy {
+pub(crate) enum Remedy {
     /// A package, by its name in Debian and Ubuntu.
     Package(&'static str),
     /// apt's package lists.
@@ -78,7 +78,7 @@ pub enum Remedy {
 
 impl Remedy {
     /// The text in the table.
-    pub fn describe(self) -> String {
+    pub(crate) fn describe(self) -> String {
         match self {
             Self::Package(name) => format!("package {name}"),
             Self::PackageLists => "apt-get update".to_owned(),
@@ -93,14 +93,14 @@ impl Remedy {
 
 impl Prerequisite {
     /// Where it is, or `None` if it is missing.
-    pub fn found(&self, workspace: &Workspace) -> Option<String> {
+    pub(crate) fn found(&self, workspace: &Workspace) -> Option<String> {
         (self.found)(workspace)
     }
 }
 
 /// A program that cargo builds from a registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CargoTool {
+pub(crate) struct CargoTool {
     /// The package and the program, such as `cargo-deny`.
     pub name: &'static str,
     /// The version in use.
@@ -108,16 +108,16 @@ pub struct CargoTool {
 }
 
 /// Checks licences and sources; deny.toml is written for this version.
-pub const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2" };
+pub(crate) const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2" };
 
 /// Changes the code to see whether a test fails.
-pub const CARGO_MUTANTS: CargoTool = CargoTool { name: "cargo-mutants", version: "27.1.0" };
+pub(crate) const CARGO_MUTANTS: CargoTool = CargoTool { name: "cargo-mutants", version: "27.1.0" };
 
 /// The kernel that the virtual machine boots.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// All prerequisites, in the order in which they are installed.
-pub const PREREQUISITES: [Prerequisite; 28] = [
+pub(crate) const PREREQUISITES: [Prerequisite; 28] = [
     // rustables generates its constants from the kernel's headers with bindgen, which loads libclang.
     prerequisite("libclang", Purpose::Build, Remedy::Package("libclang-dev"), |_| path(libclang()?)),
     prerequisite("clang's headers", Purpose::Build, Remedy::Package("libclang-dev"), |_| {
@@ -232,7 +232,7 @@ const fn prerequisite(
 }
 
 /// The tool in the target folder, or one of the right version in PATH.
-pub fn cargo_tool(workspace: &Workspace, tool: CargoTool) -> Option<PathBuf> {
+pub(crate) fn cargo_tool(workspace: &Workspace, tool: CargoTool) -> Option<PathBuf> {
     let found = [Some(workspace.tools().join("bin").join(tool.name)), program(tool.name)];
     let subcommand = tool.name.trim_start_matches("cargo-");
     found.into_iter().flatten().find(|file| {
@@ -316,7 +316,7 @@ fn static_busybox() -> Option<PathBuf> {
 
 /// Whether an ELF program has no dynamic loader. The loader's path is right after the headers, so a search
 /// for its text suffices.
-pub fn is_static(program: &[u8]) -> bool {
+pub(crate) fn is_static(program: &[u8]) -> bool {
     let start = &program[..program.len().min(4096)];
     start.starts_with(b"\x7fELF")
         && ![&b"/ld-linux"[..], b"/ld-musl", b"/ld64"].iter().any(|name| contains(start, name))

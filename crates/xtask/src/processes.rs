@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Kills process `root` and all its descendants.
-pub fn kill_tree(root: u32) {
+pub(crate) fn kill_tree(root: u32) {
     let mut tree = vec![root];
     let parents = parents();
     let mut at = 0;

@@ -16,7 +16,7 @@ use crate::workspace::{Workspace, lock};
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// `cargo xtask setup`: shows every prerequisite, then installs those that are missing.
-pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
+pub(crate) fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
     anstream::println!("{}", table(workspace, &PREREQUISITES.iter().collect::<Vec<_>>()));
     let everything = [
         Purpose::Build,
@@ -34,7 +34,7 @@ pub fn show_and_ensure(workspace: &Workspace) -> Result<ExitCode> {
 
 /// Makes sure that all prerequisites of `purposes` are there. Prints nothing if they are. Otherwise it lists
 /// what is missing and installs it, or prints how to.
-pub fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
+pub(crate) fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<()> {
     if missing(workspace, purposes).is_empty() {
         return Ok(());
     }

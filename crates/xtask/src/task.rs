@@ -32,7 +32,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What to run.
 #[derive(Debug)]
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// Shown on the screen, and the name of the log.
     pub name: &'a str,
     /// The child.
@@ -45,7 +45,7 @@ pub struct Task<'a> {
 
 /// What happens to a task's output without a terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Output {
+pub(crate) enum Output {
     /// It is copied as it arrives.
     Copied,
     /// It goes only to the log, and the end of the log is shown on failure.
@@ -54,7 +54,7 @@ pub enum Output {
 
 /// How a task ended.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     /// What went wrong, or `None`.
     pub failure: Option<String>,
     /// How long it took.
@@ -65,7 +65,7 @@ pub struct Done {
 
 impl Task<'_> {
     /// Runs the task to its end. `Err` means that it could not be run.
-    pub fn run(mut self, logs: &Path) -> Result<Done> {
+    pub(crate) fn run(mut self, logs: &Path) -> Result<Done> {
         fs::create_dir_all(logs)
             .with_context(|| format!("the folder for logs, {}, can't be made", logs.display()))?;
         let log = log_of(logs, self.name);
@@ -183,7 +183,7 @@ impl Screen {
 }
 
 /// One line about a task that has ended.
-pub fn report(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
+pub(crate) fn report(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
     let seconds = format!("{:>6.1} s", elapsed.as_secs_f64());
     match failure {
         None => format!("{}     {name:<14} {seconds}", "ok".green()),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 /// The checkout in which the command was run, and its target folder.
 #[derive(Debug, Deserialize)]
-pub struct Workspace {
+pub(crate) struct Workspace {
     #[serde(rename = "workspace_root")]
     root: PathBuf,
     /// Follows `CARGO_TARGET_DIR` and cargo's configuration.
@@ -23,7 +23,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// Queries cargo.
-    pub fn locate() -> Result<Self> {
+    pub(crate) fn locate() -> Result<Self> {
         let output = Command::new(cargo_program())
             .args(["metadata", "--format-version", "1", "--no-deps"])
             .output()
@@ -35,47 +35,47 @@ impl Workspace {
     }
 
     /// The folder that holds the workspace's `Cargo.toml`.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The target folder.
-    pub fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// Logs of the last run's tasks.
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask")
     }
 
     /// Results and reports of benchmarks.
-    pub fn bench(&self) -> PathBuf {
+    pub(crate) fn bench(&self) -> PathBuf {
         self.target.join("bench")
     }
 
     /// The built programs of the cluster.
-    pub fn components(&self) -> PathBuf {
+    pub(crate) fn components(&self) -> PathBuf {
         self.target.join("parts")
     }
 
     /// Tools that were built only for this checkout.
-    pub fn tools(&self) -> PathBuf {
+    pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
     /// A program that `cargo build` left.
-    pub fn development_program(&self, name: &str) -> PathBuf {
+    pub(crate) fn development_program(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)
     }
 
     /// A program that `cargo build --release` left.
-    pub fn release_program(&self, name: &str) -> PathBuf {
+    pub(crate) fn release_program(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
     }
 
     /// A cargo command in the workspace's folder, with the dependencies' versions from `Cargo.lock`.
-    pub fn cargo(&self, subcommand: &str) -> Command {
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(cargo_program());
         command.current_dir(&self.root).arg(subcommand);
         for (name, _) in env::vars_os().filter(|(name, _)| describes_own_package(name)) {
@@ -89,7 +89,7 @@ impl Workspace {
 }
 
 /// Waits until no other xtask command works in `folder`, and blocks others until the lock is dropped.
-pub fn lock(folder: &Path) -> Result<Flock<File>> {
+pub(crate) fn lock(folder: &Path) -> Result<Flock<File>> {
     let file = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
     let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
         if errno != Errno::EWOULDBLOCK {

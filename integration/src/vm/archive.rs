@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 /// The kind of an entry, which determines the file type bits of its mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(super) enum Kind {
     /// A folder.
     Folder,
     /// A file that everyone may execute.
@@ -26,7 +26,7 @@ impl Kind {
 
 /// Writes entries one after another. A folder must precede its content.
 #[derive(Debug)]
-pub struct Archive<W> {
+pub(super) struct Archive<W> {
     out: W,
     entries: u32,
 }
@@ -36,17 +36,17 @@ const TRAILER: &str = "TRAILER!!!";
 
 impl<W: Write> Archive<W> {
     /// An empty archive.
-    pub fn new(out: W) -> Self {
+    pub(super) fn new(out: W) -> Self {
         Self { out, entries: 0 }
     }
 
     /// Adds an entry; `name` has no leading slash.
-    pub fn add(&mut self, kind: Kind, name: &str, data: &[u8]) -> io::Result<()> {
+    pub(super) fn add(&mut self, kind: Kind, name: &str, data: &[u8]) -> io::Result<()> {
         self.entry(kind.mode(), name, data)
     }
 
     /// Ends the archive.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(super) fn finish(mut self) -> io::Result<()> {
         self.entry(0, TRAILER, &[])?;
         self.out.flush()
     }

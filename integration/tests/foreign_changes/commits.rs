@@ -21,7 +21,7 @@ const PROGRAM: u16 = 3;
 
 /// One committed batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Commit {
+pub(crate) struct Commit {
     /// When its notification was received.
     pub at: Instant,
     /// The name of the thread that committed it.
@@ -30,7 +30,7 @@ pub struct Commit {
 
 /// See the module's documentation. Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Commits {
+pub(crate) struct Commits {
     commits: Receiver<Commit>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<Result<()>>>>,
@@ -38,7 +38,7 @@ pub struct Commits {
 
 impl Commits {
     /// Receives notifications from now on.
-    pub fn listen(namespace: &Arc<Namespace>) -> Result<Self> {
+    pub(crate) fn listen(namespace: &Arc<Namespace>) -> Result<Self> {
         let socket = namespace.run(|| -> Result<Socket> {
             let socket = Socket::open()?;
             socket.join(GROUP, 64 << 20)?;
@@ -54,7 +54,7 @@ impl Commits {
     }
 
     /// The next commit of a thread with this name. Commits of others are skipped.
-    pub fn next_by(&self, program: &str, timeout: Duration) -> Result<Commit> {
+    pub(crate) fn next_by(&self, program: &str, timeout: Duration) -> Result<Commit> {
         let end = Instant::now() + timeout;
         loop {
             match self.commits.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -67,7 +67,7 @@ impl Commits {
     }
 
     /// Discards the commits so far.
-    pub fn discard(&self) {
+    pub(crate) fn discard(&self) {
         self.commits.try_iter().for_each(drop);
     }
 }

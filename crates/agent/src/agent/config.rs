@@ -17,7 +17,7 @@ use crate::overrides::PodCidrs;
 
 /// An agent's configuration.
 #[derive(Clone, Debug)]
-pub struct AgentConfig {
+pub(crate) struct AgentConfig {
     /// Where objects come from.
     pub source: Source,
     /// Where the state is saved on disk; `None` if it isn't.

@@ -31,7 +31,7 @@ const PREFLIGHT_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Agent {
     /// Runs until it receives [`Message::Stop`].
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let now = Instant::now();
         let (mut start_at, mut check_at, mut preflight_at) =
             (now, now + CHECK_INTERVAL, now + RETRY_INTERVAL);

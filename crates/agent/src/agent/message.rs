@@ -5,11 +5,11 @@ use dataplane::ports::Interfaces;
 use dataplane::table::ForeignChange;
 
 /// The name of the agent's thread: nftables' notifications name it as the program that wrote the rules.
-pub const THREAD_NAME: &str = "kube-verdict";
+pub(crate) const THREAD_NAME: &str = "kube-verdict";
 
 /// A message to the agent's thread.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// The source changed.
     Update,
     /// The node's interfaces were read again.

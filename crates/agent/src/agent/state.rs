@@ -29,7 +29,7 @@ use crate::origins::OriginTracker;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Agent {
+pub(crate) struct Agent {
     pub(super) config: AgentConfig,
     pub(super) health: Arc<Health>,
     pub(super) audit: Audit,
@@ -90,7 +90,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that receives messages from `inbox`. `outbox` is the other end of that channel, by which the
     /// agent's watchers send it messages.
-    pub fn new(
+    pub(crate) fn new(
         config: AgentConfig,
         health: Arc<Health>,
         audit: Audit,

@@ -7,7 +7,7 @@ use crate::values::number;
 
 /// The flags of a [`Budget`].
 #[derive(Clone, Copy, Debug, Args)]
-pub struct BudgetArguments {
+pub(crate) struct BudgetArguments {
     /// Maximum number of entries in the policies of one namespace.
     ///
     /// If they have more, the largest policies of the namespace isolate their pods and allow nothing. Each

@@ -63,7 +63,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// policy had cut pass again.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Cleanup {
+pub(super) struct Cleanup {
     /// Clean up even while an agent runs.
     ///
     /// Everything passes at once; the agent stands by, as if another one had taken over, and some seconds
@@ -129,7 +129,7 @@ struct Remaining {
 
 impl Cleanup {
     /// Removes what is left, or prints it with --check.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         // Any four bits that are free serve as packet marks: only the connection marks are used here.
         let mut others = (0..8).map(|digit| Mark(0xf << (4 * digit)));
         let free = others.find(|packet| packet.0 & self.connection_marks.0 == 0);

@@ -10,7 +10,7 @@ use crate::exit;
 #[derive(Debug, Parser)]
 #[command(name = "kube-verdict", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = exit::HELP)]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -28,7 +28,7 @@ pub(super) enum Command {
 
 impl Cli {
     /// Runs the subcommand, and returns the exit code.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),

@@ -3,7 +3,7 @@
 use std::thread;
 
 /// Number of cores that may receive packets: all online cores, regardless of this process's CPU limits.
-pub fn cores() -> u16 {
+pub(super) fn cores() -> u16 {
     let is_core = |line: &&str| {
         line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };

@@ -47,7 +47,7 @@ error.";
 /// For each problem, prints what to do.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Doctor {
+pub(super) struct Doctor {
     /// Folder of manifests in which to look for invalid objects.
     ///
     /// Without it, checks access to the API server, if one is configured.
@@ -106,7 +106,7 @@ pub struct Doctor {
 
 impl Doctor {
     /// Runs the checks and prints the results.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let findings = self.inspect()?;
         self.output.print(&findings, || findings.render(table::width()))?;
         Ok(if findings.are_healthy() { exit::SUCCESS } else { exit::FAILURE })

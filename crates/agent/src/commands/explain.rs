@@ -60,7 +60,7 @@ usage error (also: the folder or the pod does not exist), 3 the connection is de
 /// Evaluates a connection: is it allowed or denied, and by which policy and rule?
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Explain {
+pub(super) struct Explain {
     #[command(flatten)]
     source: SourceArguments,
 
@@ -106,7 +106,7 @@ pub struct Explain {
 
 impl Explain {
     /// Reads the source, evaluates and prints.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let budget = self.budget.into();
         let (changes, mut problems) = self.source.read_once(budget)?;
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));

@@ -49,12 +49,12 @@ Exit codes: those of kube-verdict run.";
 const DEFAULT_METRICS: &str = ":9080";
 
 /// Whether a program of this name takes these flags.
-pub fn is_name_of(program: &OsStr) -> bool {
+pub(super) fn is_name_of(program: &OsStr) -> bool {
     Path::new(program).file_name() == Some(OsStr::new("netpol"))
 }
 
 /// Runs the agent until a signal ends it.
-pub fn run(arguments: &[OsString]) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &[OsString]) -> anyhow::Result<u8> {
     let arguments: Vec<String> =
         arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let flags = match flags::parse(&arguments)? {

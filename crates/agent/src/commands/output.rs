@@ -9,7 +9,7 @@ use crate::terminal::{self, Text};
 
 /// Output format of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// Text for people.
     #[default]
     Text,
@@ -19,7 +19,7 @@ pub enum Output {
 
 impl Output {
     /// Prints a value as JSON, or as the text that `render` returns.
-    pub fn print(self, value: &impl Serialize, render: impl FnOnce() -> Text) -> io::Result<()> {
+    pub(super) fn print(self, value: &impl Serialize, render: impl FnOnce() -> Text) -> io::Result<()> {
         match self {
             Self::Text => render().print(),
             Self::Json => terminal::print_json(value),

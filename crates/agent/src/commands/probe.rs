@@ -21,7 +21,7 @@ Exit codes: 0 success, 1 failure (also: no agent answers), 2 usage error.";
 /// Checks whether the running agent is alive or ready, for the kubelet's probes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Probe {
+pub(super) struct Probe {
     /// What to check.
     #[arg(value_enum)]
     check: ProbeKind,
@@ -50,7 +50,7 @@ enum ProbeKind {
 
 impl Probe {
     /// Sends the request, and prints the response.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let address = self.http_socket.map_or(AgentAddress::Port(self.http_port), AgentAddress::Socket);
         let path = match self.check {
             ProbeKind::Live => "/livez",

@@ -24,25 +24,25 @@ mod flags;
 mod start_line;
 mod values;
 
-pub use flags::Run;
+pub(super) use flags::Run;
 
 /// Capacity of all workers' rings together, in evaluations: half a second of a busy node, in 4 MB.
 const RING_CAPACITY: usize = 32 * 1024;
 
 impl Run {
     /// Runs the agent until a signal ends it.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         self.start_log();
         self.enforce()
     }
 
     /// Starts the program's log. Call it once.
-    pub fn start_log(&self) {
+    pub(super) fn start_log(&self) {
         logging::start(self.log_format, &self.log_level);
     }
 
     /// Enforces the policies until a signal ends the agent.
-    pub fn enforce(self) -> anyhow::Result<u8> {
+    pub(super) fn enforce(self) -> anyhow::Result<u8> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

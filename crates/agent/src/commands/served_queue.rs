@@ -4,7 +4,7 @@ use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::Table;
 
 /// A queue of the rules that some program serves: then an agent is alive, whether or not it serves HTTP.
-pub fn served_queue() -> anyhow::Result<Option<u16>> {
+pub(super) fn served_queue() -> anyhow::Result<Option<u16>> {
     let Some(queues) = Table::queues_in_use()? else { return Ok(None) };
     let bound = QueueStatistics::read()?;
     Ok(queues.numbers().find(|number| bound.iter().any(|queue| queue.number == *number)))

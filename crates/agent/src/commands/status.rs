@@ -32,7 +32,7 @@ fails, or no agent answers), 2 usage error.";
 /// Shows the running agent's status: policies in force, counts of verdicts, and problems.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct StatusCommand {
+pub(super) struct StatusCommand {
     /// The agent's --http-port.
     #[arg(
         long,
@@ -50,7 +50,7 @@ pub struct StatusCommand {
 
 impl StatusCommand {
     /// Requests the status and prints it.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let status = client::status(self.http_port)?;
         self.output.print(&status, || render(&status, table::width()))?;
         Ok(if status.is_fine() { exit::SUCCESS } else { exit::FAILURE })

@@ -12,7 +12,7 @@ use crate::terminal::Text;
 const DEFAULT_WIDTH: u16 = 100;
 
 /// Width of the output, in columns: the environment variable `COLUMNS`, or else the width of the terminal.
-pub fn width() -> u16 {
+pub(super) fn width() -> u16 {
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     // A terminal of unknown width has 0 columns.
     let known = |columns: &u16| *columns > 0;
@@ -29,21 +29,21 @@ fn plain(width: u16) -> Table {
 
 /// Rows of a name and a text.
 #[derive(Debug, Default)]
-pub struct Rows(Vec<(String, Text)>);
+pub(super) struct Rows(Vec<(String, Text)>);
 
 impl Rows {
     /// Adds a row.
-    pub fn add(&mut self, name: &str, text: impl Display) {
+    pub(super) fn add(&mut self, name: &str, text: impl Display) {
         self.0.push((name.to_owned(), Text::new(text)));
     }
 
     /// The table, wrapped to a width.
-    pub fn render(&self, width: u16) -> Text {
+    pub(super) fn render(&self, width: u16) -> Text {
         Text::of_lines(&self.table(width).trim_fmt())
     }
 
     /// The table, indented by a number of columns and wrapped to a width.
-    pub fn render_indented(&self, indent: u16, width: u16) -> Text {
+    pub(super) fn render_indented(&self, indent: u16, width: u16) -> Text {
         let mut table = self.table(width);
         table.column_iter_mut().for_each(|column| {
             column.set_padding((indent, 0));
@@ -61,7 +61,7 @@ impl Rows {
 }
 
 /// A text of one cell, indented by a number of columns and wrapped to a width.
-pub fn paragraph(text: &str, indent: u16, width: u16) -> Text {
+pub(super) fn paragraph(text: &str, indent: u16, width: u16) -> Text {
     let mut table = plain(width);
     table.add_row([Text::new(text).as_str()]);
     table.column_iter_mut().for_each(|column| {
@@ -72,7 +72,7 @@ pub fn paragraph(text: &str, indent: u16, width: u16) -> Text {
 
 /// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub(super) enum State {
     /// It passes.
     Fine,
     /// It passes, but needs attention.
@@ -105,7 +105,7 @@ impl State {
 
 /// A table whose rows are a name, a state and a text. The states are coloured after the layout, because the
 /// escapes of colours would count as characters.
-pub fn states(rows: &[(String, State, Text)], width: u16) -> Text {
+pub(super) fn states(rows: &[(String, State, Text)], width: u16) -> Text {
     let mut table = plain(width);
     for (name, state, text) in rows {
         table.add_row([Text::new(name).as_str(), state.label(), text.as_str()]);

@@ -32,7 +32,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Waits until all pods of a DaemonSet are ready.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Wait {
+pub(super) struct Wait {
     /// The DaemonSet's name.
     #[arg(long, value_name = "NAME")]
     daemonset: String,
@@ -54,7 +54,7 @@ pub struct Wait {
 
 impl Wait {
     /// Waits, and prints the progress whenever it changes.
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let access = self.kubeconfig.map_or(Access::Environment, Access::Kubeconfig);
         let (name, namespace) = (&self.daemonset, &self.namespace);
         let end = Instant::now() + self.timeout;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// The address on which only /metrics is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MetricsAddress {
+pub(super) enum MetricsAddress {
     /// This address.
     One(SocketAddr),
     /// This port on all addresses, of both families if the node has both.
@@ -15,7 +15,7 @@ pub enum MetricsAddress {
 impl MetricsAddress {
     /// The addresses to try: the first that can be bound is served. A node without IPv6 can't bind the IPv6
     /// address of `All`.
-    pub fn candidates(self) -> Vec<SocketAddr> {
+    pub(super) fn candidates(self) -> Vec<SocketAddr> {
         match self {
             Self::One(address) => vec![address],
             Self::All(port) => {

@@ -39,7 +39,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The limits for the clients of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub(super) struct Limits {
     /// The most connections without a complete request.
     requests: usize,
     /// The most connections with a response in progress.
@@ -53,7 +53,7 @@ pub struct Limits {
 impl Limits {
     /// The limits in a process that may have this many files open. Descriptors that are not reserved for
     /// other purposes are divided into equal shares.
-    pub fn of(files: OpenFiles) -> Self {
+    pub(super) fn of(files: OpenFiles) -> Self {
         let share = (files.beyond_reserve() / SHARES).clamp(2 * ANSWERS as u64, MOST);
         Self {
             requests: usize::try_from(share).unwrap_or(ANSWERS) - ANSWERS,
@@ -65,7 +65,7 @@ impl Limits {
 }
 
 /// Serves one request on each connection, until the program ends. `flag` names the listener in the log.
-pub async fn serve<L: Listener>(mut listener: L, flag: &'static str, routes: Router, limits: Limits) {
+pub(super) async fn serve<L: Listener>(mut listener: L, flag: &'static str, routes: Router, limits: Limits) {
     let open = Arc::new(Mutex::new(Open::new(flag, limits)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -58,29 +58,29 @@ enum Due {
 
 impl ConnectionIndex {
     /// The number of connections.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
 
     /// Whether any connection of this tuple is known, in either orientation.
-    pub fn holds(&self, connection: &Packet) -> bool {
+    pub(super) fn holds(&self, connection: &Packet) -> bool {
         [*connection, connection.reversed()].iter().any(|packet| self.ids.contains_key(packet))
     }
 
     /// The connections of this tuple, in either orientation.
-    pub fn of_tuple(&self, connection: &Packet) -> impl Iterator<Item = &Connection> {
+    pub(super) fn of_tuple(&self, connection: &Packet) -> impl Iterator<Item = &Connection> {
         self.ids_of(connection).into_iter().filter_map(|id| self.connections.get(&id)).map(|(_, known)| known)
     }
 
     /// The connection of this entry.
-    pub fn find(&self, connection: &Packet, entry: &EntryName) -> Option<&Connection> {
+    pub(super) fn find(&self, connection: &Packet, entry: &EntryName) -> Option<&Connection> {
         let mut all = self.ids.get(connection)?.iter().filter_map(|id| self.connections.get(id));
         all.find(|(_, known)| known.entry.as_ref() == Some(entry)).map(|(_, known)| known)
     }
 
     /// Adds a connection. It replaces an earlier one with the same entry tuple, and connections of its tuple
     /// that were only found in the kernel's set.
-    pub fn insert(&mut self, connection: Packet, known: Connection) {
+    pub(super) fn insert(&mut self, connection: Packet, known: Connection) {
         self.remove_replaced(&connection, known.entry.as_ref());
         self.latest += 1;
         for end in [connection.source(), connection.destination()] {
@@ -92,7 +92,7 @@ impl ConnectionIndex {
 
     /// Removes the connection of this entry, and connections of its tuple that were only found in the
     /// kernel's set.
-    pub fn remove_replaced(&mut self, connection: &Packet, entry: Option<&EntryName>) {
+    pub(super) fn remove_replaced(&mut self, connection: &Packet, entry: Option<&EntryName>) {
         for id in self.ids_of(connection) {
             let known = self.connections.get(&id).map(|(_, known)| known.entry.as_ref());
             let is_replaced = known.is_some_and(|known| match (known, entry) {
@@ -106,12 +106,12 @@ impl ConnectionIndex {
     }
 
     /// Removes all connections of this tuple, in either orientation.
-    pub fn remove_tuple(&mut self, connection: &Packet) {
+    pub(super) fn remove_tuple(&mut self, connection: &Packet) {
         self.ids_of(connection).into_iter().for_each(|id| self.remove(id));
     }
 
     /// Removes one connection.
-    pub fn remove(&mut self, id: Id) {
+    pub(super) fn remove(&mut self, id: Id) {
         let Some((connection, _)) = self.connections.remove(&id) else { return };
         if let Some(ids) = self.ids.get_mut(&connection) {
             ids.retain(|other| *other != id);
@@ -131,7 +131,7 @@ impl ConnectionIndex {
 
     /// Clears the entries of this address's connections: another pod has the address, and a sweep will delete
     /// the entries.
-    pub fn clear_entries(&mut self, address: IpAddr) {
+    pub(super) fn clear_entries(&mut self, address: IpAddr) {
         for id in self.ends.get(&address).into_iter().flat_map(|end| &end.connections) {
             if let Some((_, known)) = self.connections.get_mut(id) {
                 known.entry = None;
@@ -145,7 +145,7 @@ impl ConnectionIndex {
     }
 
     /// Makes all connections of this address due, including those that were due and have been taken.
-    pub fn mark_due(&mut self, address: IpAddr) {
+    pub(super) fn mark_due(&mut self, address: IpAddr) {
         let Some(end) = self.ends.get_mut(&address) else { return };
         match &mut end.due {
             Due::None => {
@@ -157,19 +157,19 @@ impl ConnectionIndex {
     }
 
     /// Makes all connections due.
-    pub fn mark_all_due(&mut self) {
+    pub(super) fn mark_all_due(&mut self) {
         let addresses: Vec<IpAddr> = self.ends.keys().copied().collect();
         addresses.into_iter().for_each(|address| self.mark_due(address));
     }
 
     /// Whether any connection is due.
-    pub fn has_due(&self) -> bool {
+    pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
     /// Takes some due connections of one address; `None` if none are due. Addresses take turns, so that one
     /// with many connections does not delay the others.
-    pub fn take_due(&mut self) -> Option<Vec<(Id, Packet, Connection)>> {
+    pub(super) fn take_due(&mut self) -> Option<Vec<(Id, Packet, Connection)>> {
         let address = self.due.pop_front()?;
         // Connections may have been removed since, and an address with its last connection.
         let Some(end) = self.ends.get_mut(&address) else { return Some(Vec::new()) };

@@ -45,7 +45,7 @@ const RESTORED_AT_ONCE: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
-pub struct RevokedRegistry {
+pub(crate) struct RevokedRegistry {
     conntrack: Conntrack,
     marks: Marks,
     /// The snapshot in force.
@@ -60,7 +60,7 @@ pub struct RevokedRegistry {
 
 impl RevokedRegistry {
     /// An empty registry. Call this before `snapshot` is in force.
-    pub fn new(conntrack: Conntrack, marks: Marks, snapshot: Arc<Snapshot>) -> Self {
+    pub(crate) fn new(conntrack: Conntrack, marks: Marks, snapshot: Arc<Snapshot>) -> Self {
         Self {
             conntrack,
             marks,
@@ -74,7 +74,7 @@ impl RevokedRegistry {
 
     /// Call this when `snapshot` is in force. Makes the connections of `affected` addresses due. Returns
     /// whether any connection is due.
-    pub fn follow(
+    pub(crate) fn follow(
         &mut self,
         snapshot: &Arc<Snapshot>,
         overlay: &Arc<OverlayFlows>,
@@ -92,7 +92,7 @@ impl RevokedRegistry {
 
     /// Call this when other pods have these addresses. Revoked connections of the previous pods are not
     /// restored: the next sweep deletes them.
-    pub fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
+    pub(crate) fn reassign(&mut self, addresses: &BTreeSet<IpAddr>) {
         addresses.iter().for_each(|address| self.known.clear_entries(*address));
     }
 
@@ -102,7 +102,7 @@ impl RevokedRegistry {
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed: the connections still count as revoked, though some
     /// marks may be cleared.
-    pub fn restore_due(&mut self, local: &LocalAddresses) -> Result<bool, ConntrackError> {
+    pub(crate) fn restore_due(&mut self, local: &LocalAddresses) -> Result<bool, ConntrackError> {
         let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
         // A connection is taken twice if both of its ends are due.
         let (mut evaluated, mut allowed) = (0, BTreeMap::new());
@@ -130,7 +130,7 @@ impl RevokedRegistry {
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
-    pub fn apply_marks(
+    pub(crate) fn apply_marks(
         &mut self,
         found: &mut [SweptConnection],
         local: &LocalAddresses,
@@ -166,7 +166,7 @@ impl RevokedRegistry {
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
-    pub fn revoke_again(
+    pub(crate) fn revoke_again(
         &mut self,
         mut lost: Vec<SweptConnection>,
         local: &LocalAddresses,
@@ -187,7 +187,7 @@ impl RevokedRegistry {
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be changed.
-    pub fn unaccept_again(
+    pub(crate) fn unaccept_again(
         &mut self,
         mut lost: Vec<SweptConnection>,
         local: &LocalAddresses,
@@ -226,38 +226,38 @@ impl RevokedRegistry {
     }
 
     /// The connections to add to the kernel's set.
-    pub fn missing(&mut self) -> Vec<Packet> {
+    pub(crate) fn missing(&mut self) -> Vec<Packet> {
         self.tuples.missing()
     }
 
     /// Call this when the connections in `missing` were added to the kernel's set, except `left_over`, for
     /// which it has no room.
-    pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
+    pub(crate) fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
         self.tuples.added(missing, left_over);
     }
 
     /// The connections to remove from the kernel's set.
-    pub fn surplus(&self) -> Vec<Packet> {
+    pub(crate) fn surplus(&self) -> Vec<Packet> {
         self.tuples.surplus()
     }
 
     /// Call this when these connections were removed from the kernel's set.
-    pub fn removed(&mut self, connections: &[Packet]) {
+    pub(crate) fn removed(&mut self, connections: &[Packet]) {
         self.tuples.removed(connections);
     }
 
     /// Whether any connection is due.
-    pub fn has_due(&self) -> bool {
+    pub(crate) fn has_due(&self) -> bool {
         self.known.has_due()
     }
 
     /// How many connections were restored without a sweep since the last call.
-    pub fn take_restored(&mut self) -> u64 {
+    pub(crate) fn take_restored(&mut self) -> u64 {
         std::mem::take(&mut self.restored)
     }
 
     /// Makes all known tuples be added again: another program may have emptied the kernel's set.
-    pub fn save_all(&mut self) {
+    pub(crate) fn save_all(&mut self) {
         self.tuples.distrust();
     }
 
@@ -267,7 +267,7 @@ impl RevokedRegistry {
     ///
     /// # Errors
     /// [`ConntrackError`] if marks can't be read.
-    pub fn read(&mut self, in_kernel: &[Packet]) -> Result<(), ConntrackError> {
+    pub(crate) fn read(&mut self, in_kernel: &[Packet]) -> Result<(), ConntrackError> {
         let Delta { added, expired } = self.tuples.read(in_kernel);
         for connection in added {
             self.known.insert(connection, Connection { entry: None, is_oriented: false });

@@ -51,17 +51,17 @@ pub(super) struct Delta {
 impl Tuples {
     /// Makes the set's desired content include this connection. Connections without ports are never in the
     /// set.
-    pub fn want(&mut self, connection: &Packet) {
+    pub(super) fn want(&mut self, connection: &Packet) {
         self.set_wanted(connection, true);
     }
 
     /// Removes this connection from the set's desired content.
-    pub fn unwant(&mut self, connection: &Packet) {
+    pub(super) fn unwant(&mut self, connection: &Packet) {
         self.set_wanted(connection, false);
     }
 
     /// The tuples to add. Until [`Tuples::added`] is called, it is unknown whether they were added.
-    pub fn missing(&mut self) -> Vec<Packet> {
+    pub(super) fn missing(&mut self) -> Vec<Packet> {
         for key in &self.missing {
             if let Some(tuple) = self.known.get_mut(key) {
                 tuple.in_set = InSet::Unknown;
@@ -72,24 +72,24 @@ impl Tuples {
 
     /// Call this when the tuples in `missing` were added to the set, except `left_over`, for which it has no
     /// room.
-    pub fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
+    pub(super) fn added(&mut self, missing: &[Packet], left_over: &[Packet]) {
         for (connections, in_set) in [(missing, InSet::Yes), (left_over, InSet::No)] {
             connections.iter().for_each(|connection| self.note(&key(connection), in_set));
         }
     }
 
     /// The tuples to remove.
-    pub fn surplus(&self) -> Vec<Packet> {
+    pub(super) fn surplus(&self) -> Vec<Packet> {
         self.surplus.iter().map(packet).collect()
     }
 
     /// Call this when these tuples were removed from the set.
-    pub fn removed(&mut self, connections: &[Packet]) {
+    pub(super) fn removed(&mut self, connections: &[Packet]) {
         connections.iter().for_each(|connection| self.note(&key(connection), InSet::No));
     }
 
     /// Makes all wanted tuples be added again: another program may have emptied the set.
-    pub fn distrust(&mut self) {
+    pub(super) fn distrust(&mut self) {
         for (key, tuple) in &mut self.known {
             if tuple.is_wanted {
                 tuple.in_set = InSet::Unknown;
@@ -100,7 +100,7 @@ impl Tuples {
 
     /// Compares with the set's content. A tuple that is in the set in one orientation only must be added
     /// again.
-    pub fn read(&mut self, in_kernel: &[Packet]) -> Delta {
+    pub(super) fn read(&mut self, in_kernel: &[Packet]) -> Delta {
         self.is_read = true;
         let mut found: HashMap<Key, u8> = HashMap::new();
         in_kernel.iter().for_each(|connection| *found.entry(key(connection)).or_default() += 1);

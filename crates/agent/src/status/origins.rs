@@ -12,7 +12,7 @@ use crate::origins::OriginTracker;
 
 /// Which pod is behind which interface, and how many packets rules dropped because of their origin.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Origins {
+pub(crate) struct Origins {
     /// The protections, and whether each is in force.
     pub protections: Vec<Protection>,
     /// The ports of pods.
@@ -31,7 +31,7 @@ pub struct Origins {
 
 /// The number of packets from unknown ports, since the rules were installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct NewPorts {
+pub(crate) struct NewPorts {
     /// All packets from unknown ports.
     pub queued: u64,
     /// Packets that passed once the port was known.
@@ -53,7 +53,7 @@ impl From<PortQueueCounters> for NewPorts {
 
 /// A protection of packets' origins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Protection {
+pub(crate) struct Protection {
     /// Its short stable name, one of [`Protection::IDS`].
     pub id: String,
     /// What it does.
@@ -68,13 +68,13 @@ pub struct Protection {
 
 impl Protection {
     /// The short names of all protections.
-    pub const IDS: [&str; 5] =
+    pub(crate) const IDS: [&str; 5] =
         ["bridged-sources", "routed-sources", "own-addresses", "overlay", "overlay-sources"];
 }
 
 /// A port: the interface of a pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Port {
+pub(crate) struct Port {
     /// The interface's name.
     pub interface: String,
     /// The pod, `namespace/name`; null while it is not known.
@@ -87,7 +87,7 @@ pub struct Port {
 
 /// An address that several ports claim.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// The address or MAC address.
     pub address: String,
     /// The interface to which it is bound; null if its owner is unknown.
@@ -99,7 +99,7 @@ pub struct Conflict {
 impl Origins {
     /// Combines the states of the tracker, the rules and the queue of new ports. `on_bridge`: whether a
     /// bridge connects the pods.
-    pub fn new(
+    pub(crate) fn new(
         tracker: &OriginTracker,
         protections: Protections,
         on_bridge: bool,

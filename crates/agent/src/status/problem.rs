@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A problem of an object or a file of the source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The object's kind if verdicts depend on that kind, else `other`; `file` if the problem is not of an
     /// object.
     pub kind: String,
@@ -27,17 +27,17 @@ impl From<&cluster::Problem> for Problem {
 
 impl Problem {
     /// The values of `kind` that are not kinds of objects.
-    pub const OTHER_KINDS: [&'static str; 2] = ["other", "file"];
+    pub(crate) const OTHER_KINDS: [&'static str; 2] = ["other", "file"];
 
     /// The problems of all policies that exceed their namespace's budget: one for each named policy, and one
     /// per namespace for the others.
-    pub fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {
+    pub(crate) fn beyond_budget(compiler: &policy::Compiler) -> impl Iterator<Item = Self> + '_ {
         let named = compiler.refusals().map(|refusal| Self::from(&refusal));
         named.chain(compiler.more_refusals().map(|(namespace, more)| Self::more_refusals(namespace, more)))
     }
 
     /// The problem of `more` policies of a namespace that exceed its budget and are not named.
-    pub fn more_refusals(namespace: &str, more: usize) -> Self {
+    pub(crate) fn more_refusals(namespace: &str, more: usize) -> Self {
         let policies = if more == 1 { "1 more policy".to_owned() } else { format!("{more} more policies") };
         let text = format!(
             "Namespace {namespace}: {policies} beyond its budget; each isolates the pods that it selects and \

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The connections to the API server. While it can't be reached, the last known policy stays in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its URL.
     pub server: String,
     /// Whether the objects of all kinds are watched.
@@ -42,7 +42,7 @@ impl From<&cluster::WatchStatuses> for Source {
 
 /// The connection that lists and watches the objects of one kind.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The kind of object.
     pub kind: String,
     /// `listing`: the objects are not known yet. `watching`: changes are received. `lost`: the last known
@@ -64,14 +64,14 @@ pub struct Connection {
 
 impl Connection {
     /// Whether changes are received, or the kind is not needed.
-    pub fn is_fine(&self) -> bool {
+    pub(crate) fn is_fine(&self) -> bool {
         self.state == WatchState::Watching.name() || self.state == WatchState::Absent.name()
     }
 }
 
 /// The state on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SavedState {
+pub(crate) struct SavedState {
     /// When it was last written, in seconds since 1970; null if there is none.
     pub saved: Option<u64>,
     /// When the state was written that replaces unknown parts of the source or invalid files, in seconds
@@ -83,7 +83,7 @@ pub struct SavedState {
 
 impl SavedState {
     /// From the source's status of the saved state.
-    pub fn new(shown: cluster::checkpoint::Shown, restored: Option<SystemTime>) -> Self {
+    pub(crate) fn new(shown: cluster::checkpoint::Shown, restored: Option<SystemTime>) -> Self {
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { saved: shown.saved.map(seconds), restored: restored.map(seconds), error: shown.error }
     }

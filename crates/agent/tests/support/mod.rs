@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 /// The result of a run of the program.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     /// The exit code; -1 if a signal ended the program.
     pub code: i32,
     /// Standard output.
@@ -18,17 +18,17 @@ pub struct Ran {
 }
 
 /// Runs `kube-verdict` with empty standard input.
-pub fn run(arguments: &[&str]) -> Ran {
+pub(crate) fn run(arguments: &[&str]) -> Ran {
     run_with(arguments, b"")
 }
 
 /// Runs `kube-verdict` with `input` on standard input.
-pub fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
+pub(crate) fn run_with(arguments: &[&str], input: &[u8]) -> Ran {
     finish(program(arguments, None), input)
 }
 
 /// Runs `kube-verdict` with this value of the environment variable `COLUMNS`.
-pub fn run_in_columns(arguments: &[&str], columns: Option<&str>) -> Ran {
+pub(crate) fn run_in_columns(arguments: &[&str], columns: Option<&str>) -> Ran {
     finish(program(arguments, columns), b"")
 }
 
@@ -60,20 +60,20 @@ fn finish(mut program: Command, input: &[u8]) -> Ran {
 }
 
 /// Creates a folder with one manifest.
-pub fn folder(manifest: &str) -> TempDir {
+pub(crate) fn folder(manifest: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("cluster.yaml"), manifest).expect("manifest");
     folder
 }
 
 /// The path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
 /// Pods web/a, web/b and db/db. A policy allows web/a to connect to port `sql` (5432/TCP) of db/db, and
 /// 192.0.2.0/24 to connect to port 22. web/host uses its node's network, and web/done is finished.
-pub const CLUSTER: &str = r#"
+pub(crate) const CLUSTER: &str = r#"
 {apiVersion: v1, kind: Namespace, metadata: {name: web, labels: {team: front}}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: db}}

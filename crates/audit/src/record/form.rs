@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// `allow` or `deny`.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Verdict", rename_all = "lowercase")]
-pub enum VerdictForm {
+pub(super) enum VerdictForm {
     Allow,
     Deny,
 }
@@ -18,7 +18,7 @@ pub enum VerdictForm {
 /// `ingress` or `egress`.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Direction", rename_all = "lowercase")]
-pub enum DirectionForm {
+pub(super) enum DirectionForm {
     Ingress,
     Egress,
 }
@@ -26,13 +26,13 @@ pub enum DirectionForm {
 /// `port` or `peer`.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Miss", rename_all = "kebab-case")]
-pub enum MissForm {
+pub(super) enum MissForm {
     Port,
     Peer,
 }
 
 /// RFC 3339 in UTC, always with six fractional digits, so that lines sort as text.
-pub mod time {
+pub(super) mod time {
     use std::borrow::Cow;
 
     use jiff::Timestamp;
@@ -40,32 +40,35 @@ pub mod time {
 
     use super::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{time:.6}"))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
 /// A generation as a number.
-pub mod generation {
+pub(super) mod generation {
     use ::policy::Generation;
 
     use super::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        generation: &Generation,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(generation.0)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Generation, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Generation, D::Error> {
         u64::deserialize(deserializer).map(Generation)
     }
 }
 
 /// A protocol's name, or its number as text.
-pub mod protocol {
+pub(super) mod protocol {
     use std::borrow::Cow;
 
     use ::policy::Protocol;
@@ -73,37 +76,44 @@ pub mod protocol {
 
     use super::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(protocol: &Option<Protocol>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        protocol: &Option<Protocol>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match protocol {
             Some(protocol) => serializer.collect_str(protocol),
             None => serializer.serialize_none(),
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Protocol>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Protocol>, D::Error> {
         let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
 /// `namespace/name`, or `name` alone for a cluster-wide policy.
-pub mod policy {
+pub(super) mod policy {
     use super::{Arc, Deserialize, Deserializer, PolicyName, Serializer, policy_name};
 
-    pub fn serialize<S: Serializer>(name: &Arc<PolicyName>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(name: &Arc<PolicyName>, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(name)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<PolicyName>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<PolicyName>, D::Error> {
         String::deserialize(deserializer).map(|text| policy_name(&text))
     }
 }
 
 /// `namespace/name`, `name` alone for a cluster-wide policy, or null.
-pub mod policy_or_null {
+pub(super) mod policy_or_null {
     use super::{Arc, Deserialize, Deserializer, PolicyName, Serializer, policy_name};
 
-    pub fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         name: &Option<Arc<PolicyName>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -113,7 +123,7 @@ pub mod policy_or_null {
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Arc<PolicyName>>, D::Error> {
         Option::<String>::deserialize(deserializer).map(|text| text.as_deref().map(policy_name))
@@ -121,10 +131,13 @@ pub mod policy_or_null {
 }
 
 /// A list of policy names.
-pub mod policies {
+pub(super) mod policies {
     use super::{Arc, Deserialize, Deserializer, PolicyName, Serialize, Serializer, policy_name};
 
-    pub fn serialize<S: Serializer>(names: &[Arc<PolicyName>], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        names: &[Arc<PolicyName>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         struct Shown<'a>(&'a PolicyName);
         impl Serialize for Shown<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -134,7 +147,9 @@ pub mod policies {
         serializer.collect_seq(names.iter().map(|name| Shown(name)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Arc<PolicyName>>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Arc<PolicyName>>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
         Ok(texts.iter().map(|text| policy_name(text)).collect())
     }

@@ -51,7 +51,7 @@ impl<T, I: Eq + std::hash::Hash> Numbered<T, I> {
 
 impl<'a> Tables<'a> {
     /// Adds a label set.
-    pub fn add_labels(&mut self, labels: &'a Labels) {
+    pub(super) fn add_labels(&mut self, labels: &'a Labels) {
         if let Some(address) = labels.address()
             && self.labels.add(labels, address)
         {
@@ -62,7 +62,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Adds the ports of a pod.
-    pub fn add_ports(&mut self, ports: &'a [NamedPort]) {
+    pub(super) fn add_ports(&mut self, ports: &'a [NamedPort]) {
         if self.ports.add(ports, ports) {
             for port in ports {
                 self.texts.add(&port.name, address_of(&port.name));
@@ -71,12 +71,12 @@ impl<'a> Tables<'a> {
     }
 
     /// The number of a label set; `None` if the labels are unknown.
-    pub fn labels(&self, labels: &Labels) -> Option<u32> {
+    pub(super) fn labels(&self, labels: &Labels) -> Option<u32> {
         self.labels.number(&labels.address()?)
     }
 
     /// The number of the ports of a pod.
-    pub fn ports(&self, ports: &'a [NamedPort]) -> Option<u32> {
+    pub(super) fn ports(&self, ports: &'a [NamedPort]) -> Option<u32> {
         self.ports.number(&ports)
     }
 
@@ -141,7 +141,7 @@ pub(super) struct Interned {
 }
 
 impl LoadedTables {
-    pub fn intern(self, interner: &Interner) -> Interned {
+    pub(super) fn intern(self, interner: &Interner) -> Interned {
         let Self { texts, labels, ports } = self;
         let text = |number: u32| texts.get(number as usize).map(String::as_str);
         let set = |pairs: Vec<(u32, u32)>| {
@@ -168,12 +168,12 @@ impl LoadedTables {
 
 impl Interned {
     /// The label set with this number.
-    pub fn labels(&self, number: Option<u32>) -> Labels {
+    pub(super) fn labels(&self, number: Option<u32>) -> Labels {
         number.and_then(|number| self.labels.get(number as usize)).cloned().unwrap_or(Labels::unknown())
     }
 
     /// The ports with this number.
-    pub fn ports(&self, number: Option<u32>) -> Vec<NamedPort> {
+    pub(super) fn ports(&self, number: Option<u32>) -> Vec<NamedPort> {
         number.and_then(|number| self.ports.get(number as usize)).cloned().unwrap_or_default()
     }
 }

@@ -92,18 +92,18 @@ impl Writer {
     }
 
     /// Replaces the waiting checkpoint.
-    pub fn offer(&self, checkpoint: Checkpoint, change: ChangeClass) {
+    pub(crate) fn offer(&self, checkpoint: Checkpoint, change: ChangeClass) {
         let mut slot = self.shared.slot();
         let change = slot.waiting.as_ref().map_or(change, |(_, before)| change.max(*before));
         slot.waiting = Some((checkpoint, change));
         self.shared.changed.notify_all();
     }
 
-    pub fn permit(&self) -> WritePermit {
+    pub(crate) fn permit(&self) -> WritePermit {
         WritePermit(Arc::clone(&self.shared))
     }
 
-    pub fn status(&self) -> &StateStatus {
+    pub(crate) fn status(&self) -> &StateStatus {
         &self.status
     }
 }

@@ -65,12 +65,12 @@ struct Watched {
 
 impl Cache {
     /// An empty cache. [`Cache::walk`] reads the folder.
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), files: BTreeMap::new(), watch: None, problem: None }
     }
 
     /// All results, oldest first.
-    pub fn results(&self) -> Vec<&CachedResult> {
+    pub(crate) fn results(&self) -> Vec<&CachedResult> {
         let mut results: Vec<_> = self
             .files
             .iter()
@@ -81,7 +81,7 @@ impl Cache {
     }
 
     /// Checks what may have changed. Returns whether any result changed.
-    pub fn check(&mut self, hint: Hint, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+    pub(crate) fn check(&mut self, hint: Hint, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
         match hint {
             Hint::File(name) => self.check_file(name),
             Hint::All => self.walk(send),
@@ -90,7 +90,7 @@ impl Cache {
 
     /// Checks the whole folder, and starts to watch it if that was not possible before. `send` is called on
     /// inotify's thread. Returns whether any result changed.
-    pub fn walk(&mut self, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
+    pub(crate) fn walk(&mut self, send: &(impl Fn(Hint) + Send + Clone + 'static)) -> bool {
         let results = self.folder.join(RESULTS);
         self.watch(&results, send);
         let names: io::Result<Vec<OsString>> =

@@ -38,7 +38,7 @@ pub(crate) struct LocalPods {
 
 impl LocalPods {
     /// Stores what the API server has about a pod of this node. Returns whether it changed.
-    pub fn put(&mut self, name: &PodName, pod: LocalPod) -> bool {
+    pub(crate) fn put(&mut self, name: &PodName, pod: LocalPod) -> bool {
         if self.pods.get(name) == Some(&pod) {
             return false;
         }
@@ -47,17 +47,17 @@ impl LocalPods {
     }
 
     /// Removes a pod that is gone or no longer on this node. Returns whether it was there.
-    pub fn remove(&mut self, name: &PodName) -> bool {
+    pub(crate) fn remove(&mut self, name: &PodName) -> bool {
         self.pods.remove(name).is_some()
     }
 
     /// The finished pods.
-    pub fn finished(&self) -> impl Iterator<Item = &PodName> {
+    pub(crate) fn finished(&self) -> impl Iterator<Item = &PodName> {
         self.pods.iter().filter(|(_, pod)| pod.finished).map(|(name, _)| name)
     }
 
     /// The addresses that the API server reports for a pod; `None` for a pod of another node.
-    pub fn reported(&self, name: &PodName) -> Option<&[IpAddr]> {
+    pub(crate) fn reported(&self, name: &PodName) -> Option<&[IpAddr]> {
         Some(&self.pods.get(name)?.reported)
     }
 
@@ -65,7 +65,7 @@ impl LocalPods {
     /// `results` are in order, oldest first.
     ///
     /// The cost is linear in the number of files and of this node's pods.
-    pub fn overrides<'a>(
+    pub(crate) fn overrides<'a>(
         &self,
         results: impl IntoIterator<Item = &'a CachedResult>,
     ) -> BTreeMap<PodName, Vec<IpAddr>> {

@@ -24,30 +24,30 @@ enum Hop<'a> {
 
 impl<'a> FieldRef<'a> {
     /// The root of an object.
-    pub fn root(value: &'a Value) -> Self {
+    pub(super) fn root(value: &'a Value) -> Self {
         Self { value, up: None }
     }
 
     /// The field `name`, unless it is absent or null, which the API treats alike.
-    pub fn field<'s>(&'s self, name: &'s str) -> Option<FieldRef<'s>> {
+    pub(super) fn field<'s>(&'s self, name: &'s str) -> Option<FieldRef<'s>> {
         let value = self.value.get(name).filter(|value| !value.is_null())?;
         Some(FieldRef { value, up: Some((self, Hop::Field(name))) })
     }
 
     /// The elements if this is a list.
-    pub fn items<'s>(&'s self) -> Option<impl Iterator<Item = FieldRef<'s>>> {
+    pub(super) fn items<'s>(&'s self) -> Option<impl Iterator<Item = FieldRef<'s>>> {
         let items = self.value.as_array()?.iter().enumerate();
         Some(items.map(move |(at, value)| FieldRef { value, up: Some((self, Hop::Item(at))) }))
     }
 
     /// The names of the fields that are not in `known`, whatever their values.
-    pub fn unknown_fields<'s>(&'s self, known: &'s [&str]) -> impl Iterator<Item = &'s str> {
+    pub(super) fn unknown_fields<'s>(&'s self, known: &'s [&str]) -> impl Iterator<Item = &'s str> {
         let fields = self.value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
         fields.filter(move |name| !known.contains(name))
     }
 
     /// The path from the root.
-    pub fn path(&self) -> FieldPath {
+    pub(super) fn path(&self) -> FieldPath {
         let mut steps = Vec::new();
         let mut here = self;
         while let Some((up, hop)) = &here.up {
@@ -62,12 +62,12 @@ impl<'a> FieldRef<'a> {
     }
 
     /// The error for an object that is unusable because of this value.
-    pub fn unusable(&self, what: impl Into<String>) -> Unusable {
+    pub(super) fn unusable(&self, what: impl Into<String>) -> Unusable {
         Unusable { at: self.path(), what: what.into() }
     }
 
     /// The value, short enough for a sentence.
-    pub fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         shown(self.value)
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Flaws {
 
 impl FieldRef<'_> {
     /// Visits each element of the list `name`. An absent list is empty; a value that is not a list is a flaw.
-    pub fn each(
+    pub(super) fn each(
         &self,
         name: &str,
         flaws: &mut Flaws,
@@ -46,7 +46,7 @@ impl FieldRef<'_> {
 
 impl Flaws {
     /// No flaws, in an object with these duplicate fields.
-    pub fn with(duplicates: &[Duplicate]) -> Self {
+    pub(super) fn with(duplicates: &[Duplicate]) -> Self {
         let mut flaws = Self::default();
         for duplicate in duplicates {
             flaws.duplicates.entry(duplicate.at.above()).or_default().push(duplicate.clone());
@@ -55,12 +55,12 @@ impl Flaws {
     }
 
     /// The number of flaws of parts that are not understood.
-    pub fn serious(&self) -> usize {
+    pub(super) fn serious(&self) -> usize {
         self.serious
     }
 
     /// All flaws in the order in which they were found, and then the duplicate fields that no flaw reports.
-    pub fn all(mut self) -> Vec<Flaw> {
+    pub(super) fn all(mut self) -> Vec<Flaw> {
         for duplicate in std::mem::take(&mut self.duplicates).into_values().flatten() {
             self.note(duplicate, None);
         }
@@ -80,12 +80,12 @@ impl Flaws {
     }
 
     /// Records that the value at `field` was not understood.
-    pub fn push(&mut self, field: &FieldRef<'_>, what: impl Into<String>, effect: &'static str) {
+    pub(super) fn push(&mut self, field: &FieldRef<'_>, what: impl Into<String>, effect: &'static str) {
         self.push_at(field.path(), what, effect);
     }
 
     /// Records a flaw of the field `name` of `field`, which may be absent.
-    pub fn push_below(
+    pub(super) fn push_below(
         &mut self,
         field: &FieldRef<'_>,
         name: &str,
@@ -98,7 +98,7 @@ impl Flaws {
     }
 
     /// Records a flaw of the field at `at`.
-    pub fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
+    pub(super) fn push_at(&mut self, at: FieldPath, what: impl Into<String>, effect: &'static str) {
         self.add(Flaw { at, what: what.into(), effect });
         self.serious += 1;
     }
@@ -106,7 +106,7 @@ impl Flaws {
     /// Records every field of `field` that is not in `known`, and every one that occurs twice with different
     /// values. A field of a future API may narrow the meaning of the others, so a value that contains one is
     /// not understood (semantics 28). Returns whether there was none.
-    pub fn all_known(&mut self, field: &FieldRef<'_>, known: &[&str], effect: &'static str) -> bool {
+    pub(super) fn all_known(&mut self, field: &FieldRef<'_>, known: &[&str], effect: &'static str) -> bool {
         let before = self.serious;
         for name in field.unknown_fields(known) {
             let seen = as_seen(name);
@@ -123,7 +123,7 @@ impl Flaws {
     }
 
     /// Records every duplicate field of `field`, with `effect` if its values differ.
-    pub fn note_duplicates(&mut self, field: &FieldRef<'_>, effect: &'static str) {
+    pub(super) fn note_duplicates(&mut self, field: &FieldRef<'_>, effect: &'static str) {
         for duplicate in self.take_duplicates(field) {
             if duplicate.is_same {
                 self.note(duplicate, None);
@@ -135,7 +135,7 @@ impl Flaws {
     }
 
     /// Records every duplicate field of `field` whose last value counts, with `effect` if its values differ.
-    pub fn note_last_wins(&mut self, field: &FieldRef<'_>, effect: &'static str) {
+    pub(super) fn note_last_wins(&mut self, field: &FieldRef<'_>, effect: &'static str) {
         for duplicate in self.take_duplicates(field) {
             self.note(duplicate, Some(effect));
         }
@@ -157,7 +157,7 @@ impl Flaws {
 
     /// Takes the first duplicate field with different values that is this one, contains it, or is within it.
     /// The caller reports it.
-    pub fn take_differing(&mut self, path: [&str; 2]) -> Option<Duplicate> {
+    pub(super) fn take_differing(&mut self, path: [&str; 2]) -> Option<Duplicate> {
         let path = path.map(|name| Step::Field(name.to_owned()));
         // In a containing mapping only the next field of the path matters; within the field itself, each one
         // does.
@@ -175,7 +175,7 @@ impl Flaws {
     }
 
     /// Whether the field `name` of `field` occurs twice with different values.
-    pub fn differs(&self, field: &FieldRef<'_>, name: &str) -> bool {
+    pub(super) fn differs(&self, field: &FieldRef<'_>, name: &str) -> bool {
         if self.duplicates.is_empty() {
             return false;
         }

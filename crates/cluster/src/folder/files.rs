@@ -90,7 +90,7 @@ impl File {
 
 impl Files {
     /// No files. Rules beyond the budget are not kept.
-    pub fn new(budget: Budget, interner: Arc<Interner>) -> Self {
+    pub(super) fn new(budget: Budget, interner: Arc<Interner>) -> Self {
         Self {
             interner,
             files: BTreeMap::new(),
@@ -111,7 +111,7 @@ impl Files {
     }
 
     /// Restores the last good objects of each file. Must be called before any file is read.
-    pub fn restore(
+    pub(super) fn restore(
         &mut self,
         files: impl Iterator<Item = (PathBuf, Arc<Vec<ManifestObject>>)>,
         saved: SystemTime,
@@ -126,12 +126,12 @@ impl Files {
     }
 
     /// Whether ANY file has its objects from the state on disk.
-    pub fn is_restored(&self) -> bool {
+    pub(super) fn is_restored(&self) -> bool {
         self.files.values().any(|file| file.is_restored)
     }
 
     /// The last good objects of each file, by its path below `root`. Files without good objects are left out.
-    pub fn good(&self, root: &Path) -> Vec<(PathBuf, Arc<Vec<ManifestObject>>)> {
+    pub(super) fn good(&self, root: &Path) -> Vec<(PathBuf, Arc<Vec<ManifestObject>>)> {
         let good = self.files.iter().filter(|(_, file)| file.was_good);
         let of_file = |(path, file): (&Arc<Path>, &File)| {
             Some((path.strip_prefix(root).ok()?.to_owned(), Arc::clone(&file.objects)))
@@ -148,7 +148,7 @@ impl Files {
     /// Applies what a file holds now. A broken file keeps its last good objects. If it never was good, what
     /// could be understood of it is in force: a policy should be enforced even if another object in the file
     /// is broken.
-    pub fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
+    pub(super) fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
         self.is_dirty = true;
         let path = match self.files.get_key_value(path) {
             Some((known, _)) => known.clone(),
@@ -187,7 +187,7 @@ impl Files {
     }
 
     /// Records that a file may be gone, or that it exists after all. Its objects stay.
-    pub fn doubt(&mut self, path: &Path, is_in_doubt: bool) {
+    pub(super) fn doubt(&mut self, path: &Path, is_in_doubt: bool) {
         let Some(file) = self.files.get_mut(path) else { return };
         if std::mem::replace(&mut file.is_in_doubt, is_in_doubt) != is_in_doubt {
             self.enter_rules_of(path);
@@ -195,7 +195,7 @@ impl Files {
     }
 
     /// Removes a file that is gone.
-    pub fn gone(&mut self, path: &Path) {
+    pub(super) fn gone(&mut self, path: &Path) {
         let Some((path, _)) = self.files.get_key_value(path) else { return };
         let path = path.clone();
         self.is_dirty = true;
@@ -205,35 +205,35 @@ impl Files {
     }
 
     /// Sets the current problems of folders.
-    pub fn folders(&mut self, problems: Vec<Problem>) {
+    pub(super) fn folders(&mut self, problems: Vec<Problem>) {
         self.is_dirty |= self.folders != problems;
         self.new_problems |= self.folders != problems;
         self.folders = problems;
     }
 
     /// Sets which files are not read.
-    pub fn unread(&mut self, unread: &Unread) {
+    pub(super) fn unread(&mut self, unread: &Unread) {
         self.is_dirty |= self.unread != *unread;
         self.unread.clone_from(unread);
     }
 
     /// The version of the file that was read last.
-    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+    pub(super) fn stamp(&self, path: &Path) -> Option<Stamp> {
         self.files.get(path)?.stamp
     }
 
     /// Whether this file is known.
-    pub fn is_known(&self, path: &Path) -> bool {
+    pub(super) fn is_known(&self, path: &Path) -> bool {
         self.files.contains_key(path)
     }
 
     /// Whether this file has known objects.
-    pub fn holds_objects(&self, path: &Path) -> bool {
+    pub(super) fn holds_objects(&self, path: &Path) -> bool {
         self.files.get(path).is_some_and(|file| !file.objects.is_empty())
     }
 
     /// The known files at or below `path`.
-    pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+    pub(super) fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
         let from = (std::ops::Bound::Included(path), std::ops::Bound::Unbounded);
         self.files
             .range::<Path, _>(from)
@@ -243,7 +243,7 @@ impl Files {
 
     /// The update since the last one; `None` if no object changed, and no problem or file was added or
     /// removed.
-    pub fn update(&mut self, root: &Path) -> Option<Update> {
+    pub(super) fn update(&mut self, root: &Path) -> Option<Update> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
@@ -324,7 +324,7 @@ impl Files {
     }
 
     /// Counts files and objects.
-    pub fn count(&self, root: &Path) -> ReadCounts {
+    pub(super) fn count(&self, root: &Path) -> ReadCounts {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         // Policies sort last, and this name sorts before all other policies.
         let first = Key::Policy(PolicyName::network_policy("", ""));

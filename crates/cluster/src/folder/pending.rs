@@ -78,7 +78,7 @@ pub(super) struct Due {
 
 impl Pending {
     /// Records an event.
-    pub fn event(&mut self, path: &Path, event: FileEvent, now: Instant) {
+    pub(super) fn event(&mut self, path: &Path, event: FileEvent, now: Instant) {
         let wait = match self.files.get_mut(path) {
             Some(wait) => wait,
             None => self.files.entry(path.to_owned()).or_insert(Wait {
@@ -97,17 +97,17 @@ impl Pending {
     }
 
     /// Records that a file was checked and is in doubt, so it must be checked again later.
-    pub fn doubt(&mut self, path: &Path, now: Instant) {
+    pub(super) fn doubt(&mut self, path: &Path, now: Instant) {
         self.event(path, FileEvent::Vanished, now);
     }
 
     /// Records an event that does not concern a single file.
-    pub fn scan(&mut self, now: Instant) {
+    pub(super) fn scan(&mut self, now: Instant) {
         self.scan.get_or_insert(Wait { first: now, last: now, state: State::Settled }).last = now;
     }
 
     /// Whether this file waits.
-    pub fn has(&self, path: &Path) -> bool {
+    pub(super) fn has(&self, path: &Path) -> bool {
         self.files.contains_key(path)
     }
 
@@ -116,7 +116,7 @@ impl Pending {
     /// Everything that waits is taken together, so that a file and its new name are in one update. The time
     /// is the last of those at which each is ready, but not after the longest wait, and not before anything
     /// is ready.
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         let earliest = self.waits().map(|wait| wait.ready()).min()?;
         let latest = self.waits().map(|wait| wait.ready()).max()?;
         let limit = self.waits().map(|wait| wait.first).min()? + LONGEST;
@@ -124,7 +124,7 @@ impl Pending {
     }
 
     /// Takes out what is due. Empty if nothing is.
-    pub fn take(&mut self, now: Instant) -> Due {
+    pub(super) fn take(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
         if self.due().is_none_or(|at| at > now) {
             return due;

@@ -33,19 +33,19 @@ struct Current {
 impl Clients {
     /// Connects with the current configuration, and also returns the URL of the API server. Must be called in
     /// a runtime.
-    pub async fn new(access: Access, pause: Duration) -> Result<(Self, String), KubernetesError> {
+    pub(super) async fn new(access: Access, pause: Duration) -> Result<(Self, String), KubernetesError> {
         let (client, server) = connect(&access).await?;
         let current = Arc::new(Mutex::new(Current { client, made: Instant::now() }));
         Ok((Self { access, pause, current }, server))
     }
 
     /// The client for the next request.
-    pub fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 
     /// Reads the credentials again. Called when a request failed in a way that other credentials may fix.
-    pub async fn renew(&self) {
+    pub(super) async fn renew(&self) {
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             if current.made.elapsed() < self.pause {

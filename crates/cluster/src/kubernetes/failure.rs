@@ -15,7 +15,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// The failure of a request to `verb` (list, watch) the objects of `kind`.
-    pub fn of(error: &kube::Error, verb: &str, kind: Kind) -> Self {
+    pub(super) fn of(error: &kube::Error, verb: &str, kind: Kind) -> Self {
         match error {
             kube::Error::Api(status) => Self::answered(status, verb, kind),
             kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
@@ -29,7 +29,7 @@ impl Failure {
     }
 
     /// The API server answered with an error status.
-    pub fn answered(status: &Status, verb: &str, kind: Kind) -> Self {
+    pub(super) fn answered(status: &Status, verb: &str, kind: Kind) -> Self {
         let said = if status.message.is_empty() { &status.reason } else { &status.message };
         let (group, plural) = (kind.group(), kind.plural());
         let (class, sentence) = match status.code {
@@ -66,7 +66,7 @@ impl Failure {
     }
 
     /// No response, or no line of a watch, was received in time.
-    pub fn hung(verb: &str, kind: Kind, seconds: f64) -> Self {
+    pub(super) fn hung(verb: &str, kind: Kind, seconds: f64) -> Self {
         Self {
             class: FailureClass::Hung,
             sentence: format!(
@@ -77,7 +77,7 @@ impl Failure {
     }
 
     /// A watch that ended right after its start.
-    pub fn cut_short(verb: &str, kind: Kind) -> Self {
+    pub(super) fn cut_short(verb: &str, kind: Kind) -> Self {
         let plural = kind.plural();
         Self {
             class: FailureClass::Unreachable,
@@ -88,7 +88,7 @@ impl Failure {
     }
 
     /// A response that can't be parsed.
-    pub fn malformed(what: &str, verb: &str, kind: Kind) -> Self {
+    pub(super) fn malformed(what: &str, verb: &str, kind: Kind) -> Self {
         Self {
             class: FailureClass::Malformed,
             sentence: format!(

@@ -25,7 +25,7 @@ pub(super) struct Slim<T> {
 
 impl<T> Slim<T> {
     /// The object, converted.
-    pub fn object(&self, kind: Kind, interner: &Interner) -> Object {
+    pub(super) fn object(&self, kind: Kind, interner: &Interner) -> Object {
         Object::of(kind, &self.fields, &self.duplicates, interner)
     }
 }
@@ -51,7 +51,7 @@ pub(super) struct Identity {
 
 impl Object {
     /// Converts the object with these fields.
-    pub fn of(kind: Kind, fields: &Value, duplicates: &[Duplicate], interner: &Interner) -> Self {
+    pub(super) fn of(kind: Kind, fields: &Value, duplicates: &[Duplicate], interner: &Interner) -> Self {
         let phase = fields.get("status").and_then(|status| status.get("phase")?.as_str());
         Self {
             identity: Identity::of(fields),
@@ -63,7 +63,7 @@ impl Object {
 
 impl Identity {
     /// The identity of the object with these fields.
-    pub fn of(fields: &Value) -> Self {
+    pub(super) fn of(fields: &Value) -> Self {
         let text = |name: &str| {
             let text = fields.get("metadata").and_then(|metadata| metadata.get(name)?.as_str());
             text.unwrap_or_default().to_owned()
@@ -78,7 +78,7 @@ impl Identity {
 
     /// The identity of the object in this text. Other fields are skipped, which takes some 2 ms for 1.5 MB.
     /// Fails if the text is not an object with `metadata`.
-    pub fn skim(text: &str) -> Result<Self, serde_json::Error> {
+    pub(super) fn skim(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Envelope {
             metadata: Identity,
@@ -102,7 +102,7 @@ impl Outline {
 
     /// The outline of the object of this kind in the text. Other fields are skipped, which takes some 2 ms
     /// for 1.5 MB. Fails if the text is not an object with `metadata`.
-    pub fn of(kind: Kind, text: &str, interner: &Interner) -> Result<Self, serde_json::Error> {
+    pub(super) fn of(kind: Kind, text: &str, interner: &Interner) -> Result<Self, serde_json::Error> {
         let identity = Identity::skim(text)?;
         let read = RawObject::outline(kind, Self::MOST, &mut serde_json::Deserializer::from_str(text));
         Ok(match (kind, read) {
@@ -183,7 +183,11 @@ pub(super) struct Page<T> {
 
 impl<T: kube::Resource<DynamicType = ()>> Page<T> {
     /// Parses the page in this text and converts its objects.
-    pub fn objects(page: &str, kind: Kind, interner: &Interner) -> Result<Vec<Object>, serde_json::Error> {
+    pub(super) fn objects(
+        page: &str,
+        kind: Kind,
+        interner: &Interner,
+    ) -> Result<Vec<Object>, serde_json::Error> {
         let page: Self = serde_json::from_str(page)?;
         Ok(page.items.into_iter().flatten().map(|slim| slim.object(kind, interner)).collect())
     }
@@ -202,7 +206,7 @@ pub(super) struct PageMetadata {
 
 impl PageMetadata {
     /// Parses the metadata of the page in this text. Its objects are skipped.
-    pub fn of(page: &str) -> Result<Self, serde_json::Error> {
+    pub(super) fn of(page: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Envelope {
             metadata: PageMetadata,
@@ -211,7 +215,7 @@ impl PageMetadata {
     }
 
     /// The token of the next page; `None` on the last page.
-    pub fn next_page(&self) -> Option<&str> {
+    pub(super) fn next_page(&self) -> Option<&str> {
         self.next.as_deref().filter(|next| !next.is_empty())
     }
 }

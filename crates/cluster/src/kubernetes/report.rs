@@ -46,13 +46,13 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// The reporter of the agent on `node`.
-    pub fn new(clients: Clients, node: Arc<str>) -> Self {
+    pub(super) fn new(clients: Clients, node: Arc<str>) -> Self {
         Self { clients, node, task: None }
     }
 
     /// Queues these objects for their Events, which are created in the background. Must be called in a
     /// runtime.
-    pub fn report(&mut self, objects: Vec<ObjectWarning>) {
+    pub(super) fn report(&mut self, objects: Vec<ObjectWarning>) {
         for object in objects {
             let task = self.task.get_or_insert_with(|| {
                 let (send, receive) = mpsc::channel(CAPACITY);

@@ -63,18 +63,18 @@ pub(super) enum Answer {
 
 impl Rereader {
     /// A rereader without a request.
-    pub fn new(clients: Clients, interner: Arc<Interner>, answer_timeout: Duration) -> Self {
+    pub(super) fn new(clients: Clients, interner: Arc<Interner>, answer_timeout: Duration) -> Self {
         Self { clients, interner, answer_timeout, request: JoinSet::new() }
     }
 
     /// Whether another request may start.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.request.is_empty()
     }
 
     /// Starts to read an object again. Must be called only while [`Rereader::is_idle`]. `expected` is
     /// returned with the result.
-    pub fn start(&mut self, key: Key, expected: ResourceVersion) {
+    pub(super) fn start(&mut self, key: Key, expected: ResourceVersion) {
         let (clients, interner, answer_timeout) =
             (self.clients.clone(), Arc::clone(&self.interner), self.answer_timeout);
         self.request.spawn(async move {
@@ -94,7 +94,7 @@ impl Rereader {
     }
 
     /// Waits for the result of the request. Pending while no request is in flight.
-    pub async fn answer(&mut self) -> Option<Reread> {
+    pub(super) async fn answer(&mut self) -> Option<Reread> {
         match self.request.join_next().await {
             // A panic has been printed already.
             Some(answer) => answer.ok(),

@@ -94,7 +94,7 @@ struct List {
 
 impl State {
     /// An empty state. Pods of `node` are local. Rules beyond the budget are not kept.
-    pub fn new(node: Arc<str>, budget: Budget) -> Self {
+    pub(super) fn new(node: Arc<str>, budget: Budget) -> Self {
         Self {
             node,
             interner: Arc::new(Interner::new()),
@@ -122,12 +122,12 @@ impl State {
     }
 
     /// The interner of all objects.
-    pub fn interner(&self) -> &Arc<Interner> {
+    pub(super) fn interner(&self) -> &Arc<Interner> {
         &self.interner
     }
 
     /// Applies an event of a kind's watcher.
-    pub fn apply(&mut self, kind: Kind, event: WatcherEvent) {
+    pub(super) fn apply(&mut self, kind: Kind, event: WatcherEvent) {
         match event {
             WatcherEvent::Init => {
                 let before = self.list(kind).seen.replace(BTreeSet::new());
@@ -168,13 +168,13 @@ impl State {
     }
 
     /// Takes the objects that need an Event.
-    pub fn take_warnings(&mut self) -> Vec<ObjectWarning> {
+    pub(super) fn take_warnings(&mut self) -> Vec<ObjectWarning> {
         std::mem::take(&mut self.warnings)
     }
 
     /// The warning for a policy that is enforced without its rules; `None` if the policy is gone, or if this
     /// version has its Event.
-    pub fn over_budget(&mut self, refused: RefusedPolicy) -> Option<ObjectWarning> {
+    pub(super) fn over_budget(&mut self, refused: RefusedPolicy) -> Option<ObjectWarning> {
         let RefusedPolicy { name, message } = refused;
         let resource_version = self.versions.get(&name)?.clone();
         let uid = self.uids.get(&Key::Policy(name.clone()))?.to_string();

@@ -101,7 +101,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Lists and watches the objects of the API type `T`, which are of `kind`, until the receiver is dropped.
-    pub async fn run<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
+    pub(super) async fn run<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
         let mut list_watch = ListWatch {
             kind,
             request: Request::new(kind.url_path()),

@@ -27,7 +27,7 @@ impl<'a> Document<'a> {
     /// The JSON values that this document consists of, numbered from its own number on. The last may break
     /// off, or be followed by something that is not a value. `None` if the document is not JSON: the content
     /// decides, not the file's name.
-    pub fn json(&self) -> Option<Vec<Self>> {
+    pub(super) fn json(&self) -> Option<Vec<Self>> {
         let marker = self.text.strip_prefix("---").filter(|_| is_start(self.text)).unwrap_or(self.text);
         let mut rest = marker.trim_start();
         if !rest.starts_with(['{', '[']) {
@@ -66,7 +66,7 @@ impl<'a> Document<'a> {
     }
 
     /// The content without leading marker, directives and comments, if it is in flow style.
-    pub fn flow(&self) -> Option<&'a str> {
+    pub(super) fn flow(&self) -> Option<&'a str> {
         let mut rest = self.text;
         loop {
             let line = rest.split_inclusive('\n').next()?;
@@ -81,12 +81,12 @@ impl<'a> Document<'a> {
     }
 
     /// The line in the file, from 1, of a line in the document, from 1.
-    pub fn line_of(&self, line: usize) -> usize {
+    pub(super) fn line_of(&self, line: usize) -> usize {
         self.start + line.saturating_sub(1)
     }
 
     /// The line in the file, from 1, on which the document's content begins.
-    pub fn first_line(&self) -> usize {
+    pub(super) fn first_line(&self) -> usize {
         let lines = self.text.lines().take_while(|line| is_empty(line) || is_bare_start(line));
         self.line_of(1 + lines.count())
     }

@@ -98,7 +98,7 @@ pub(super) fn shortened(name: &str) -> String {
 
 impl Keep {
     /// Whether only names are examined.
-    pub fn is_names(&self) -> bool {
+    pub(super) fn is_names(&self) -> bool {
         matches!(self, Self::Fields([]))
     }
 }

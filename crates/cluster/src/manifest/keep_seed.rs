@@ -30,7 +30,7 @@ enum Hop<'a> {
 
 impl<'a> Trail<'a> {
     /// The path to a field of the object.
-    pub fn field(name: &'a str) -> Self {
+    pub(super) fn field(name: &'a str) -> Self {
         Self { up: None, hop: Hop::Field(name) }
     }
 

@@ -13,7 +13,7 @@ pub(super) struct Last<'a> {
 }
 
 impl Last<'_> {
-    pub fn next(&mut self, next: RawObject) {
+    pub(super) fn next(&mut self, next: RawObject) {
         /// The most that are kept.
         const MOST: usize = 200;
         if next.fault != Some(Fault::NoFields) {
@@ -25,7 +25,7 @@ impl Last<'_> {
     }
 
     /// Passes on everything that is held back. `is_broken` says that the text broke off after it.
-    pub fn hand_over(&mut self, is_broken: bool) {
+    pub(super) fn hand_over(&mut self, is_broken: bool) {
         if let Some(mut object) = self.object.take() {
             let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);
             object.is_cut |= is_broken && is_policy && !self.others.is_empty();

@@ -63,7 +63,7 @@ pub(super) struct Objects<'a> {
 
 impl<'a> Objects<'a> {
     /// Passes the objects to `sink`.
-    pub fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
+    pub(super) fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
         Self { sink, at: Vec::new(), default: None, by_hand: true, most: None }
     }
 
@@ -74,7 +74,7 @@ impl<'a> Objects<'a> {
     }
 
     /// Reads one item of a List.
-    pub fn element(self) -> Self {
+    pub(super) fn element(self) -> Self {
         Self { at: vec![Step::Field("items".into())], ..self }
     }
 

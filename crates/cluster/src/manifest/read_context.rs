@@ -36,12 +36,12 @@ pub(super) struct ReadContext {
 impl ReadContext {
     /// The initial state. `by_hand` says that a person or a template may have written the object. `most` is
     /// the most bytes that are kept.
-    pub fn of(by_hand: bool, most: Option<usize>) -> Self {
+    pub(super) fn of(by_hand: bool, most: Option<usize>) -> Self {
         Self { by_hand, room: Cell::new(most), ..Self::default() }
     }
 
     /// The part of the field `name` that is kept for an object of this kind.
-    pub fn keep_of(&self, kind: Option<&str>, name: &str) -> &'static Keep {
+    pub(super) fn keep_of(&self, kind: Option<&str>, name: &str) -> &'static Keep {
         match (kind.and_then(Kind::named), name, self.room.get()) {
             (Some(Kind::NetworkPolicy), "spec", Some(_)) => &POLICY_OUTLINE,
             _ => keep_of(kind, name),
@@ -49,7 +49,7 @@ impl ReadContext {
     }
 
     /// Counts bytes that are kept. Fails if there are too many.
-    pub fn count<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
+    pub(super) fn count<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
         let Some(room) = self.room.get() else { return Ok(()) };
         let left = room.checked_sub(bytes).ok_or_else(|| E::custom("the object is too large"))?;
         self.room.set(Some(left));
@@ -57,7 +57,7 @@ impl ReadContext {
     }
 
     /// Records that the field at `at` occurred again, with its previous and current value if they are known.
-    pub fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
+    pub(super) fn again(&self, at: FieldPath, values: Option<(&Value, &Value)>) {
         let mut duplicates = self.duplicates.borrow_mut();
         let known = duplicates.len();
         let is_read = at.0.first().is_some_and(is_read);
@@ -78,12 +78,12 @@ impl ReadContext {
     }
 
     /// Takes the duplicate fields.
-    pub fn duplicates(&self) -> Vec<Duplicate> {
+    pub(super) fn duplicates(&self) -> Vec<Duplicate> {
         self.duplicates.take().into_values().collect()
     }
 
     /// Takes the complete fields of a `spec` or `metadata` in which the text broke off.
-    pub fn cut(&self) -> Option<(&'static str, Value)> {
+    pub(super) fn cut(&self) -> Option<(&'static str, Value)> {
         self.cut.take()
     }
 }
@@ -94,7 +94,7 @@ pub(super) struct Passed(BTreeSet<String>);
 
 impl Passed {
     /// Whether the name occurred before.
-    pub fn again(&mut self, name: &str) -> bool {
+    pub(super) fn again(&mut self, name: &str) -> bool {
         // Avoids copying a name that is known already.
         self.0.contains(name) || !self.0.insert(name.to_owned())
     }

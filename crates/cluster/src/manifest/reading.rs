@@ -46,7 +46,7 @@ pub(crate) struct ManifestObject {
 
 impl ManifestObject {
     /// The object's key.
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         Key::of(&self.change)
     }
 }

@@ -15,7 +15,7 @@ use crate::server::Server;
 const LONG: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub struct Consumer {
+pub(crate) struct Consumer {
     watching: Watching,
     updates: Receiver<Update>,
     pub known: Inventory,
@@ -27,16 +27,16 @@ pub struct Consumer {
 
 impl Consumer {
     /// The consumer of node `n`, without a CNI cache and with short timeouts.
-    pub fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         Self::with(server, CniCache::Off)
     }
 
-    pub fn with(server: &Server, cni_cache: CniCache) -> Self {
+    pub(crate) fn with(server: &Server, cni_cache: CniCache) -> Self {
         Self::within(server, cni_cache, Budget::UNLIMITED)
     }
 
     /// A consumer that keeps no rules beyond the budget.
-    pub fn within(server: &Server, cni_cache: CniCache, budget: Budget) -> Self {
+    pub(crate) fn within(server: &Server, cni_cache: CniCache, budget: Budget) -> Self {
         let timeouts = Timeouts {
             response: Duration::from_secs(5),
             idle: Duration::from_millis(600),
@@ -58,7 +58,7 @@ impl Consumer {
     }
 
     /// Waits until the consumer has what the server holds, and all lists are complete.
-    pub fn until_like(&mut self, server: &Server) {
+    pub(crate) fn until_like(&mut self, server: &Server) {
         self.until(&format!("{:?}", server.model().pods.keys()), |consumer| {
             // The last object is known a moment before its list is reported as complete.
             without_reports(consumer.known.clone()) == without_reports(server.model())
@@ -68,7 +68,7 @@ impl Consumer {
     }
 
     /// Waits until `done`.
-    pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + LONG;
         while !done(self) {
             match self.updates.recv_timeout(Duration::from_millis(20)) {
@@ -86,7 +86,7 @@ impl Consumer {
     }
 
     /// Applies updates for a while. Returns how many there were.
-    pub fn during(&mut self, time: Duration) -> usize {
+    pub(crate) fn during(&mut self, time: Duration) -> usize {
         let (before, deadline) = (self.count, Instant::now() + time);
         while let Ok(update) = self.updates.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             self.apply(update);
@@ -94,15 +94,15 @@ impl Consumer {
         self.count - before
     }
 
-    pub fn watch_status(&self, kind: Kind) -> WatchStatus {
+    pub(crate) fn watch_status(&self, kind: Kind) -> WatchStatus {
         self.watching.watch_statuses().all()[&kind].clone()
     }
 
-    pub fn refuse(&self, policy: RefusedPolicy) {
+    pub(crate) fn refuse(&self, policy: RefusedPolicy) {
         self.watching.refuse(policy);
     }
 
-    pub fn waits_for(&self) -> Option<String> {
+    pub(crate) fn waits_for(&self) -> Option<String> {
         self.watching.watch_statuses().waits_for()
     }
 

@@ -30,7 +30,7 @@ const BOOKMARK: Duration = Duration::from_millis(100);
 
 /// The faults of the server.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// 403 for these resources.
     pub forbidden: BTreeSet<&'static str>,
     /// The token that is accepted; empty: any.
@@ -82,7 +82,7 @@ struct Shared {
 }
 
 /// See the module.
-pub struct Server {
+pub(crate) struct Server {
     shared: Shared,
     address: SocketAddr,
     /// `None` while the server is down.
@@ -92,7 +92,7 @@ pub struct Server {
 
 impl Server {
     /// Starts an empty server.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let shared = Shared { store: Arc::default(), changes: Arc::new(watch::Sender::new(0)) };
         let folder = tempfile::tempdir().expect("a folder");
         let mut server =
@@ -111,24 +111,24 @@ impl Server {
     }
 
     /// The kubeconfig of the server.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
     /// The file with the clients' token.
-    pub fn token(&self) -> PathBuf {
+    pub(crate) fn token(&self) -> PathBuf {
         self.folder.path().join("token")
     }
 
     /// All connections break, and no new one is accepted.
-    pub fn down(&mut self) {
+    pub(crate) fn down(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
 
     /// Starts the server again at the same address.
-    pub fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -142,12 +142,12 @@ impl Server {
     }
 
     /// Changes the faults.
-    pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
+    pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.store().faults);
     }
 
     /// Creates or changes an object.
-    pub fn put(&self, kind: Kind, mut object: Value) {
+    pub(crate) fn put(&self, kind: Kind, mut object: Value) {
         let mut store = self.store();
         store.version += 1;
         let version = store.version;
@@ -162,7 +162,7 @@ impl Server {
     }
 
     /// Deletes an object.
-    pub fn delete(&self, kind: Kind, name: &str) {
+    pub(crate) fn delete(&self, kind: Kind, name: &str) {
         let mut store = self.store();
         let Some(mut object) = store.objects.remove(&(resource(kind), name.to_owned())) else { return };
         store.version += 1;
@@ -174,40 +174,40 @@ impl Server {
     }
 
     /// Ends all watches, like a server that restarts.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.store().cut += 1;
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Drops the events until now, so a client with an older version must list again.
-    pub fn compact(&self) {
+    pub(crate) fn compact(&self) {
         let mut store = self.store();
         store.compacted = store.version;
         store.rests.clear();
     }
 
     /// The Events that were created.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         self.store().events.clone()
     }
 
     /// The limit of the last requested page of this kind.
-    pub fn limit(&self, kind: Kind) -> usize {
+    pub(crate) fn limit(&self, kind: Kind) -> usize {
         self.store().limits[&kind]
     }
 
     /// The number of lists that were started.
-    pub fn lists(&self) -> usize {
+    pub(crate) fn lists(&self) -> usize {
         self.store().lists
     }
 
     /// The number of lists of a single object.
-    pub fn rereads(&self) -> usize {
+    pub(crate) fn rereads(&self) -> usize {
         self.store().rereads
     }
 
     /// What a client should have, computed from the current objects, without any history.
-    pub fn model(&self) -> Inventory {
+    pub(crate) fn model(&self) -> Inventory {
         let (interner, mut inventory, mut namespaces) =
             (Interner::new(), Inventory::default(), Namespaces::default());
         for ((resource, _), object) in &self.store().objects {
@@ -227,7 +227,7 @@ impl Server {
     }
 
     /// The versions of the existing policies.
-    pub fn policy_versions(&self) -> BTreeMap<String, String> {
+    pub(crate) fn policy_versions(&self) -> BTreeMap<String, String> {
         let store = self.store();
         let policies = store.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
         let version =

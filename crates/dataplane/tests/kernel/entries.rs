@@ -9,7 +9,7 @@ const CT_DELETE: u16 = 1 << 8 | 2;
 
 /// A connection to create: its ends as it was opened, and after DNAT and SNAT.
 #[derive(Clone, Copy, Debug)]
-pub struct NewEntry {
+pub(crate) struct NewEntry {
     pub protocol: u8,
     pub from: (IpAddr, u16),
     pub to: (IpAddr, u16),
@@ -23,34 +23,34 @@ pub struct NewEntry {
 
 impl NewEntry {
     /// A UDP connection without NAT.
-    pub fn udp(from: (&str, u16), to: (&str, u16)) -> Self {
+    pub(crate) fn udp(from: (&str, u16), to: (&str, u16)) -> Self {
         let end = |(address, port): (&str, u16)| (address.parse().unwrap(), port);
         let (from, to) = (end(from), end(to));
         Self { protocol: 17, from, to, reply_from: to, reply_to: from, mark: 0, zone: None }
     }
 
     /// The same connection over TCP.
-    pub fn tcp(self) -> Self {
+    pub(crate) fn tcp(self) -> Self {
         Self { protocol: 6, ..self }
     }
 
     /// The same connection, redirected to another destination by DNAT.
-    pub fn with_dnat_to(self, (address, port): (&str, u16)) -> Self {
+    pub(crate) fn with_dnat_to(self, (address, port): (&str, u16)) -> Self {
         Self { reply_from: (address.parse().unwrap(), port), ..self }
     }
 
     /// The same connection, with its source replaced by SNAT.
-    pub fn with_snat_to(self, (address, port): (&str, u16)) -> Self {
+    pub(crate) fn with_snat_to(self, (address, port): (&str, u16)) -> Self {
         Self { reply_to: (address.parse().unwrap(), port), ..self }
     }
 
     /// The same connection with a mark.
-    pub fn marked(self, mark: u32) -> Self {
+    pub(crate) fn marked(self, mark: u32) -> Self {
         Self { mark, ..self }
     }
 
     /// The same connection in a conntrack zone.
-    pub fn in_zone(self, zone: u16) -> Self {
+    pub(crate) fn in_zone(self, zone: u16) -> Self {
         Self { zone: Some(zone), ..self }
     }
 
@@ -87,7 +87,7 @@ impl NewEntry {
 }
 
 /// Creates these connections.
-pub fn make(connections: impl IntoIterator<Item = NewEntry>) {
+pub(crate) fn make(connections: impl IntoIterator<Item = NewEntry>) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let mut connections = connections.into_iter().peekable();
@@ -116,7 +116,7 @@ pub fn make(connections: impl IntoIterator<Item = NewEntry>) {
 }
 
 /// Deletes a connection.
-pub fn delete(entry: NewEntry) {
+pub(crate) fn delete(entry: NewEntry) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let sequence = socket.next_sequence();

@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs `scenario` on a new thread in a new network namespace, whose loopback device has `addresses`. The
 /// namespace ends with the last thread and socket in it.
-pub fn in_namespace(addresses: &[&str], scenario: impl FnOnce() + Send) {
+pub(crate) fn in_namespace(addresses: &[&str], scenario: impl FnOnce() + Send) {
     let result = thread::scope(|scope| {
         let inside = scope.spawn(|| {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -27,7 +27,7 @@ pub fn in_namespace(addresses: &[&str], scenario: impl FnOnce() + Send) {
 }
 
 /// Runs a command in the calling thread's network namespace and returns what it printed.
-pub fn run(command: &str) -> String {
+pub(crate) fn run(command: &str) -> String {
     let mut words = command.split_ascii_whitespace();
     let program = words.next().expect("a command");
     let output = Command::new(program).args(words).output();

@@ -13,7 +13,7 @@ const NFT_MSG_DELRULE: u16 = 10 << 8 | 8;
 
 /// Creates the table `t` with the empty chain `workers`, to which all packets at `hook` go except those that
 /// were reinjected as allowed. The later chain `after` has these rules.
-pub fn create_chains(hook: &str, after: &[&str]) {
+pub(crate) fn create_chains(hook: &str, after: &[&str]) {
     let rules = "meta mark & 0x01000000 != 0 accept\njump workers";
     let mut text = format!(
         "table inet t {{\nchain workers {{ }}\nchain evaluate {{ type filter hook {hook} priority \
@@ -28,7 +28,7 @@ pub fn create_chains(hook: &str, after: &[&str]) {
 
 /// Makes the chain `workers` send all packets to these queues, by core. With `None` packets pass without a
 /// queue. The change is atomic: no packet sees the chain empty.
-pub fn queue_to(queues: Option<QueueRange>) {
+pub(crate) fn queue_to(queues: Option<QueueRange>) {
     let mut socket = Socket::open().unwrap();
     let mut messages = Messages::default();
     let delete = socket.next_sequence();

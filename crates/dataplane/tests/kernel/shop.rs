@@ -9,18 +9,18 @@ use policy::{
     Snapshot, Subject, Tier,
 };
 
-pub const WEB: &str = "10.9.0.1";
-pub const DB: &str = "10.9.0.2";
-pub const OTHER: &str = "10.9.0.3";
+pub(crate) const WEB: &str = "10.9.0.1";
+pub(crate) const DB: &str = "10.9.0.2";
+pub(crate) const OTHER: &str = "10.9.0.3";
 /// An address in the node's pod CIDR that no pod has.
-pub const UNASSIGNED: &str = "10.9.0.77";
+pub(crate) const UNASSIGNED: &str = "10.9.0.77";
 /// The node's own address on the pods' bridge.
-pub const BRIDGE: &str = "10.9.0.254";
+pub(crate) const BRIDGE: &str = "10.9.0.254";
 /// The pods' addresses with prefix lengths, for a device.
-pub const ADDRESSES: [&str; 3] = ["10.9.0.1/24", "10.9.0.2/24", "10.9.0.3/24"];
+pub(crate) const ADDRESSES: [&str; 3] = ["10.9.0.1/24", "10.9.0.2/24", "10.9.0.3/24"];
 
 /// The cluster's compiler and its first snapshot. Policy `db` allows `web` to reach these ports.
-pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
+pub(crate) fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     let mut compiler = Compiler::new(Scope::Node("node-a".into()));
     let node = Node {
         name: "node-a".into(),
@@ -37,17 +37,17 @@ pub fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
 }
 
 /// The published snapshot of such a cluster, for this many workers.
-pub fn published(ports: &[u16], workers: u16) -> Arc<Published> {
+pub(crate) fn published(ports: &[u16], workers: u16) -> Arc<Published> {
     Published::new(open(ports).1, usize::from(workers))
 }
 
 /// Policy `db`, which allows `web` to reach these ports.
-pub fn policy(ports: &[u16]) -> Change {
+pub(crate) fn policy(ports: &[u16]) -> Change {
     policy_from(Some(vec![Peer::Pods { namespaces: shop(), pods: named("web") }]), ports)
 }
 
 /// Policy `db`, which allows any peer to reach these ports.
-pub fn allow_all_on(ports: &[u16]) -> Change {
+pub(crate) fn allow_all_on(ports: &[u16]) -> Change {
     policy_from(None, ports)
 }
 
@@ -88,7 +88,7 @@ fn policy_from(peers: Option<Vec<Peer>>, ports: &[u16]) -> Change {
     }))
 }
 
-pub fn pod(name: &str, addresses: &[&str]) -> Pod {
+pub(crate) fn pod(name: &str, addresses: &[&str]) -> Pod {
     Pod {
         name: PodName::new("shop", name),
         labels: [("app", name)].into_iter().collect(),

@@ -25,10 +25,10 @@ use crate::shop::{self, ADDRESSES, DB, OTHER, WEB};
 /// How long a test waits before a packet counts as dropped.
 const SILENCE: Duration = Duration::from_millis(200);
 /// How long a test waits for a packet or record that must arrive.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
 
-pub fn config(queues: QueueRange) -> WorkersConfig {
+pub(crate) fn config(queues: QueueRange) -> WorkersConfig {
     WorkersConfig {
         queues,
         marks: Marks::default(),
@@ -61,17 +61,17 @@ fn after(packets: u64, workers: &Workers) -> Counters {
     total(workers)
 }
 
-pub fn total(workers: &Workers) -> Counters {
+pub(crate) fn total(workers: &Workers) -> Counters {
     workers.counters().into_iter().sum()
 }
 
-pub fn receiver(port: u16) -> UdpSocket {
+pub(crate) fn receiver(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((DB, port)).unwrap();
     socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 
-pub fn send(from: &str, to: &UdpSocket) {
+pub(crate) fn send(from: &str, to: &UdpSocket) {
     UdpSocket::bind((from, 0)).unwrap().send_to(b"hello", to.local_addr().unwrap()).unwrap();
 }
 

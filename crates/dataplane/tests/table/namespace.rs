@@ -14,7 +14,7 @@ use nix::unistd::{getpid, gettid};
 
 /// Runs `test` in a network namespace that ends with it. Fails without root: a test that can't run has not
 /// passed. On failure it prints the ruleset.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let outcome = thread::spawn(move || -> Result<(), Box<dyn Any + Send>> {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
             panic!("this test needs root, to create a network namespace ({error}): run the tests as root");
@@ -35,14 +35,14 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Another network namespace, whose thread waits for work. It ends with this value.
-pub struct NetworkNamespace {
+pub(crate) struct NetworkNamespace {
     /// The thread's id, by which the kernel finds the namespace.
     pub tid: i32,
     work: Sender<Box<dyn FnOnce() + Send>>,
 }
 
 impl NetworkNamespace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (work, waiting) = channel::<Box<dyn FnOnce() + Send>>();
         let (ready, is_ready) = channel();
         thread::spawn(move || {
@@ -54,7 +54,7 @@ impl NetworkNamespace {
     }
 
     /// Runs `work` in the namespace and returns its result.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
         let work = move || drop(done.send(work()));
         self.work.send(Box::new(work)).expect("the thread of the namespace lives");
@@ -64,7 +64,7 @@ impl NetworkNamespace {
 
 /// Waits until each device of this thread's namespace that has a carrier passes packets too. Before that the
 /// kernel drops what is sent (net/core/link_watch.c).
-pub fn wait_for_links() {
+pub(crate) fn wait_for_links() {
     let deadline = Instant::now() + Duration::from_secs(5);
     let late = |flags: InterfaceFlags| {
         flags.contains(InterfaceFlags::IFF_LOWER_UP) && !flags.contains(InterfaceFlags::IFF_RUNNING)
@@ -80,7 +80,7 @@ pub fn wait_for_links() {
 }
 
 /// Drops all privileges of this thread for good.
-pub fn drop_privileges() {
+pub(crate) fn drop_privileges() {
     const UNPRIVILEGED: libc::uid_t = 65534;
     // SAFETY: the call takes only numbers. It bypasses the C library, whose function of that name would
     // change the threads of all other tests too.
@@ -89,7 +89,7 @@ pub fn drop_privileges() {
 }
 
 /// Runs a program in the namespace of this thread and returns its output. The program must succeed.
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output =
         Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| {
             panic!("{program} can't be run ({error}): install it (packages nftables, iproute2)")
@@ -103,7 +103,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 /// and `nft` prints one of them only if iptables' libraries are installed. `EPOCH` replaces the cache
 /// generation of flow keys, which starts with the time of day, and which `nft` calls a number of an invalid
 /// type.
-pub fn list_table() -> String {
+pub(crate) fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
@@ -136,7 +136,7 @@ pub fn list_table() -> String {
 }
 
 /// The addresses or networks in a set.
-pub fn list_set(name: &str) -> Vec<String> {
+pub(crate) fn list_set(name: &str) -> Vec<String> {
     let text = run("nft", &["list", "set", "inet", "kube-verdict", name]);
     let Some((_, elements)) = text.split_once("elements = {") else { return Vec::new() };
     let (elements, _) = elements.split_once('}').expect("a closing brace");

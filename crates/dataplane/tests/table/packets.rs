@@ -21,23 +21,23 @@ use policy::{Affected, Packet, Protocol};
 use crate::namespace::{NetworkNamespace, in_namespace, run, wait_for_links};
 use crate::{GENERATION, RANGE_A, RANGE_B, install, node_a, open};
 
-pub const POD: &str = "10.244.1.9";
-pub const POD_6: &str = "fd00:10:244:1::9";
-pub const NODE: &str = "10.244.1.1";
-pub const REMOTE: &str = "192.0.2.2";
-pub const REMOTE_6: &str = "2001:db8::2";
+pub(crate) const POD: &str = "10.244.1.9";
+pub(crate) const POD_6: &str = "fd00:10:244:1::9";
+pub(crate) const NODE: &str = "10.244.1.1";
+pub(crate) const REMOTE: &str = "192.0.2.2";
+pub(crate) const REMOTE_6: &str = "2001:db8::2";
 
 /// How long an expected packet may take, and how long the test waits for one that must not arrive.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-pub struct World {
+pub(crate) struct World {
     pub pod: NetworkNamespace,
     pub remote: NetworkNamespace,
 }
 
 impl World {
     /// The calling thread's namespace becomes the node.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self { pod: NetworkNamespace::new(), remote: NetworkNamespace::new() };
         // Without this, the link tries its own address for a second before it solicits any neighbour.
         let no_trial = || {
@@ -73,11 +73,11 @@ impl World {
     }
 }
 
-pub fn closed() -> TableConfig {
+pub(crate) fn closed() -> TableConfig {
     TableConfig { fail_mode: FailMode::Closed, open: open(&[], &[]), ..node_a() }
 }
 
-pub fn socket(address: &str, port: u16) -> UdpSocket {
+pub(crate) fn socket(address: &str, port: u16) -> UdpSocket {
     let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("an address"), port).into();
     let deadline = Instant::now() + Duration::from_secs(5);
     let socket = loop {
@@ -104,7 +104,7 @@ fn receive(socket: &UdpSocket) -> Result<usize, ErrorKind> {
     }
 }
 
-pub fn received(socket: &UdpSocket) -> bool {
+pub(crate) fn received(socket: &UdpSocket) -> bool {
     match receive(socket) {
         Ok(_) => true,
         Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
@@ -132,7 +132,7 @@ fn pod_reaches_node(world: &World, port: u16) -> bool {
 }
 
 /// How many packets the counter in this chain of table `other` has counted.
-pub fn counted(chain: &str) -> u32 {
+pub(crate) fn counted(chain: &str) -> u32 {
     let text = run("nft", &["list", "chain", "inet", "other", chain]);
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
     rest.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
@@ -283,12 +283,12 @@ fn a_revoked_connection_that_sends_packets_keeps_its_tuple() {
 }
 
 /// Creates a table of another program.
-pub fn other(chains: &str) {
+pub(crate) fn other(chains: &str) {
     run("nft", &[&format!("table inet other {{ {} }}", chains.replace('}', "}\n"))]);
 }
 
 /// Sends a TCP packet with only the flag ACK from this namespace.
-pub fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
+pub(crate) fn send_tcp_ack(from: &str, source_port: u16, to: &str, port: u16) {
     let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().expect("an address").octets();
     let (from, to) = (octets(from), octets(to));
     let mut header = [0; 20];

@@ -28,11 +28,11 @@ use crate::packets::{POD, POD_6, REMOTE, REMOTE_6, World, counted, other, receiv
 use crate::{RANGE_A, addresses};
 
 /// Another address of the remote host. The pod may reach all its ports.
-pub const TRUSTED: &str = "192.0.2.3";
-pub const GROUP: u16 = 100;
+pub(crate) const TRUSTED: &str = "192.0.2.3";
+pub(crate) const GROUP: u16 = 100;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub fn policy(ports: &[u16]) -> Change {
+pub(crate) fn policy(ports: &[u16]) -> Change {
     let numbers = |port: &u16| {
         [Protocol::TCP, Protocol::UDP]
             .map(|protocol| PortMatch { protocol: Some(protocol), numbers: PortNumbers::Range(*port, *port) })
@@ -59,7 +59,7 @@ pub fn policy(ports: &[u16]) -> Change {
 }
 
 /// The node, with an agent's workers, table and log listener.
-pub struct Agent {
+pub(crate) struct Agent {
     pub world: World,
     compiler: Compiler,
     pub snapshot: Arc<Snapshot>,
@@ -72,12 +72,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(time: Duration) -> Self {
+    pub(crate) fn new(time: Duration) -> Self {
         Self::holding(time, HoldLimits::default())
     }
 
     /// Packets of unknown pods are held within these limits.
-    pub fn holding(time: Duration, hold: HoldLimits) -> Self {
+    pub(crate) fn holding(time: Duration, hold: HoldLimits) -> Self {
         let world = World::new();
         world.remote.run(|| run("ip", &["addr", "add", &format!("{TRUSTED}/24"), "dev", "eth0"]));
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
@@ -132,17 +132,17 @@ impl Agent {
     }
 
     /// Caches verdicts for longer than any test runs.
-    pub fn with_long_ttl() -> Self {
+    pub(crate) fn with_long_ttl() -> Self {
         Self::new(Duration::from_secs(3600))
     }
 
     /// Applies another policy, up to the sweep, as a change that may affect any pod.
-    pub fn change(&mut self, change: Change) {
+    pub(crate) fn change(&mut self, change: Change) {
         self.put_in_force(change, &Affected::All);
     }
 
     /// Applies another policy as a change that affects only the pods at these addresses.
-    pub fn change_affecting(&mut self, change: Change, affected: &[&str]) {
+    pub(crate) fn change_affecting(&mut self, change: Change, affected: &[&str]) {
         self.put_in_force(change, &Affected::any_peer(addresses(affected)));
     }
 
@@ -160,7 +160,7 @@ impl Agent {
     }
 
     /// Whether a datagram of a new connection arrives.
-    pub fn reaches(&self, (to, port): (&'static str, u16)) -> bool {
+    pub(crate) fn reaches(&self, (to, port): (&'static str, u16)) -> bool {
         let from = if to.contains(':') { POD_6 } else { POD };
         let server = self.world.remote.run(move || socket(to, port));
         self.world.pod.run(move || socket(from, 0).send_to(b"x", (to, port)).expect("sent"));
@@ -184,7 +184,7 @@ impl Agent {
     }
 
     /// The next logged connection.
-    pub fn heard(&self) -> LogEvent {
+    pub(crate) fn heard(&self) -> LogEvent {
         self.heard.recv_timeout(TIMEOUT).expect("a connection is logged")
     }
 }
@@ -202,7 +202,7 @@ fn start(queues: QueueRange, published: &Arc<Published>, hold: HoldLimits) -> Wo
 }
 
 #[track_caller]
-pub fn expect(agent: &Agent, allowed: u64, denied: u64, cached: u64) {
+pub(crate) fn expect(agent: &Agent, allowed: u64, denied: u64, cached: u64) {
     assert_eq!(agent.numbers((allowed, denied, cached)), (allowed, denied, cached));
 }
 
@@ -254,12 +254,12 @@ fn what_has_no_ports_is_evaluated_every_time() {
 }
 
 /// Sends an ICMP echo request to the trusted address.
-pub fn echo_request(identifier: u8) {
+pub(crate) fn echo_request(identifier: u8) {
     echo_request_to([192, 0, 2, 3], identifier);
 }
 
 /// Sends an ICMP echo request.
-pub fn echo_request_to([a, b, c, d]: [u8; 4], identifier: u8) {
+pub(crate) fn echo_request_to([a, b, c, d]: [u8; 4], identifier: u8) {
     let socket = socket_of(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)
         .expect("a raw socket");
     // Type 8, code 0, checksum, identifier, number 0: the sum of all words is 0xffff.

@@ -24,7 +24,7 @@ pub(super) struct Ends<'a, A> {
 impl<A: Address> Ends<'_, A> {
     /// The peer, seen from the pod that `direction` is about.
     #[inline(always)]
-    pub fn peer(&self, direction: Direction) -> PacketPeer<A> {
+    pub(super) fn peer(&self, direction: Direction) -> PacketPeer<A> {
         let address = match direction {
             Direction::Ingress => self.source_address,
             Direction::Egress => self.destination_address,
@@ -40,7 +40,7 @@ impl<A: Address> Ends<'_, A> {
 
     /// The ipcache entry of the pod that `direction` is about.
     #[inline(always)]
-    pub fn subject_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
+    pub(super) fn subject_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
         match direction {
             Direction::Ingress => self.destination,
             Direction::Egress => self.source,
@@ -49,7 +49,7 @@ impl<A: Address> Ends<'_, A> {
 
     /// The ipcache entry of the peer.
     #[inline(always)]
-    pub fn peer_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
+    pub(super) fn peer_entry(&self, direction: Direction) -> Option<&IpCacheEntry> {
         match direction {
             Direction::Ingress => self.source,
             Direction::Egress => self.destination,
@@ -58,7 +58,7 @@ impl<A: Address> Ends<'_, A> {
 
     /// The packet's destination. Named ports are the destination pod's in both directions (semantics 17).
     #[inline(always)]
-    pub fn target(&self, packet: &Packet) -> Target<'_> {
+    pub(super) fn target(&self, packet: &Packet) -> Target<'_> {
         let names =
             self.destination.and_then(|entry| entry.pod.as_ref()).and_then(|pod| pod.ports.as_deref());
         Target { protocol: packet.protocol, port: packet.destination_port, names }

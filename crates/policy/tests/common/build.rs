@@ -9,12 +9,12 @@ use policy::{
 };
 
 /// `"a=1,b=2"` as labels.
-pub fn labels(text: &str) -> Labels {
+pub(crate) fn labels(text: &str) -> Labels {
     text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap()).collect()
 }
 
 /// `"a=1,b in x|y,c notin z,d,!e"` as a selector; the empty string selects everything.
-pub fn selector(text: &str) -> Selector {
+pub(crate) fn selector(text: &str) -> Selector {
     let values = |text: &str| -> Arc<[Arc<str>]> { text.split('|').map(Arc::from).collect() };
     let requirement = |text: &str| {
         if let Some((key, all)) = text.split_once(" notin ") {
@@ -33,25 +33,25 @@ pub fn selector(text: &str) -> Selector {
 }
 
 /// A namespace with these labels and the label that the API server sets.
-pub fn namespace(name: &str, text: &str) -> Change {
+pub(crate) fn namespace(name: &str, text: &str) -> Change {
     let own = format!("kubernetes.io/metadata.name={name},{text}");
     Change::Namespace(Namespace { name: name.into(), labels: labels(&own) })
 }
 
 /// A node with one address and one pod CIDR.
-pub fn node(name: &str, address: &str, cidr: &str) -> Change {
+pub(crate) fn node(name: &str, address: &str, cidr: &str) -> Change {
     let (addresses, pod_cidrs) = (vec![address.parse().unwrap()], vec![cidr.parse().unwrap()]);
     Change::Node(Node { name: name.into(), addresses, pod_cidrs, has_all_addresses: false })
 }
 
 /// `namespace/name`.
-pub fn pod_name(name: &str) -> PodName {
+pub(crate) fn pod_name(name: &str) -> PodName {
     let (namespace, name) = name.split_once('/').unwrap();
     PodName::new(namespace, name)
 }
 
 /// A pod on node `n1` without labels or addresses.
-pub fn pod(name: &str) -> PodBuilder {
+pub(crate) fn pod(name: &str) -> PodBuilder {
     PodBuilder(Pod {
         name: pod_name(name),
         labels: Labels::none(),
@@ -65,50 +65,50 @@ pub fn pod(name: &str) -> PodBuilder {
     })
 }
 
-pub struct PodBuilder(pub Pod);
+pub(crate) struct PodBuilder(pub(crate) Pod);
 
 impl PodBuilder {
-    pub fn labels(mut self, text: &str) -> Self {
+    pub(crate) fn labels(mut self, text: &str) -> Self {
         self.0.labels = labels(text);
         self
     }
 
-    pub fn unknown_labels(mut self) -> Self {
+    pub(crate) fn unknown_labels(mut self) -> Self {
         self.0.labels = Labels::unknown();
         self
     }
 
-    pub fn at(mut self, address: &str) -> Self {
+    pub(crate) fn at(mut self, address: &str) -> Self {
         self.0.addresses.push(address.parse().unwrap());
         self
     }
 
-    pub fn on(mut self, node: &str) -> Self {
+    pub(crate) fn on(mut self, node: &str) -> Self {
         self.0.node = Some(node.into());
         self
     }
 
-    pub fn unscheduled(mut self) -> Self {
+    pub(crate) fn unscheduled(mut self) -> Self {
         self.0.node = None;
         self
     }
 
-    pub fn created(mut self, created: i64) -> Self {
+    pub(crate) fn created(mut self, created: i64) -> Self {
         self.0.created = created;
         self
     }
 
-    pub fn reported(mut self, version: u64) -> Self {
+    pub(crate) fn reported(mut self, version: u64) -> Self {
         self.0.reported = version;
         self
     }
 
-    pub fn host_network(mut self) -> Self {
+    pub(crate) fn host_network(mut self) -> Self {
         self.0.host_network = true;
         self
     }
 
-    pub fn port(mut self, name: &str, protocol: Protocol, number: u16) -> Self {
+    pub(crate) fn port(mut self, name: &str, protocol: Protocol, number: u16) -> Self {
         self.0.ports.push(NamedPort { name: name.into(), protocol, number });
         self.0.ports.sort();
         self
@@ -122,7 +122,7 @@ impl From<PodBuilder> for Change {
 }
 
 /// A NetworkPolicy that selects the pods of its namespace by `pods`, and has no rules or directions yet.
-pub fn network_policy(name: &str, pods: &str) -> PolicyBuilder {
+pub(crate) fn network_policy(name: &str, pods: &str) -> PolicyBuilder {
     let (namespace, name) = name.split_once('/').unwrap();
     PolicyBuilder(PolicySpec {
         name: PolicyName::network_policy(namespace, name),
@@ -138,7 +138,7 @@ pub fn network_policy(name: &str, pods: &str) -> PolicyBuilder {
 }
 
 /// A ClusterNetworkPolicy for every pod.
-pub fn cluster_policy(name: &str, tier: Tier, priority: u16) -> PolicyBuilder {
+pub(crate) fn cluster_policy(name: &str, tier: Tier, priority: u16) -> PolicyBuilder {
     PolicyBuilder(PolicySpec {
         name: PolicyName { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: name.into() },
         tier,
@@ -152,30 +152,30 @@ pub fn cluster_policy(name: &str, tier: Tier, priority: u16) -> PolicyBuilder {
     })
 }
 
-pub struct PolicyBuilder(pub PolicySpec);
+pub(crate) struct PolicyBuilder(pub(crate) PolicySpec);
 
 impl PolicyBuilder {
     /// `policyTypes: [Ingress]`.
-    pub fn isolate_ingress(mut self) -> Self {
+    pub(crate) fn isolate_ingress(mut self) -> Self {
         self.0.isolates_ingress = true;
         self
     }
 
     /// `policyTypes: [Egress]`.
-    pub fn isolate_egress(mut self) -> Self {
+    pub(crate) fn isolate_egress(mut self) -> Self {
         self.0.isolates_egress = true;
         self
     }
 
     /// Adds an ingress rule, and isolates if this is a NetworkPolicy.
-    pub fn ingress(mut self, rule: RuleBuilder) -> Self {
+    pub(crate) fn ingress(mut self, rule: RuleBuilder) -> Self {
         self.0.isolates_ingress |= self.0.tier == Tier::NetworkPolicy;
         self.0.ingress.push(rule.0);
         self
     }
 
     /// Adds an egress rule, and isolates if this is a NetworkPolicy.
-    pub fn egress(mut self, rule: RuleBuilder) -> Self {
+    pub(crate) fn egress(mut self, rule: RuleBuilder) -> Self {
         self.0.isolates_egress |= self.0.tier == Tier::NetworkPolicy;
         self.0.egress.push(rule.0);
         self
@@ -189,61 +189,61 @@ impl From<PolicyBuilder> for Change {
 }
 
 /// A rule that accepts everything: `[{}]`.
-pub fn rule() -> RuleBuilder {
+pub(crate) fn rule() -> RuleBuilder {
     RuleBuilder(RuleSpec { name: None, action: Action::Accept, peers: None, ports: None })
 }
 
-pub struct RuleBuilder(pub RuleSpec);
+pub(crate) struct RuleBuilder(pub(crate) RuleSpec);
 
 impl RuleBuilder {
-    pub fn action(mut self, action: Action) -> Self {
+    pub(crate) fn action(mut self, action: Action) -> Self {
         self.0.action = action;
         self
     }
 
-    pub fn peer(mut self, peer: Peer) -> Self {
+    pub(crate) fn peer(mut self, peer: Peer) -> Self {
         self.0.peers.get_or_insert_default().push(peer);
         self
     }
 
     /// Pods of one namespace.
-    pub fn pods_in(self, namespace: &str, pods: &str) -> Self {
+    pub(crate) fn pods_in(self, namespace: &str, pods: &str) -> Self {
         self.peer(Peer::Pods { namespaces: NamespaceMatch::Named(namespace.into()), pods: selector(pods) })
     }
 
     /// Pods of the namespaces that a selector matches.
-    pub fn pods(self, namespaces: &str, pods: &str) -> Self {
+    pub(crate) fn pods(self, namespaces: &str, pods: &str) -> Self {
         self.peer(Peer::Pods {
             namespaces: NamespaceMatch::Labels(selector(namespaces)),
             pods: selector(pods),
         })
     }
 
-    pub fn block(self, cidr: &str, except: &[&str]) -> Self {
+    pub(crate) fn block(self, cidr: &str, except: &[&str]) -> Self {
         let except = except.iter().map(|cidr| cidr.parse().unwrap()).collect();
         self.peer(Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except }))
     }
 
-    pub fn port(mut self, protocol: Option<Protocol>, numbers: PortNumbers) -> Self {
+    pub(crate) fn port(mut self, protocol: Option<Protocol>, numbers: PortNumbers) -> Self {
         self.0.ports.get_or_insert_default().push(PortMatch { protocol, numbers });
         self
     }
 
-    pub fn tcp(self, port: u16) -> Self {
+    pub(crate) fn tcp(self, port: u16) -> Self {
         self.port(Some(Protocol::TCP), PortNumbers::Range(port, port))
     }
 
-    pub fn named(self, protocol: Protocol, name: &str) -> Self {
+    pub(crate) fn named(self, protocol: Protocol, name: &str) -> Self {
         self.port(Some(protocol), PortNumbers::Named(name.into()))
     }
 }
 
 /// A TCP packet.
-pub fn tcp(source: &str, destination: &str, port: u16) -> Packet {
+pub(crate) fn tcp(source: &str, destination: &str, port: u16) -> Packet {
     Packet::new(source.parse().unwrap(), destination.parse().unwrap(), Protocol::TCP).to_port(port)
 }
 
 /// A packet of another protocol, without ports.
-pub fn raw(source: &str, destination: &str, protocol: Protocol) -> Packet {
+pub(crate) fn raw(source: &str, destination: &str, protocol: Protocol) -> Packet {
     Packet::new(source.parse().unwrap(), destination.parse().unwrap(), protocol)
 }

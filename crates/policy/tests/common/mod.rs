@@ -3,10 +3,10 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a scenario that can't be built is a bug in the test")]
 
-pub mod build;
-pub mod probes;
-pub mod scenario;
-pub mod world;
+pub(crate) mod build;
+pub(crate) mod probes;
+pub(crate) mod scenario;
+pub(crate) mod world;
 
 use policy::{
     Change, Compiler, Decision, Direction, Directions, Explanation, Generation, Packet, Scope, Snapshot,
@@ -14,7 +14,7 @@ use policy::{
 };
 
 /// The engine's result for a packet, in the form of the reference.
-pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> reference::Expected {
+pub(crate) fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> reference::Expected {
     let decision: Decision = snapshot.evaluate(packet, directions);
     let explain = |direction| -> Explanation { snapshot.explain(packet, &decision, direction) };
     let expected =
@@ -24,7 +24,7 @@ pub fn engine(snapshot: &Snapshot, packet: &Packet, directions: Directions) -> r
 }
 
 /// A compiler with these changes applied at once, and its first snapshot.
-pub fn compile(
+pub(crate) fn compile(
     scope: Scope,
     on_unknown_pod: Verdict,
     changes: &[Change],

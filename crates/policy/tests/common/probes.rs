@@ -7,7 +7,7 @@ use super::scenario::{Scenario, packet_in_words};
 use super::{compile, engine};
 
 /// Three pods in namespace `web` and one in `db`, all on node `n1`, which is 192.168.0.1.
-pub fn cluster() -> Vec<Change> {
+pub(crate) fn cluster() -> Vec<Change> {
     vec![
         node("n1", "192.168.0.1", "10.244.1.0/24"),
         namespace("web", "team=front"),
@@ -24,24 +24,24 @@ pub fn cluster() -> Vec<Change> {
     ]
 }
 
-pub const A: &str = "10.244.1.2";
-pub const B: &str = "10.244.1.3";
-pub const C: &str = "10.244.1.4";
-pub const D: &str = "10.244.1.5";
-pub const OUTSIDE: &str = "192.0.2.1";
+pub(crate) const A: &str = "10.244.1.2";
+pub(crate) const B: &str = "10.244.1.3";
+pub(crate) const C: &str = "10.244.1.4";
+pub(crate) const D: &str = "10.244.1.5";
+pub(crate) const OUTSIDE: &str = "192.0.2.1";
 
 /// A packet and the expected result, as `egress | ingress`.
-pub type Probe<'a> = (Packet, &'a str);
+pub(crate) type Probe<'a> = (Packet, &'a str);
 
 /// Checks probes in the usual cluster after these changes.
 #[track_caller]
-pub fn scenario(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
+pub(crate) fn scenario(changes: impl IntoIterator<Item = Change>, probes: &[Probe<'_>]) {
     let changes: Vec<Change> = cluster().into_iter().chain(changes).collect();
     check_probes(Scope::Cluster, Verdict::Deny, &changes, Directions::Both, probes);
 }
 
 #[track_caller]
-pub fn check_probes(
+pub(crate) fn check_probes(
     scope: Scope,
     on_unknown_pod: Verdict,
     changes: &[Change],
@@ -69,7 +69,7 @@ pub fn check_probes(
 }
 
 /// `allow not-isolated`, `allow rule web/p[0]`, `deny default-deny of web/p near web/p[0] by its port`.
-pub fn in_short(explanation: &Explanation) -> String {
+pub(crate) fn in_short(explanation: &Explanation) -> String {
     let verdict = match explanation.verdict {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",
@@ -89,4 +89,4 @@ pub fn in_short(explanation: &Explanation) -> String {
     text
 }
 
-pub const OPEN: &str = "allow not-isolated | allow not-isolated";
+pub(crate) const OPEN: &str = "allow not-isolated | allow not-isolated";

@@ -8,7 +8,7 @@ use policy::{
 };
 
 /// Prints changes, one per line.
-pub struct Scenario<'a>(pub &'a [Change]);
+pub(crate) struct Scenario<'a>(pub &'a [Change]);
 
 impl fmt::Display for Scenario<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,7 +16,7 @@ impl fmt::Display for Scenario<'_> {
     }
 }
 
-pub fn in_words(change: &Change) -> String {
+pub(crate) fn in_words(change: &Change) -> String {
     match change {
         Change::Namespace(namespace) => {
             format!("namespace {} {{{}}}", namespace.name, pairs(&namespace.labels))
@@ -131,7 +131,7 @@ fn pairs(labels: &Labels) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-pub fn packet_in_words(packet: &Packet) -> String {
+pub(crate) fn packet_in_words(packet: &Packet) -> String {
     let port = packet.destination_port.map_or("without port".to_owned(), |port| format!("port {port}"));
     let kind = packet.icmp_type.map_or(String::new(), |kind| format!(" type {kind}"));
     format!("{} -> {} {} {port}{kind}", packet.source(), packet.destination(), packet.protocol)

@@ -69,7 +69,7 @@ const BLOCKS: [&str; 16] = [
 ];
 
 #[derive(Clone)]
-pub struct World {
+pub(crate) struct World {
     /// Applied batch by batch.
     pub batches: Vec<Vec<Change>>,
     pub packets: Vec<Packet>,
@@ -87,7 +87,7 @@ impl fmt::Debug for World {
 }
 
 /// A batch of changes, some smaller batches, and packets.
-pub fn world() -> impl Strategy<Value = World> {
+pub(crate) fn world() -> impl Strategy<Value = World> {
     let batches = (vec(change(), 0..80), vec(vec(change(), 1..4), 0..6)).prop_map(|(first, mut more)| {
         more.insert(0, first);
         more
@@ -321,7 +321,7 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 /// All pairs of addresses of the random clusters.
-pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
+pub(crate) fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
     let with_earlier = |(index, one): (usize, &'static &str)| {
         let pair = move |other: &&str| (one.parse().unwrap(), other.parse().unwrap());
         ADDRESSES[..index].iter().map(pair)
@@ -330,7 +330,7 @@ pub fn pairs() -> impl Iterator<Item = (IpAddr, IpAddr)> {
 }
 
 /// Packets of every protocol to every port between two addresses, in both directions.
-pub fn packets_between(one: IpAddr, other: IpAddr) -> impl Iterator<Item = Packet> {
+pub(crate) fn packets_between(one: IpAddr, other: IpAddr) -> impl Iterator<Item = Packet> {
     let ends = [(one, other), (other, one)].into_iter();
     ends.flat_map(|(source, destination)| {
         PROTOCOLS.into_iter().flat_map(move |protocol| {

@@ -23,7 +23,7 @@ use crate::workspace::Workspace;
 #[command(after_help = "Examples:\n  cargo xtask bench all\n  cargo xtask bench policy --quick\n  \
                   cargo xtask bench connections --help\n  cargo xtask bench report --into docs\n  \
                   cargo xtask bench export --case 10000-pods-1000-policies-5-rules-selector target/case")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Which measurement or report.
     #[arg(value_enum, default_value = "all")]
     what: What,
@@ -64,7 +64,7 @@ enum What {
 }
 
 /// The environment variable with the program that evaluates under callgrind.
-pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
+pub(crate) const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
 /// The measurements of `all`.
 const MEASUREMENTS: [What; 9] = [
@@ -80,7 +80,7 @@ const MEASUREMENTS: [What; 9] = [
 ];
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { what, rest } = arguments;
     let chosen: &[What] = if *what == What::All { &MEASUREMENTS } else { std::slice::from_ref(what) };
     let quick = *what == What::All && rest.iter().any(|argument| argument == "--quick");

@@ -14,14 +14,14 @@ use crate::workspace::Workspace;
 /// The run's arguments, which its own program declares.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Passed to the run: `cargo xtask chaos --help` lists its arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<OsString>,
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let help = arguments.rest.iter().any(|argument| argument == "--help" || argument == "-h");
     if !help && !Machine::this().root {
         bail!(

@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 
 /// What to do with the cluster.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -42,7 +42,7 @@ enum Action {
 
 /// An installation method of kube-verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Way {
+pub(crate) enum Way {
     /// Flannel's own chart, with netpol.enabled=true and the image of kube-verdict.
     Chart,
     /// Flannel's manifest with the overlay of kube-verdict.
@@ -55,13 +55,13 @@ pub enum Way {
 
 impl Way {
     /// The name on the command line.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let command = match &arguments.action {
         Action::Up { way, image } => {
             let mut command = prepare(workspace, "up")?;
@@ -84,7 +84,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 
 /// Installs the prerequisites of a cluster, and builds its programs. Returns a command for the program that
 /// runs the cluster.
-pub fn prepare(workspace: &Workspace, what: &str) -> Result<Command> {
+pub(crate) fn prepare(workspace: &Workspace, what: &str) -> Result<Command> {
     let program = program(workspace, what)?;
     components::build(workspace)?;
     Ok(program)
@@ -112,7 +112,7 @@ fn program(workspace: &Workspace, what: &str) -> Result<Command> {
 }
 
 /// The archive of the image: the given one, or a newly built one.
-pub fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(given) = given {
         // Nodes read it from another working folder, so the path is absolute.
         return fs::canonicalize(given).with_context(|| format!("reading the image {}", given.display()));
@@ -129,7 +129,7 @@ pub fn image(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// Runs the prepared command, with the folders of this checkout.
-pub fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
+pub(crate) fn finish(workspace: &Workspace, mut command: Command) -> Result<ExitCode> {
     let status = command
         .arg("--folder")
         .arg(workspace.target().join("cluster"))

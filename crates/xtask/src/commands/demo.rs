@@ -12,14 +12,14 @@ use crate::workspace::Workspace;
 
 /// The demonstration's arguments.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Passed to the demonstration.
     #[arg(last = true)]
     rest: Vec<OsString>,
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !Machine::this().root {
         bail!(
             "the demo needs root, since it makes network namespaces and nftables rules: sudo -E cargo xtask \
@@ -38,7 +38,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// An optimised build with cargo's own progress on the screen.
-pub fn build(workspace: &Workspace, what: &[&str]) -> Result<()> {
+pub(crate) fn build(workspace: &Workspace, what: &[&str]) -> Result<()> {
     let status = workspace
         .cargo("build")
         .arg("--release")

@@ -11,7 +11,7 @@ use crate::workspace::Workspace;
 
 /// What to run.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run the suite and all scenarios with this installation method only. Default: the suite and the quick
     /// scenarios with Flannel's chart, and two scenarios with each of the other two methods.
     #[arg(long, value_enum, conflicts_with = "all_ways")]
@@ -37,7 +37,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let mut command = prepare(workspace, "e2e")?;
     let image = image(workspace, arguments.image.as_deref())?;
     command.arg("--image").arg(image);

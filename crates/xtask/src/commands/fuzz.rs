@@ -16,7 +16,7 @@ const TARGETS: [&str; 2] = ["packet", "manifest"];
 
 /// The time limit and the targets.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// How long each target runs, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(workspace, &[Purpose::Build])?;
     let rustup = program("rustup")
         .context("fuzzing needs a nightly compiler, which rustup manages: https://rustup.rs")?;

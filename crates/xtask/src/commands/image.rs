@@ -41,7 +41,7 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to build, and where to write it.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Build for this platform. May be given several times, or separated by commas. Default: this machine's
     /// platform.
     #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "all")]
@@ -58,7 +58,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let platforms = arguments.platforms()?;
     let foreign = platforms.iter().any(|platform| !platform.is_own());
     setup::ensure(workspace, if foreign { &[Purpose::Build, Purpose::Foreign] } else { &[Purpose::Build] })?;
@@ -100,20 +100,20 @@ impl Arguments {
 
 /// The command that builds the program of this machine's image, and with it the program that evaluates under
 /// callgrind.
-pub fn own_build(workspace: &Workspace) -> Result<Command> {
+pub(crate) fn own_build(workspace: &Workspace) -> Result<Command> {
     let mut command = build_command(workspace, Platform::own()?);
     command.args(["-p", "workload"]);
     Ok(command)
 }
 
 /// The path of the program of this machine's image.
-pub fn own_program(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn own_program(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program_of(workspace, Platform::own()?, AGENT))
 }
 
 /// The path of the program that evaluates under callgrind, built from the same crates as the agent in the
 /// image.
-pub fn counted_program(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn counted_program(workspace: &Workspace) -> Result<PathBuf> {
     Ok(program_of(workspace, Platform::own()?, "count-verdicts"))
 }
 

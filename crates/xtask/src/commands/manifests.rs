@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 /// What to do.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Change nothing: check that manifests/base and manifests/cleanup are what the chart renders, and test
     /// the chart's schema.
     #[arg(long)]
@@ -64,7 +64,7 @@ const RENDERED: [(&[&str], &str); 13] = [
 ];
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let helm = helm(workspace, arguments.helm.as_deref())?;
     let chart = workspace.root().join("manifests/helm/kube-verdict");
     let own = template(&helm, &chart, &[], &["--no-hooks"])?;

@@ -1,6 +1,7 @@
-//! `cargo xtask mutants`: changes one operator or value at a time in the code of a crate, and runs its tests: they must fail.
+//! `cargo xtask mutants`: changes one operator or value at a time in the code of a crate, and runs its tests.
+//! They must fail.
 //!
-//! Takes hours for a whole crate, so it is not part of `cargo xtask test`. A shard is a sample of all mutants, evenly over the files.
+//! Takes hours for a whole crate, so it is not part of `cargo xtask test`. A shard is a sample of all mutants.
 
 use std::process::ExitCode;
 
@@ -16,7 +17,7 @@ use crate::workspace::Workspace;
 #[command(after_help = "Examples:\n  cargo xtask mutants --package policy --shard 0/40\n  \
                   cargo xtask mutants --package audit\n\n\
                   Exit codes: 0 all were caught, 2 some were missed and are listed, 3 some did not end in time.")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The crate whose code is changed.
     #[arg(long, value_enum)]
     package: Package,
@@ -42,7 +43,7 @@ enum Package {
 }
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(workspace, &[Purpose::Build, Purpose::Mutants])?;
     cargo_tool(workspace, CARGO_MUTANTS).context("cargo-mutants is missing")?;
     let mut command = workspace.cargo("mutants");

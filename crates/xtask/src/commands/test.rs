@@ -21,7 +21,7 @@ use crate::workspace::Workspace;
 
 /// Which steps to run.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Run only this step, and its prerequisites. May be given several times.
     #[arg(long, value_enum)]
     only: Vec<Step>,
@@ -54,7 +54,7 @@ enum Step {
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Runs the command.
-pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let steps = chosen(&arguments.only);
     setup::ensure(workspace, &purposes(&steps))?;
     let started = Instant::now();

@@ -15,7 +15,7 @@ const LOAD: Duration = Duration::from_secs(80);
 /// How soon a change must be enforced once the API server is back. Agents reconnect every few seconds.
 const SOON: Duration = Duration::from_secs(30);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
     fixture.start(&[
         PodSpec::server("server", "node-1").label("app", "server"),

@@ -31,7 +31,7 @@ const WITHOUT_CACHE: Duration = Duration::from_secs(3);
 /// How long a batch may take to start and report.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(None))?;
     fixture.policy("allowed", &allow_egress(("app", "allowed"), ("app", "server")))?;
     fixture.policy("known", &allow_egress(("app", "known"), ("app", "host")))?;

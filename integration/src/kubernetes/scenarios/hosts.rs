@@ -22,7 +22,7 @@ const HOST_NETWORK_PORT: u16 = 18_081;
 /// How long services may take until they reach their pods.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(Some(("app", "closed"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     let host_port = json!([{"containerPort": PORT, "hostPort": HOST_PORT}]);

@@ -17,7 +17,7 @@ const LOAD: Duration = Duration::from_secs(120);
 /// How long a rollout may take.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let (cluster, method) = (fixture.cluster, fixture.method);
     let agents = method.agents().context("no agent is installed")?;
     let image = image(cluster, agents)?;

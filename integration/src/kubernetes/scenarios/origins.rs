@@ -18,7 +18,7 @@ const OVERLAY_PORT: u16 = 8472;
 /// How long counters may take to be updated.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("sealed", &deny_all(Some(("app", "sealed"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     fixture.start(&[

@@ -14,7 +14,7 @@ use crate::kubernetes::images::test_server;
 /// How long pods are watched: long enough for a dozen probes. Two failures in a row would show.
 const WATCHED: Duration = Duration::from_secs(15);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(None))?;
     let image = test_server(&fixture.cluster.components)?;
     let probe = |action: &str| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});

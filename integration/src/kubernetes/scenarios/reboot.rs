@@ -10,7 +10,7 @@ use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 /// How long pods of the node may take to answer again.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     fixture.start(&[

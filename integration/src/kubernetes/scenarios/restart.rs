@@ -16,7 +16,7 @@ use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
 /// How long the load lasts: a rollout of two nodes takes half of it.
 const LOAD: Duration = Duration::from_secs(90);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let agents = fixture.method.agents().context("no agent is installed")?;
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;

@@ -12,7 +12,7 @@ use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 /// How long a pod may take to finish and to release its address.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;

@@ -39,7 +39,7 @@ const SAMPLES: usize = 100;
 /// How long an agent may take to know all pods, and to become ready.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let api_proxy = ApiProxy::start(fixture.cluster)?;
     let result = FAKE_PODS
         .create_policies(fixture.cluster, &api_proxy)

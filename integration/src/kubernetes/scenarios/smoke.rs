@@ -11,7 +11,7 @@ use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
 /// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe takes a while.
 const SOON: Duration = Duration::from_secs(3);
 
-pub fn run(fixture: &Fixture<'_>) -> Result<String> {
+pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.start(&[
         PodSpec::server("server", "node-1").label("app", "server"),
         PodSpec::server("friend", "node-1").label("app", "friend"),

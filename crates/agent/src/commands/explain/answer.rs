@@ -14,7 +14,7 @@ use crate::status::Problem;
 
 /// The decisions for both directions, explained.
 #[derive(Debug, Serialize)]
-pub struct Answer {
+pub(super) struct Answer {
     pub(super) verdict: Verdict,
     /// The node whose agent answers, from `--node`; null if the agents of both ends answer.
     pub(super) node: Option<String>,
@@ -74,7 +74,7 @@ pub(super) struct NearestMiss {
 
 impl Answer {
     /// Evaluates the first packet, and the second, if there is one, as the one of the other IP family.
-    pub fn new(
+    pub(super) fn new(
         snapshot: &Snapshot,
         inventory: &Inventory,
         from: &ResolvedEndpoint,
@@ -115,12 +115,12 @@ impl Answer {
     }
 
     /// Sets the node whose agent answers, and the source's problems.
-    pub fn with(self, node: Option<String>, problems: Vec<Problem>) -> Self {
+    pub(super) fn with(self, node: Option<String>, problems: Vec<Problem>) -> Self {
         Self { node, problems, ..self }
     }
 
     /// Whether the connection is allowed.
-    pub fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Verdict {
         self.verdict
     }
 }

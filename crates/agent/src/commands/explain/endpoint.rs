@@ -10,7 +10,7 @@ use crate::exit::Usage;
 
 /// A value of `--from` or `--to`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum EndpointArgument {
+pub(super) enum EndpointArgument {
     /// An IP address.
     Address(IpAddr),
     /// A pod.
@@ -35,7 +35,7 @@ impl FromStr for EndpointArgument {
 
 /// An end of the connection, with its addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ResolvedEndpoint {
+pub(super) struct ResolvedEndpoint {
     /// The pod, unless an address was given.
     pub pod: Option<PodName>,
     /// At least one.
@@ -54,7 +54,7 @@ impl fmt::Display for ResolvedEndpoint {
 
 impl EndpointArgument {
     /// Looks up the pod's addresses.
-    pub fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEndpoint, Usage> {
+    pub(super) fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEndpoint, Usage> {
         let name = match self {
             Self::Address(address) => return Ok(ResolvedEndpoint { pod: None, addresses: vec![*address] }),
             Self::Pod(name) => name,
@@ -68,7 +68,7 @@ impl EndpointArgument {
 }
 
 /// The pairs of addresses between the two: one for each IP family that both have, IPv4 first.
-pub fn pairs(from: &ResolvedEndpoint, to: &ResolvedEndpoint) -> Result<Vec<(IpAddr, IpAddr)>, Usage> {
+pub(super) fn pairs(from: &ResolvedEndpoint, to: &ResolvedEndpoint) -> Result<Vec<(IpAddr, IpAddr)>, Usage> {
     let first = |end: &ResolvedEndpoint, v4: bool| {
         end.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
     };

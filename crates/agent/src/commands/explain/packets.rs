@@ -17,7 +17,7 @@ const MAX_LINE: u64 = 1 << 16;
 
 /// Counts of input lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     /// All lines.
     pub lines: u64,
     /// Lines that are no valid packet.
@@ -25,7 +25,11 @@ pub struct Counts {
 }
 
 /// Evaluates all packets of `input` and writes the results.
-pub fn evaluate(snapshot: &Snapshot, mut input: impl BufRead, mut output: impl Write) -> io::Result<Counts> {
+pub(super) fn evaluate(
+    snapshot: &Snapshot,
+    mut input: impl BufRead,
+    mut output: impl Write,
+) -> io::Result<Counts> {
     let mut counts = Counts::default();
     let mut results = ResultWriter { snapshot, sides: HashMap::new(), provisional: Vec::new() };
     let mut line = Vec::new();

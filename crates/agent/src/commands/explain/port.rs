@@ -9,7 +9,7 @@ use crate::exit::Usage;
 
 /// A value of `--port`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PortArgument {
+pub(super) enum PortArgument {
     /// `5432/TCP`, or `5432`.
     Number(u16, Protocol),
     /// `postgres/TCP`: looked up on the destination pod, as for a policy.
@@ -62,7 +62,7 @@ fn is_number(text: &str) -> bool {
 impl PortArgument {
     /// Protocol and destination port. A port name is looked up on `to`, as a named port belongs to the
     /// destination (semantics 17, 18).
-    pub fn resolve(
+    pub(super) fn resolve(
         &self,
         to: &ResolvedEndpoint,
         inventory: &Inventory,

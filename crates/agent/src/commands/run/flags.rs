@@ -54,7 +54,7 @@ const MAX_HOLD_LIMIT: u32 = 1 << 20;
 /// Enforces the policies of the cluster, or of a folder, on the pods of this node.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Run {
+pub(crate) struct Run {
     #[command(flatten)]
     pub(super) source: SourceArguments,
 

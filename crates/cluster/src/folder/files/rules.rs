@@ -14,7 +14,7 @@ use crate::key::Key;
 
 impl Files {
     /// Omits the rules that do not fit the budget any more, and finds the policies whose rules fit again.
-    pub fn settle_rules(&mut self) {
+    pub(crate) fn settle_rules(&mut self) {
         for name in self.rule_budget.settle() {
             if !self.rule_budget.keeps(&name) {
                 self.wanted.remove(&name);
@@ -27,7 +27,7 @@ impl Files {
     }
 
     /// Takes the files to read again, because the rules of their policies fit now.
-    pub fn take_wanted(&mut self) -> BTreeSet<Arc<Path>> {
+    pub(crate) fn take_wanted(&mut self) -> BTreeSet<Arc<Path>> {
         let wanted = std::mem::take(&mut self.wanted);
         let omitted = |name| self.holders_of(name).filter(|(_, policy)| policy.omitted.is_some());
         let paths: BTreeSet<Arc<Path>> =

@@ -8,7 +8,7 @@ use crate::key::Key;
 
 impl State {
     /// Sets the current results of the CNI cache, oldest first.
-    pub fn set_cni_results(&mut self, results: Vec<CachedResult>) {
+    pub(crate) fn set_cni_results(&mut self, results: Vec<CachedResult>) {
         let changed = self.cni_results != results;
         self.unsettled |= changed;
         self.cni_results_changed |= changed;

@@ -45,7 +45,7 @@ struct Namespace {
 
 impl Problems {
     /// Sets the problems of an object. Returns whether they differ from before.
-    pub fn set(&mut self, key: &Key, version: &ResourceVersion, problems: Vec<Problem>) -> bool {
+    pub(super) fn set(&mut self, key: &Key, version: &ResourceVersion, problems: Vec<Problem>) -> bool {
         if problems.is_empty() {
             self.remove(key);
             return true;
@@ -74,7 +74,7 @@ impl Problems {
     }
 
     /// Removes the problems of an object that has none now or is gone.
-    pub fn remove(&mut self, key: &Key) {
+    pub(super) fn remove(&mut self, key: &Key) {
         let Some(faults) = self.by_object.remove(key) else { return };
         self.is_outdated = true;
         let name = key.namespace();
@@ -89,12 +89,12 @@ impl Problems {
     }
 
     /// The objects that have problems.
-    pub fn objects(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Key> {
         self.by_object.keys()
     }
 
     /// Updates the reported problems. Returns whether they changed.
-    pub fn report(&mut self) -> bool {
+    pub(super) fn report(&mut self) -> bool {
         if !std::mem::take(&mut self.is_outdated) {
             return false;
         }
@@ -113,7 +113,7 @@ impl Problems {
     }
 
     /// The problems as of the last [`Problems::report`].
-    pub fn reported(&self) -> Arc<[Problem]> {
+    pub(super) fn reported(&self) -> Arc<[Problem]> {
         Arc::clone(&self.reported)
     }
 }

@@ -18,13 +18,13 @@ use crate::problem::{Origin, Problem, ResourceVersion};
 impl State {
     /// The object to read next, and its expected version; `None` if there is none, or if no list of its kind
     /// is complete yet.
-    pub fn next_reread(&mut self) -> Option<(Key, ResourceVersion)> {
+    pub(crate) fn next_reread(&mut self) -> Option<(Key, ResourceVersion)> {
         let lists = &self.lists;
         self.reread_queue.next(|key| lists.get(&key.kind()).is_some_and(|list| list.is_known))
     }
 
     /// Applies the result of reading an object again.
-    pub fn reread(&mut self, Reread { key, expected, answer }: Reread) {
+    pub(crate) fn reread(&mut self, Reread { key, expected, answer }: Reread) {
         self.reread_queue.record_turn(&key);
         match (self.reread_queue.expected(&key), answer) {
             (Some(now), Some(Answer::There(object))) if **now == *object.identity.resource_version => {
@@ -71,7 +71,7 @@ impl State {
     }
 
     /// Advances the clock by a second while objects are to be read. Returns whether that makes one overdue.
-    pub fn tick(&mut self) -> bool {
+    pub(crate) fn tick(&mut self) -> bool {
         let overdue = self.reread_queue.tick();
         for (key, resource_version) in &overdue {
             let problem = Problem {
@@ -89,7 +89,7 @@ impl State {
     }
 
     /// Whether objects are queued.
-    pub fn wants_any(&self) -> bool {
+    pub(crate) fn wants_any(&self) -> bool {
         !self.reread_queue.is_empty()
     }
 

@@ -44,7 +44,7 @@ struct PendingRead {
 
 impl RereadQueue {
     /// Queues this version of an object. An object that waits already keeps its position.
-    pub fn insert(&mut self, key: Key, version: ResourceVersion) {
+    pub(super) fn insert(&mut self, key: Key, version: ResourceVersion) {
         self.now += 1;
         let (now, second) = (self.now, self.second);
         let new = || PendingRead {
@@ -63,7 +63,7 @@ impl RereadQueue {
 
     /// Postpones an object that was read and did not have the expected version. Normally the watch delivers
     /// the new version soon. If not, the object is read again after a pause, which doubles each time.
-    pub fn postpone(&mut self, key: &Key) {
+    pub(super) fn postpone(&mut self, key: &Key) {
         if let Some(read) = self.pending.get_mut(key) {
             read.not_before = self.second + read.pause;
             read.pause = (2 * read.pause).min(LONGEST_PAUSE);
@@ -71,13 +71,13 @@ impl RereadQueue {
     }
 
     /// Whether the queue is empty.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
     /// Advances the clock by a second. Returns the objects that have waited for [`OVERDUE`] seconds and were
     /// not returned before.
-    pub fn tick(&mut self) -> Vec<(Key, ResourceVersion)> {
+    pub(super) fn tick(&mut self) -> Vec<(Key, ResourceVersion)> {
         self.second += 1;
         let mut overdue = Vec::new();
         for (key, read) in &mut self.pending {
@@ -89,17 +89,17 @@ impl RereadQueue {
     }
 
     /// Removes an object that does not have to be read any more.
-    pub fn remove(&mut self, key: &Key) {
+    pub(super) fn remove(&mut self, key: &Key) {
         self.pending.remove(key);
     }
 
     /// The expected version of a queued object; `None` if it is not queued.
-    pub fn expected(&self, key: &Key) -> Option<&ResourceVersion> {
+    pub(super) fn expected(&self, key: &Key) -> Option<&ResourceVersion> {
         self.pending.get(key).map(|read| &read.version)
     }
 
     /// The next object of those that `may_be_read`, and its expected version.
-    pub fn next(&mut self, may_be_read: impl Fn(&Key) -> bool) -> Option<(Key, ResourceVersion)> {
+    pub(super) fn next(&mut self, may_be_read: impl Fn(&Key) -> bool) -> Option<(Key, ResourceVersion)> {
         if !self.turns.is_empty() {
             let waiting: BTreeSet<&str> = self.pending.keys().map(Key::namespace).collect();
             self.turns.retain(|namespace, _| waiting.contains(&**namespace));
@@ -113,7 +113,7 @@ impl RereadQueue {
 
     /// Records that an object has had its turn. If it stays queued, the other objects of its namespace come
     /// first.
-    pub fn record_turn(&mut self, key: &Key) {
+    pub(super) fn record_turn(&mut self, key: &Key) {
         self.now += 1;
         self.turns.insert(key.namespace().into(), self.now);
         if let Some(read) = self.pending.get_mut(key) {
@@ -122,7 +122,7 @@ impl RereadQueue {
     }
 
     #[cfg(test)]
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.pending.keys()
     }
 }

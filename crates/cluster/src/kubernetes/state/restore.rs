@@ -20,7 +20,12 @@ use crate::problem::{Origin, Problem, ResourceVersion};
 impl State {
     /// Restores the objects of the state on disk. Must be called before anything else. They stay until the
     /// first complete list of their kind.
-    pub fn restore(&mut self, objects: OrdMap<Key, Change>, finished: Vec<PodName>, saved: SystemTime) {
+    pub(crate) fn restore(
+        &mut self,
+        objects: OrdMap<Key, Change>,
+        finished: Vec<PodName>,
+        saved: SystemTime,
+    ) {
         for (key, change) in &objects {
             self.delta.record_before(key, || None);
             if let Change::Policy(policy) = change {
@@ -40,14 +45,14 @@ impl State {
     }
 
     /// The API server has had its chance, so the next update has the state on disk.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if let Some(standby) = &mut self.restored {
             standby.is_released = true;
         }
     }
 
     /// Whether the state on disk waits for [`State::release`].
-    pub fn is_held_back(&self) -> bool {
+    pub(crate) fn is_held_back(&self) -> bool {
         self.restored.is_some_and(|standby| !standby.is_released)
     }
 
@@ -80,7 +85,7 @@ impl State {
     }
 
     /// The current objects for the state on disk; `None` if they are still those on disk.
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         let finished = || self.local.finished().cloned().collect();
         let is_newer = self.lists.values().any(|list| list.is_known);
         is_newer.then(|| Checkpoint::Kubernetes { objects: self.objects.clone(), finished: finished() })
