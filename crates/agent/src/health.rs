@@ -16,9 +16,9 @@ use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
 use crate::durations::Durations;
-use crate::error_chain::chain;
 use crate::status::{self, Phase, Status};
 use crate::sync::lock;
+use cluster::error_chain::chain;
 
 /// A condition for being ready. If it is not met, one sentence says why.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

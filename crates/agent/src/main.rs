@@ -24,7 +24,6 @@ mod descriptors;
 mod drops;
 mod durations;
 mod engine;
-mod error_chain;
 mod exit;
 mod health;
 mod http;

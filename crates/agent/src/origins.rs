@@ -21,7 +21,7 @@ use policy::{Inventory, Node, PodName, Snapshot};
 
 use crate::drops::DropRecorder;
 use crate::engine::open_addresses;
-use crate::error_chain::chain;
+use cluster::error_chain::chain;
 
 /// Pods that may send from any address, such as virtual machines, VPN gateways and holders of virtual
 /// addresses. Only the command line exempts pods: as `NAMESPACE`, or as `NAMESPACE:KEY=VALUE,...` for the

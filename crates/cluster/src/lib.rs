@@ -39,7 +39,7 @@ pub mod checkpoint;
 pub mod cni;
 pub mod convert;
 mod delta;
-mod error_chain;
+pub mod error_chain;
 pub mod folder;
 pub mod interner;
 mod invisible;

@@ -9,9 +9,9 @@ use policy::Affected;
 use super::compile_stats::CompileStats;
 use super::state::Agent;
 use crate::engine::EngineError;
-use crate::error_chain::chain;
 use crate::health::Condition;
 use crate::origins::overlay_flows;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Applies the newest snapshot again, and evaluates all connections.

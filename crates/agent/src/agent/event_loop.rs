@@ -12,10 +12,10 @@ use dataplane::table::{FailMode, TableError};
 use super::message::{Message, MessageBatch};
 use super::phase::Phase;
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::health::Condition;
 use crate::status::Successor;
 use crate::sync::lock;
+use cluster::error_chain::chain;
 
 /// How often the agent checks its state and the kernel's.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

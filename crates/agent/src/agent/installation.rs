@@ -17,11 +17,11 @@ use policy::{Published, Snapshot};
 use super::predecessor::Predecessor;
 use super::state::Agent;
 use crate::engine::{Engine, open_addresses};
-use crate::error_chain::chain;
 use crate::origins::overlay_flows;
 use crate::revoked::{RevokedConnections, RevokedRegistry};
 use crate::status;
 use crate::sweeper::Sweeper;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Sets up queues, workers and rules, in this order: no packet may be queued before a worker can give its

@@ -12,8 +12,8 @@ use dataplane::queues::QueueRange;
 use dataplane::table::TableError;
 
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::health::Condition;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Binds the NFLOG group that belongs to these queues, if one is configured. If that fails, the agent is

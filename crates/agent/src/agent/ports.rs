@@ -13,10 +13,10 @@ use policy::{Snapshot, Verdict};
 
 use super::message::Message;
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::origins::overlay_flows;
 use crate::status;
 use crate::sync::lock;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Watches the node's interfaces, and holds packets of new ports until the rules have their bindings.

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 
 use super::rules_watch::{Bypass, MIN_INTERVAL};
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::health::Condition;
 use crate::status;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Handles a change of this agent's rules by another program: restores them, and evaluates all

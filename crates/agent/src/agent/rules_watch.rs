@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use dataplane::table::{Changed, ForeignChange, Program, RulesListener, RulesMonitor, Table};
 
 use super::message::{Message, THREAD_NAME};
-use crate::error_chain::chain;
+use cluster::error_chain::chain;
 
 /// At most once in this time, a bypass has a separate line in the log, and the rules are restored because
 /// notifications were lost. A program that constantly changes its own rules must not keep the agent busy.

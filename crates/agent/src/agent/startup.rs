@@ -9,10 +9,10 @@ use dataplane::queues::QueueRange;
 use super::message::Message;
 use super::phase::Phase;
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::health::Condition;
 use crate::nodes;
 use crate::sync::lock;
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Takes the next steps towards enforcing, until one of them has to wait.

@@ -9,9 +9,9 @@ use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::{Table, TableError};
 
 use super::state::Agent;
-use crate::error_chain::chain;
 use crate::health::Condition;
 use crate::status::{self, Successor};
+use cluster::error_chain::chain;
 
 impl Agent {
     /// Makes all connections be evaluated when the predecessor has given verdicts on all its packets, since

@@ -5,7 +5,7 @@ use cluster::{Access, CniCache, Kubernetes};
 use dataplane::preflight::{Check, CheckState};
 use policy::Budget;
 
-use crate::exit::chain;
+use cluster::error_chain::chain;
 
 /// Checks the API server's version, the permissions on it, and the CNI's cache.
 pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
