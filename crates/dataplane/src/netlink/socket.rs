@@ -170,8 +170,8 @@ impl Socket {
     }
 
     /// Sends a batch and waits for the answer to message `last`, which must request one
-    /// ([`ACK`](super::ACK)). The result is the first refusal, if there is any. Later answers to messages up to
-    /// `last` are ignored.
+    /// ([`ACK`](super::ACK)). The result is the first refusal, if there is any. Later answers to messages up
+    /// to `last` are ignored.
     pub fn send_and_wait(&mut self, bytes: &[u8], last: u32) -> Result<(), NetlinkError> {
         let result = self.send(bytes).and_then(|()| self.wait_answer(last));
         self.pending_from = last.saturating_add(1);

@@ -1,7 +1,7 @@
 //! `cargo xtask mutants`: changes one operator or value at a time in the code of a crate, and runs its tests.
 //! They must fail.
 //!
-//! Takes hours for a whole crate, so it is not part of `cargo xtask test`. A shard is a sample of all mutants.
+//! Takes hours for a whole crate, so it is not part of `cargo xtask test`. A shard is a sample of them all.
 
 use std::process::ExitCode;
 
