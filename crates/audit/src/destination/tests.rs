@@ -124,3 +124,28 @@ fn an_error_names_the_folder_that_does_not_exist() {
         "{error}"
     );
 }
+
+#[test]
+fn a_rotation_that_fails_is_an_error_and_removes_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let mut sink = log(&path, 8, 2);
+    sink.write(b"first 6\n").expect("writes");
+    sink.write(b"second\n").expect("rotates");
+    fs::create_dir(folder.path().join("audit.log.2")).expect("a folder where the next file would be");
+    sink.write(b"third\n").expect_err("audit.log.1 can't be renamed");
+    let text = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a file");
+    assert_eq!((text("audit.log"), text("audit.log.1")), ("second\n".to_owned(), "first 6\n".to_owned()));
+}
+
+#[test]
+fn a_path_that_leads_through_a_file_is_an_error_and_no_file_that_was_moved() {
+    let folder = tempfile::tempdir().expect("folder");
+    let logs = folder.path().join("logs");
+    fs::create_dir(&logs).expect("folder");
+    let mut sink = log(&logs.join("audit.log"), 1 << 20, 1);
+    fs::rename(&logs, folder.path().join("moved")).expect("renames");
+    fs::write(&logs, "").expect("a file where the folder was");
+    let error = sink.follow(false).expect_err("the path can't be looked up");
+    assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+}
