@@ -72,9 +72,8 @@ const SUBJECTS: [(&str, &str, &str); 9] = [
         "A pod's interface is plugged into the bridge and gets its addresses. A process in it connects at \
          once, earlier than any container would, to a pod that a policy isolates. `connect` is how long that \
          takes, `bound` the time from the address being set until it is in the kernel's set of bindings. \
-         `up` and `address` show which happens first: the interface is up, or the address is set. Late are \
-         connections that take more than 0.2 s; sent again are those whose first packet was lost (0.9 s), or \
-         that fail.",
+         `up` and `address` show which happens first: the interface is up, or the address is set. A connection is \
+         late if it takes more than 0.2 s, and sent again if its first packet was lost (0.9 s) or if it fails.",
     ),
     (
         "apply",

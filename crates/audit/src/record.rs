@@ -91,8 +91,9 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<u64>,
     /// `true` if the kernel accepted the connection or dropped the packet from its verdict cache. The cached
-    /// verdict had the same generation, addresses, protocol and destination port. `time` is then when the
-    /// agent received the kernel's log message, some hundredths of a second later. Present only if `true`.
+    /// verdict was of this record's snapshot, for the same addresses, protocol and destination port. `time`
+    /// is then when the agent received the kernel's log message, some hundredths of a second later. Present
+    /// only if `true`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cached: bool,
 }

@@ -42,8 +42,8 @@ pub(crate) use socket::Waker;
 
 /// `NF_INET_LOCAL_IN`: packets to the node itself.
 pub(crate) const HOOK_INPUT: u8 = 1;
-/// While a worker stops, its queue counts as empty once no packet has come for this long: by then, packets
-/// that met the rules before they sent packets to other queues are in the queue.
+/// While a worker stops, its queue counts as empty once no packet has come for this long. By then, every
+/// packet that the rules sent here before they switched to other queues has arrived.
 const DRAIN_IDLE: Duration = Duration::from_millis(10);
 /// How long a stopping worker drains its queue at most.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);

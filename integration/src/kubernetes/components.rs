@@ -1,4 +1,4 @@
-//! The folder of a cluster's programs, which `cargo xtask` builds from `integration/components`.
+//! The folder of a cluster's programs, which `cargo xtask` builds from `integration/parts`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@
 //!
 //!  postrouting               --goto-->  unproven      a reply of a connection that was not evaluated, TCP in
 //!                                                     mid-stream: both ends, both directions
-//!  postrouting, input        --goto-->  bypass        no verdict is needed
+//!  all three                 --goto-->  bypass        no verdict is needed
 //!  all three                 --goto-->  revoked       the connection's mark says that it is revoked
 //!  allowed, allowed-input    --goto-->  denied, denied-input  the verdict is deny: drop the packet, and
 //!                                                             cache the flow as denied
@@ -21,24 +21,25 @@
 //! Connection tracking's direction is no proof (semantics 34): after one forged or stray packet, the real
 //! originator's packets count as replies. So a reply passes because its connection was accepted. A reply of
 //! any other connection, and a TCP packet in mid-stream that begins an entry, pass only if policy allows the
-//! connection whichever end opened it. While an agent takes up connections from before its start, replies are
+//! connection whichever end opened it. While an agent adopts connections from before its start, replies are
 //! trusted ([`TableConfig::trust_replies`]).
 //!
-//! There is one chain per hook, since each chain costs every packet of every connection about a tenth of a
-//! microsecond. So a reinjected packet meets the chain that queued it once more. Two marks tell the two
-//! passes apart: the verdict bit, which the worker inverts in the packet's mark, and the bit's earlier value,
-//! which `enqueue` recorded in the connection's mark. The packet's mark alone doesn't count: other programs
-//! may set the bit on every packet.
+//! A packet meets one evaluating chain per hook, since each chain costs every packet of every connection
+//! about a tenth of a microsecond. So a reinjected packet meets the chain that queued it once more. Two marks
+//! tell the two passes apart: the verdict bit, which the worker inverts in the packet's mark, and the bit's
+//! earlier value, which `enqueue` recorded in the connection's mark. The packet's mark alone doesn't count:
+//! other programs may set the bit on every packet.
 //!
 //! Every packet that passes has its connection marked, for whatever reason it passes, so all packets but the
-//! first leave at the first rule. A change of policy finds marked connections by the pods that it affects
-//! (`revalidate`, and the sweep). Why they were marked makes no difference to it.
+//! first leave at the first rule. Exceptions are neighbour discovery, replies of the node, and ICMP errors. A
+//! change of policy finds marked connections by the pods that it affects (`revalidate`, and the sweep). Why
+//! they were marked makes no difference to it.
 //!
 //! `postrouting` and `prerouting-dns` look packets up in the chains `cached` and `denied-forward` before they
-//! queue them. `allowed` stores verdicts through the chains `cache` and `denied` (see `verdict_cache`), since
-//! all packets with a verdict reach `allowed`. `enqueue` enforces the sender's quota (see `quota`). While a
-//! change is being applied, `postrouting` and `input` begin with jumps to `revalidate` and
-//! `revalidate-input`.
+//! queue them, and `input` in `denied-to-node`. Reinjected packets reach `allowed`, `allowed-input` or,
+//! without a connection, `untracked-answered`. These store verdicts through the chains `cache` and `denied`
+//! (see `verdict_cache`). `enqueue` enforces the sender's quota (see `quota`). While a change is being
+//! applied, `postrouting` and `input` begin with jumps to `revalidate` and `revalidate-input`.
 //!
 //! `input` comes after IPVS's hooks (srcnat - 2 and - 1). IPVS takes the packets of a service away there, and
 //! they pass `postrouting` with the address of the pod that serves them. Before IPVS's hooks they would be

@@ -1,4 +1,4 @@
-//! Quotas of the workers' queues: how many packets each sender may have queued.
+//! Quotas of the workers' queues: how many packets a second each sender may queue.
 //!
 //! ```text
 //!  enqueue, untracked  --jump-->  sender-quota  over the sender's quota: --goto--> drop-queue-quota, which

@@ -93,13 +93,14 @@ pub(crate) struct Run {
 
     /// What happens to packets whose pod is still unknown after --hold-timeout.
     ///
-    /// These are packets from or to an address of this node's pods that no known pod has, and packets that
-    /// are denied only because the other end, an address of any node's pods, is unknown.
+    /// These are packets from or to an address in this node's pod CIDRs that belongs to no known pod, and
+    /// packets that are denied only because the other end is such an address of any node, or because labels
+    /// of a pod or namespace are unknown.
     #[arg(long, value_name = "deny|allow", value_enum, default_value = "deny")]
     pub(super) on_unknown_pod: OnUnknownPod,
 
-    /// How long to hold a packet whose pod is unknown: a duration such as 5s or 300ms, up to 1m; 0s holds
-    /// none.
+    /// How long to hold a packet whose pod, or its labels, are unknown: a duration such as 5s or 300ms, up to
+    /// 1m; 0s holds none.
     #[arg(long, value_name = "DURATION", value_parser = hold_timeout, default_value = "5s")]
     pub(super) hold_timeout: Duration,
 
@@ -117,8 +118,8 @@ pub(crate) struct Run {
 
     /// First NFQUEUE number.
     ///
-    /// The agent uses two numbers for each worker, so that a second agent can take over, and two more for
-    /// packets of new pods.
+    /// The agent uses two numbers for each worker, so that a second agent can take over, and two or three
+    /// more for packets of new pods.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u16::MAX, 100))]
     pub(super) queue_base: u16,
 
@@ -143,12 +144,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", value_parser = number(1..=1024_u16, 4))]
     pub(super) workers: Option<u16>,
 
-    /// How long the kernel caches the verdict for an allowed pair of pods and port: a duration such as 5s or
-    /// 500ms, from 1ms to 1h.
+    /// How long the kernel caches an allowed flow key, which is both addresses, the protocol and the
+    /// destination port: a duration such as 5s or 500ms, from 1ms to 1h.
     ///
-    /// Meanwhile, further connections of the pair pass without evaluation; they are still recorded. `off`
-    /// evaluates every connection. A policy change takes effect at once. But if the agent is killed, cached
-    /// pairs pass until their entry expires.
+    /// Meanwhile, further connections with this flow key pass without evaluation; they are still recorded.
+    /// `off` evaluates every connection. A policy change takes effect at once. But if the agent is killed,
+    /// connections pass by the cache until its entries expire.
     #[arg(long, value_name = "DURATION|off", value_parser = verdict_cache_ttl, default_value = "5s")]
     pub(super) verdict_cache_ttl: CacheTtl,
 
@@ -160,7 +161,7 @@ pub(crate) struct Run {
 
     /// The four bits of the packet mark that the rules and the workers use.
     ///
-    /// The rules clear them first, so what other programs have written there has no effect.
+    /// What other programs have written there has no effect on a verdict.
     #[arg(long, value_name = "MASK", value_parser = mark, default_value_t = Marks::default().of_packets())]
     pub(super) packet_marks: Mark,
 

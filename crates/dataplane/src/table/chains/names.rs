@@ -12,9 +12,10 @@ pub(super) const UNPROVEN: &str = "unproven";
 pub(super) const BYPASS: &str = "bypass";
 /// Drops packets of connections that are marked REVOKED, and restarts the timeout of their tuples.
 pub(super) const REVOKED: &str = "revoked";
-/// Accepts reinjected packets with the verdict allow, and marks their connections.
+/// Takes reinjected packets with a verdict. It drops denied ones, accepts the others, and marks their
+/// connections.
 pub(super) const ALLOWED: &str = "allowed";
-/// Accepts reinjected packets from local pods to the node.
+/// Takes reinjected packets from local pods to the node in the same way.
 pub(super) const ALLOWED_INPUT: &str = "allowed-input";
 /// Decides which DNS queries of local pods need a verdict. Of two simultaneous queries from one socket, one
 /// is lost if they are queued after routing (netfilter bug 1766, kernels before 6.12).
