@@ -325,7 +325,7 @@ fn a_state_that_cannot_be_read_is_reported_and_changes_nothing() {
     scenario.start_agents(&[&flag]);
     expect_policy(&scenario);
     assert!(
-        scenario.agent("node-a").log().contains("first line is not understood"),
+        scenario.agent("node-a").log().contains("first line is not a header"),
         "{}",
         scenario.agent("node-a").log()
     );
