@@ -65,7 +65,7 @@ pub(crate) fn get(address: &AgentAddress, path: &str) -> anyhow::Result<(u16, St
                 AgentAddress::Port(_) => "--http-port",
                 AgentAddress::Socket(_) => "--http-socket",
             };
-            format!("no agent answers on {address}: is one running, with this {flag}?")
+            format!("no agent answers on {address} (is one running, with this {flag}?)")
         })?;
         match exchange(&mut *stream, path, deadline) {
             // The agent closed the connection to serve others, or is shutting down.

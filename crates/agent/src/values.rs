@@ -58,7 +58,7 @@ pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     // `ByteSize` saturates: the largest size may stand for any larger one.
     let valid = |size: &ByteSize| (1..u64::MAX).contains(&size.as_u64());
     text.parse().ok().filter(valid).ok_or_else(|| {
-        "write a size such as 100MiB: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, \
+        "write a size such as 100MiB, at least 1: a number of bytes, or one with KiB, MiB or GiB (powers of 1024) or kB, \
          MB or GB (powers of 1000)"
             .to_owned()
     })

@@ -28,7 +28,7 @@ mod state;
 mod timeouts;
 mod watcher;
 
-pub use self::configuration::{Access, AccessError};
+pub use self::configuration::{Access, AccessError, UnusableKubeconfig};
 pub use self::error::KubernetesError;
 pub use self::refused_policy::RefusedPolicy;
 pub use self::review::{Permission, Review};

@@ -112,8 +112,7 @@ const CLEANUP: &str = "templates/cleanup/daemonset.yaml";
 /// The Kubernetes version to render for; no cluster is contacted.
 const KUBERNETES: &str = "1.34.0";
 
-const HEAD: &str =
-    "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`: change it there.\n";
+const HEAD: &str = "# Rendered from manifests/helm/kube-verdict by `cargo xtask manifests`. Set image and args here; change all else there.\n";
 
 fn helm(workspace: &Workspace, named: Option<&Path>) -> Result<PathBuf> {
     let built = workspace.components().join("helm");

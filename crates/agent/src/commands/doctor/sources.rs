@@ -18,7 +18,11 @@ pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
     };
     let mut checks = Vec::new();
     match kubernetes.review() {
-        Err(error) => checks.push(wrong("API server", chain(&error), "see above, or give --kubeconfig FILE")),
+        Err(error) => checks.push(wrong(
+            "API server",
+            chain(&error),
+            "correct the path or the file, or give --kubeconfig FILE",
+        )),
         Ok(review) => {
             checks.push(match review.version {
                 Ok(version) => fine("API server", format!("{} answers, version {version}", review.server)),

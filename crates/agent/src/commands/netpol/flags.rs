@@ -76,8 +76,16 @@ pub(super) struct Flags {
 pub(super) fn parse(arguments: &[String]) -> Result<CommandLine, Usage> {
     let mut flags = Flags::default();
     let mut arguments = arguments.iter();
+    let mut follows_exemption = false;
     while let Some(argument) = arguments.next() {
         let Some((name, value)) = flag(argument) else {
+            // Without the rest of its labels an exemption would include more pods.
+            if follows_exemption {
+                return Err(Usage(format!(
+                    "{argument:?} follows --exempt-origin and is not a flag: if it is part of the value, write \
+                     the comma before it as \\, in helm --set"
+                )));
+            }
             flags.warn(
                 argument,
                 "is not a flag and is ignored: a boolean flag takes its value after =, as in \
@@ -99,6 +107,7 @@ pub(super) fn parse(arguments: &[String]) -> Result<CommandLine, Usage> {
                 arguments.next().ok_or_else(|| Usage(format!("--{name} needs a value")))?.clone()
             }
         };
+        follows_exemption = name == "exempt-origin";
         flags.given.entry(name).or_default().push(value);
     }
     Ok(CommandLine::Run(flags))

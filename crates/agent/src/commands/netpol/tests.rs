@@ -152,3 +152,11 @@ fn only_a_program_named_netpol_takes_these_flags() {
         assert!(!is_name_of(OsStr::new(name)), "{name}");
     }
 }
+
+#[test]
+fn the_rest_of_an_exemption_that_helm_split_at_its_comma_is_an_error() {
+    let error = translated(&["--exempt-origin=vm:a=b", "c=d"]).expect_err("more pods would be exempt");
+    assert!(error.starts_with("\"c=d\" follows --exempt-origin"), "{error}");
+    let (line, _) = translated(&["--exempt-origin=vm:a=b,c=d"]).expect("one value");
+    assert!(line.contains("--exempt-origin vm:a=b,c=d"), "{line}");
+}
