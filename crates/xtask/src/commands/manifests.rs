@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 /// Values that the schema must refuse, each wrong in one field.
 const REFUSED: [&str; 17] = [
     "failMode=perhaps",
-    "onUnknownPod=allow",
+    "onUnknownPod=open",
     "holdTimeout=5m",
     "preroutingDns=yes",
     "queueBase=65536",
