@@ -58,6 +58,7 @@ impl Agent {
             if self.phase.is_enforcing() {
                 self.restore_rules();
             }
+            self.record_ended_bypass();
             let wake = match &self.phase {
                 _ if self.has_backlog() => Instant::now(),
                 Phase::Starting => check_at.min(start_at),
@@ -66,7 +67,7 @@ impl Agent {
                 }
                 Phase::Enforcing(_) | Phase::Superseded(_) => check_at,
             };
-            let wake = self.rules.restore_at().map_or(wake, |at| wake.min(at));
+            let wake = self.rules.wake_at(Instant::now()).map_or(wake, |at| wake.min(at));
             match self.inbox.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(message) => {
                     let Some(MessageBatch { foreign_change, interfaces, update }) = self.receive_all(message)
@@ -169,6 +170,7 @@ impl Agent {
     fn end(mut self) {
         self.finish_sweeps();
         self.log_rest_of_problems();
+        self.record_rest_of_bypass();
         self.rules.end();
         let superseded = self.phase.is_superseded();
         let mut state = self.health.state();

@@ -25,10 +25,17 @@ impl Agent {
             return self.hand_over_rules();
         }
         let is_undone = self.rules.undone.is_some_and(|replaced| change.is_undone_by(replaced));
-        if self.phase.is_enforcing() && !is_undone {
-            self.rules.changed(change);
-            self.restore_rules();
+        if !self.phase.is_enforcing() {
+            return;
         }
+        if is_undone {
+            self.rules.undone_change(change);
+            return self.record_ended_bypass();
+        }
+        // This change begins another bypass.
+        self.record_rest_of_bypass();
+        self.rules.changed(change);
+        self.restore_rules();
     }
 
     /// Restores the rules if they are damaged.
@@ -48,7 +55,6 @@ impl Agent {
             Ok(replaced) => {
                 self.rules.undone = Some(replaced);
                 self.nflog.rules_log_to(log_group);
-                self.rules.missing = None;
                 if let Some(bypass) = &mut self.rules.bypass {
                     bypass.restored = Some(SystemTime::now());
                 }
@@ -77,15 +83,31 @@ impl Agent {
         self.end_bypass();
     }
 
-    /// Ends the bypass and records it, if there is one. Call this when every connection has been evaluated
-    /// under the restored rules.
+    /// Ends the bypass, if there is one and the rules are restored. Call this when every connection has been
+    /// evaluated under them.
     pub(super) fn end_bypass(&mut self) {
-        if self.rules.is_damaged() {
-            return;
+        self.rules.swept(Instant::now());
+        self.record_ended_bypass();
+    }
+
+    /// Records the bypass if it has ended and its cause is known, or will not be.
+    pub(super) fn record_ended_bypass(&mut self) {
+        if let Some(bypass) = self.rules.take_ended(Instant::now()) {
+            self.record_bypass(bypass);
         }
-        let Some(Bypass { change, changes, restored, .. }) = self.rules.bypass.take() else { return };
+    }
+
+    /// Records the bypass if it has ended, even if its cause is not known.
+    pub(super) fn record_rest_of_bypass(&mut self) {
+        if let Some(bypass) = self.rules.take_ended_now() {
+            self.record_bypass(bypass);
+        }
+    }
+
+    fn record_bypass(&mut self, bypass: Bypass) {
+        let Bypass { change, changes, restored, ended, .. } = bypass;
         let ForeignChange { since, program, what, .. } = change;
-        let to = SystemTime::now();
+        let to = ended.map_or_else(SystemTime::now, |(to, _)| to);
         // The clock may have been set back since then.
         let since = since.min(to);
         let time = |time: SystemTime| Timestamp::try_from(time).unwrap_or_default();

@@ -18,9 +18,12 @@ pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after a takeover was noticed the notification of an earlier change may still arrive.
 const NOTIFIED_AFTER_TAKEOVER: Duration = Duration::from_secs(5);
 
-/// How long to wait for the notification after rules were found missing: it names the program that deleted
-/// them.
-const NOTIFIED_WITHIN: Duration = Duration::from_millis(50);
+/// How often the agent retries to restore the rules.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the record of a bypass waits for the notification of the change, which names the program. The
+/// rules were found missing before it arrived, and are restored without it.
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -37,8 +40,6 @@ pub(super) struct RulesWatch {
     pub(super) unlogged: u64,
     /// When the rules were last restored because notifications were lost.
     restored_unknown: Option<Instant>,
-    /// When rules were found missing that have not been restored.
-    pub(super) missing: Option<Instant>,
     /// The generation of the ruleset that was replaced when the rules were last restored for a bypass. All
     /// changes up to that generation are undone. Rules that are written for another reason undo none.
     pub(super) undone: Option<u32>,
@@ -58,6 +59,27 @@ pub(super) struct Bypass {
     are_missing: bool,
     /// When the rules were restored; `None` before.
     pub(super) restored: Option<SystemTime>,
+    /// When every connection had been evaluated under the restored rules, by both clocks; `None` before.
+    pub(super) ended: Option<(SystemTime, Instant)>,
+}
+
+impl Bypass {
+    fn new(change: ForeignChange) -> Self {
+        Self { change, changes: 1, are_missing: false, restored: None, ended: None }
+    }
+
+    /// Whether no notification has named the change.
+    fn is_unknown(&self) -> bool {
+        self.change.what == Changed::Unknown
+    }
+
+    /// Takes over what a notification says about the change that deleted the rules, if none has said it.
+    fn attribute(&mut self, change: ForeignChange) {
+        if self.is_unknown() {
+            let before = if self.are_missing { change.since } else { self.change.since };
+            self.change = ForeignChange { since: before.min(change.since), ..change };
+        }
+    }
 }
 
 impl RulesWatch {
@@ -69,7 +91,6 @@ impl RulesWatch {
             logged: None,
             unlogged: 0,
             restored_unknown: None,
-            missing: None,
             undone: None,
             taken_over: None,
         }
@@ -97,7 +118,6 @@ impl RulesWatch {
     /// Another agent has written all rules and evaluates all connections. A change that another program made
     /// before the takeover must still be recorded.
     pub(super) fn handed_over(&mut self) {
-        self.missing = None;
         match &mut self.bypass {
             Some(bypass) if bypass.are_missing || !is_of_an_agent(&bypass.change) => {
                 bypass.restored = Some(SystemTime::now());
@@ -132,15 +152,43 @@ impl RulesWatch {
         match &mut self.bypass {
             Some(bypass) => {
                 bypass.changes += 1;
-                bypass.restored = None;
-                if bypass.change.what == Changed::Unknown {
-                    // This change deleted the rules that were found missing, and tells when.
-                    let before = if bypass.are_missing { change.since } else { bypass.change.since };
-                    bypass.change = ForeignChange { since: before.min(change.since), ..change };
-                }
+                (bypass.restored, bypass.ended) = (None, None);
+                bypass.attribute(change);
             }
-            None => self.bypass = Some(Bypass { change, changes: 1, are_missing: false, restored: None }),
+            None => self.bypass = Some(Bypass::new(change)),
         }
+    }
+
+    /// Call this for the notification of a change that is already undone: the rules may have been found
+    /// missing before it arrived.
+    pub(super) fn undone_change(&mut self, change: ForeignChange) {
+        if let Some(bypass) = &mut self.bypass {
+            bypass.attribute(change);
+        }
+    }
+
+    /// Call this when every connection has been evaluated. If the rules are restored, the bypass has ended.
+    pub(super) fn swept(&mut self, now: Instant) {
+        if let Some(bypass) = &mut self.bypass
+            && bypass.restored.is_some()
+        {
+            bypass.ended.get_or_insert((SystemTime::now(), now));
+        }
+    }
+
+    /// Takes the bypass if it has ended and its record need not wait for a notification.
+    pub(super) fn take_ended(&mut self, now: Instant) -> Option<Bypass> {
+        self.bypass.take_if(|bypass| {
+            let is_late = |(_, at): (_, Instant)| now.duration_since(at) >= NOTIFIED_WITHIN;
+            // If notifications were lost, none will arrive.
+            let waits = bypass.is_unknown() && bypass.are_missing;
+            bypass.ended.is_some_and(|ended| !waits || is_late(ended))
+        })
+    }
+
+    /// Takes the bypass if it has ended.
+    pub(super) fn take_ended_now(&mut self) -> Option<Bypass> {
+        self.bypass.take_if(|bypass| bypass.ended.is_some())
     }
 
     /// Call this when the rules were found missing. The notification may be still to come.
@@ -152,23 +200,22 @@ impl RulesWatch {
         if let Some(bypass) = &mut self.bypass {
             bypass.are_missing = true;
         }
-        self.missing.get_or_insert_with(Instant::now);
     }
 
-    /// When [`Agent::restore_rules`](super::Agent::restore_rules) must be called; `None` if the rules are
-    /// intact.
-    pub(super) fn restore_at(&self) -> Option<Instant> {
-        self.is_damaged().then(|| Instant::now() + NOTIFIED_WITHIN)
+    /// When the agent must act next: restore the rules, or record a bypass that has ended; `None` if there
+    /// is none.
+    pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let bypass = self.bypass.as_ref()?;
+        match bypass.ended {
+            Some((_, at)) => Some(at + NOTIFIED_WITHIN),
+            None => self.is_damaged().then(|| now + RETRY_INTERVAL),
+        }
     }
 
     /// Whether the rules must be restored now. If notifications are lost repeatedly, they are restored at
     /// most once per [`MIN_INTERVAL`].
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let is_notified = self.bypass.as_ref().is_some_and(|bypass| bypass.change.what != Changed::Unknown);
-        if !is_notified && self.missing.is_some_and(|at| now.duration_since(at) < NOTIFIED_WITHIN) {
-            return false;
-        }
-        let is_certain = |bypass: &Bypass| bypass.are_missing || bypass.change.what != Changed::Unknown;
+        let is_certain = |bypass: &Bypass| bypass.are_missing || !bypass.is_unknown();
         if self.bypass.as_ref().is_none_or(is_certain) {
             return true;
         }
@@ -184,4 +231,56 @@ impl RulesWatch {
 /// on the program's main thread, which has the program's name.
 fn is_of_an_agent(change: &ForeignChange) -> bool {
     matches!(change.program.name.as_deref(), Some(THREAD_NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(since: SystemTime, program: &str, generation: u32) -> ForeignChange {
+        let program = Program { name: Some(program.to_owned()), pid: Some(7) };
+        let (object, table) = ("table".to_owned(), "inet kube-verdict".to_owned());
+        let what = Changed::Object { is_deleted: true, object, table };
+        ForeignChange { since, program, what, generation: Some(generation) }
+    }
+
+    /// Found by a test on a busy machine: the agent found its rules missing and restored them before the
+    /// thread that receives notifications ran. The record then named no program.
+    #[test]
+    fn a_notification_that_arrives_after_missing_rules_were_restored_names_the_program() {
+        let (mut watch, now) = (RulesWatch::new(), Instant::now());
+        let deleted = watch.seen + Duration::from_millis(300);
+        watch.missing();
+        assert!(watch.is_due(now), "restoring does not wait for the notification");
+        watch.bypass.as_mut().unwrap().restored = Some(deleted);
+        watch.swept(now);
+        assert!(watch.take_ended(now).is_none(), "the record waits for the notification");
+        watch.undone_change(change(deleted, "nft", 5));
+        let bypass = watch.take_ended(now).unwrap();
+        assert_eq!((bypass.change.program.name.as_deref(), bypass.change.since), (Some("nft"), deleted));
+    }
+
+    #[test]
+    fn a_bypass_of_unknown_cause_is_recorded_a_second_after_its_end() {
+        let (mut watch, now) = (RulesWatch::new(), Instant::now());
+        watch.missing();
+        watch.bypass.as_mut().unwrap().restored = Some(SystemTime::now());
+        assert!(watch.take_ended_now().is_none(), "connections are not swept yet");
+        watch.swept(now);
+        assert_eq!(watch.wake_at(now), Some(now + NOTIFIED_WITHIN));
+        assert!(watch.take_ended(now + NOTIFIED_WITHIN).unwrap().is_unknown());
+        assert!(watch.bypass.is_none());
+    }
+
+    #[test]
+    fn a_change_after_the_end_of_a_bypass_is_another_bypass() {
+        let (mut watch, now) = (RulesWatch::new(), Instant::now());
+        let at = SystemTime::now();
+        watch.changed(change(at, "nft", 5));
+        watch.bypass.as_mut().unwrap().restored = Some(at);
+        watch.swept(now);
+        assert_eq!(watch.take_ended_now().unwrap().changes, 1);
+        watch.changed(change(at, "iptables", 6));
+        assert!(watch.is_damaged() && watch.take_ended_now().is_none());
+    }
 }
