@@ -67,6 +67,11 @@ impl Model {
             return Assessment::Changing;
         }
         let (begun, ended) = (attempt.begun.0, attempt.ended.0);
+        // A server that is gone before its greeting arrives leaves a client that waits without an end: only the
+        // server sends, so no segment of the client is answered by a reset.
+        if self.lost_power(&nodes(attempt, worlds), (attempt.begun.1, attempt.ended.1)) {
+            return Assessment::Stalled;
+        }
         match self.last_pause(&nodes(attempt, worlds), begun, ended) {
             Some(end) if ended.saturating_duration_since(end) < RECOVERY => Assessment::Stalled,
             _ => Assessment::Wrong("the attempt was allowed at all times but did not pass"),
@@ -212,6 +217,18 @@ mod tests {
             "there was enough time to recover"
         );
         assert!(matches!(times.assess(26, 30, Answer::TimedOut), Assessment::Wrong(_)));
+    }
+
+    /// Found by the short run: a client had connected in the moment in which the server's node lost power.
+    #[test]
+    fn an_attempt_that_lasts_while_a_node_loses_power_may_fail_however_long_it_waits() {
+        let mut times = Times::new();
+        let stamp = |second| Timestamp::from_second(second).unwrap();
+        times.model.pause("node-b", times.at(20));
+        times.model.boot("node-b", stamp(21), stamp(25));
+        times.model.resume("node-b", times.at(25));
+        assert_eq!(times.assess(20, 46, Answer::TimedOut), Assessment::Stalled);
+        assert!(matches!(times.assess(26, 46, Answer::TimedOut), Assessment::Wrong(_)));
     }
 
     #[test]

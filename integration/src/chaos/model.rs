@@ -127,6 +127,11 @@ impl Model {
             || self.boots.iter().any(|(of, from, to)| of == node && overlaps((*from, *to)))
     }
 
+    /// Whether ANY of the nodes had no power at some time between these two.
+    pub(super) fn lost_power(&self, nodes: &[&str], (from, to): (Timestamp, Timestamp)) -> bool {
+        self.boots.iter().any(|(node, off, on)| nodes.contains(&node.as_str()) && *off <= to && *on >= from)
+    }
+
     /// Whether ANY of the nodes gave no verdicts at some time between these two.
     pub fn had_pause(&self, nodes: &[&str], from: Instant, to: Instant) -> bool {
         self.last_pause(nodes, from, to).is_some()
