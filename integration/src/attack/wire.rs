@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
@@ -53,23 +53,23 @@ pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u
     })?
 }
 
-/// Sends a frame through an interface repeatedly, as fast as possible, until it is stopped. Returns the
-/// number of frames.
+/// Sends a frame through an interface repeatedly, as fast as possible, until it is stopped. Counts the frames
+/// in `sent`.
 pub fn flood(
     namespace: &Namespace,
     interface: &Interface,
     frame: &[u8],
     is_stopped: &AtomicBool,
-) -> Result<u64> {
-    namespace.run(|| -> Result<u64> {
+    sent: &AtomicU64,
+) -> Result<()> {
+    namespace.run(|| -> Result<()> {
         let socket = packet_socket()?;
-        let mut sent = 0;
         while !is_stopped.load(Ordering::Relaxed) {
             sendto(socket.as_raw_fd(), frame, &interface.link, MsgFlags::empty())
                 .with_context(|| format!("sending a frame of {} bytes", frame.len()))?;
-            sent += 1;
+            sent.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(sent)
+        Ok(())
     })?
 }
 
