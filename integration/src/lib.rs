@@ -14,7 +14,7 @@
 //! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
 //! - [`attack`]: what a pod can send to reach targets that policy denies.
 //! - [`busy`]: load on every processor.
-//! - [`scheduling_delays`]: delays of the machine, which bounds in time do not count.
+//! - [`scheduling_delays`], [`processor_wait`]: delays of the machine, which bounds in time do not count.
 //! - [`wait`], [`web_to_db`]: waiting, and a set-up that many tests share.
 //! - [`scenario`]: the vocabulary in which tests are written.
 //!
@@ -41,6 +41,7 @@ pub mod manifests;
 pub mod namespace;
 pub mod port;
 pub mod probe;
+pub mod processor_wait;
 pub mod programs;
 pub mod record;
 pub mod scenario;
@@ -66,6 +67,7 @@ pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use port::Transport;
 pub use probe::{Answer, Family, Observed, ProbeTarget};
+pub use processor_wait::ProcessorWait;
 pub use scenario::{
     Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, unevaluated,
 };

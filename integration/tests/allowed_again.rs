@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
 use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
-use integration::{Agent, Sampling, Scenario, SchedulingDelays, Stream, Testbed, Transport, flood};
+use integration::{
+    Agent, ProcessorWait, Sampling, Scenario, SchedulingDelays, Stream, Testbed, Transport, flood,
+};
 
 /// A datagram must arrive within this time after the edit that allows its connection again was applied.
 const BOUND: Duration = Duration::from_millis(150);
@@ -83,12 +85,14 @@ fn cut_and_allow(
     let written = testbed.manifests().policy(POLICY, FORBIDDEN).expect("the policy is written");
     wait_applied(agent, POLICY, written).expect("it is applied");
     sleep(CUT_FOR);
+    let wait = ProcessorWait::of(agent.process()).expect("the agent runs");
+    let waited = || wait.so_far().expect("the agent runs");
     let written = testbed.manifests().policy(POLICY, ALLOWED).expect("the policy is written");
     let cut_for: Vec<Duration> =
         streams.iter().map(|stream| written.saturating_duration_since(last(stream))).collect();
     let timeout = cut_for.iter().max().copied().unwrap_or_default() + 2 * LATER_THAN_CUT_FOR;
     let mut resumed = vec![None; streams.len()];
-    while resumed.contains(&None) && written.elapsed() < timeout + delays.since(written) {
+    while resumed.contains(&None) && written.elapsed() < timeout + delays.since(written) + waited() {
         for (at, stream) in resumed.iter_mut().zip(streams) {
             if at.is_none() && last(stream) > written {
                 *at = Some(last(stream).saturating_duration_since(written));
@@ -98,7 +102,7 @@ fn cut_and_allow(
     }
     let applied = wait_applied(agent, POLICY, written).expect("it is applied");
     let applied = applied.saturating_duration_since(written);
-    let delayed = delays.since(written);
+    let delayed = delays.since(written) + waited();
     eprintln!(
         "{edited} edited: applied {applied:?} after the edit, first arrivals after {resumed:?}, delayed \
          {delayed:?}"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use integration::applied::wait_applied;
 use integration::web_to_db::{self, ALLOWED, POLICY};
-use integration::{Sampling, Scenario, SchedulingDelays, Stream, flood};
+use integration::{ProcessorWait, Sampling, Scenario, SchedulingDelays, Stream, flood};
 
 /// Messages that passed the node before the cut was applied arrive within this time.
 const BOUND: Duration = Duration::from_millis(100);
@@ -49,6 +49,7 @@ fn nothing_passes_after_the_last_of_many_cuts_and_a_connection_that_is_allowed_l
     let delays = SchedulingDelays::watch(Sampling::FINE);
     for number in 1..=ALTERNATIONS {
         let begun = Instant::now();
+        let wait = ProcessorWait::of(agent.process()).expect("the agent runs");
         write(ALLOWED);
         pause();
         let written = write(&forbidden(number));
@@ -58,7 +59,7 @@ fn nothing_passes_after_the_last_of_many_cuts_and_a_connection_that_is_allowed_l
             // The applied edit may be the previous one. Also, sweeps of earlier edits end meanwhile.
             sleep(Duration::from_millis(1_500));
             let applied = wait_applied(&agent, POLICY, written).expect("the cut is applied");
-            let delayed = delays.since(begun);
+            let delayed = delays.since(begun) + wait.so_far().expect("the agent runs");
             for stream in &streams {
                 let passed = last(stream).saturating_duration_since(applied);
                 eprintln!(
