@@ -7,7 +7,8 @@ use std::ops::{BitAnd, BitOr, BitXor, Not, Shl, ShlAssign, Shr};
 pub(super) const FIRST_STEP: u32 = 16;
 
 /// The value of a prefix: below 2^30.
-pub(crate) type Value = u32;
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Value(pub(crate) u32);
 
 /// The bits of an address of one family.
 pub(crate) trait Bits:
