@@ -39,7 +39,7 @@ pub(crate) struct Identities {
     fresh: Vec<IdentityId>,
 }
 
-/// Namespaces that no policy distinguishes: a position in the list of them. Valid until the next full rebuild.
+/// Namespaces that no policy distinguishes: their position in the list. Valid until the next full rebuild.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct NamespaceId(u32);
 

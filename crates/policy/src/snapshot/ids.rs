@@ -31,6 +31,10 @@ impl IdentityId {
 pub(crate) struct NodeId(pub(crate) u32);
 
 /// The number of the element at this position of a list that the compiler fills: what an id holds.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a node's memory and the budget of policies keep lists far below 2^32 elements"
+)]
 pub(crate) fn number_of(position: usize) -> u32 {
     position as u32
 }

@@ -19,6 +19,7 @@ use self::bits::FIRST_STEP;
 pub(crate) use self::bits::{Bits, Value};
 use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
+use crate::snapshot::ids::number_of;
 
 /// Bits that a step below the first consumes.
 const STEP: u32 = 4;
@@ -129,7 +130,8 @@ impl<B: Bits> Trie<B> {
         let intervals = runs::intervals(prefixes);
         let mut runs = Runs::default();
         let beginning = |block: usize| {
-            (B::with_first(block, self.first_step) >> self.shared_bits) | (self.shared & self.shared_mask)
+            (B::with_first(number_of(block), self.first_step) >> self.shared_bits)
+                | (self.shared & self.shared_mask)
         };
         // The interval that contains the first address of the block.
         let mut at = 0;
@@ -190,7 +192,7 @@ impl<B: Bits> Trie<B> {
                 // The new step inherits the leaf's value; longer prefixes overwrite it.
                 let below = entries.len();
                 entries.resize(below + (1 << STEP), entry);
-                entries[position] = below as u32;
+                entries[position] = number_of(below);
                 below
             };
             bits <<= step;

@@ -6,6 +6,7 @@
 //! starts. The number of starts up to a port is the position of its rule in the list of rules.
 
 use super::port_set::{NO_RULE, PortRange, RuleIndex};
+use crate::snapshot::ids::number_of;
 
 /// The most intervals that are searched: they fit into two cache lines.
 const FEW: usize = 16;
@@ -136,12 +137,19 @@ impl Intervals {
         for block in blocks {
             let starts =
                 block.iter().fold(0, |bits, (start, _)| bits | 1_u64 << (usize::from(*start) % BLOCK));
-            words.extend([starts as u32, (starts >> 32) as u32, rule as u32]);
+            let [low, high] = halves(starts);
+            words.extend([low, high, number_of(rule)]);
             rule += block.len();
         }
-        words.extend([0, 0, rule as u32]);
+        words.extend([0, 0, number_of(rule)]);
         words.extend(self.starts.iter().map(|(_, rule)| rule.0));
     }
+}
+
+/// The lower and the higher half of a word.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
 }
 
 /// The intervals of one segment: a rule, its first port, and the port after its last.

@@ -8,6 +8,7 @@ use super::port_set::{NO_RULE, PortAlias, PortRange, PortSet, ResolvedPort, Rule
 use super::wide::WideTable;
 use crate::packet::Protocol;
 use crate::snapshot::arena::Arena;
+use crate::snapshot::ids::number_of;
 use crate::snapshot::trie::Value;
 
 /// The start of an entry of a [`PortTable`]: a position in its arena, below 2^30.
@@ -148,7 +149,7 @@ impl PortTable {
         aliases.dedup_by_key(|(alias, _)| *alias);
 
         let first = rules.first().map_or(NO_RULE, |(rule, _)| *rule);
-        let mut words = vec![first.0, intervals.len() as u32 - 1, aliases.len() as u32];
+        let mut words = vec![first.0, number_of(intervals.len() - 1), number_of(aliases.len())];
         let entries = words.len();
         words.resize(entries + intervals.len() * PROTOCOL_WORDS, 0);
         for (alias, rule) in aliases {
@@ -156,7 +157,8 @@ impl PortTable {
             words.extend([alias.name.0, protocol, rule.0]);
         }
         for (number, (protocol, intervals)) in intervals.iter().enumerate() {
-            let entry = [*protocol, intervals.portless.0, words.len() as u32, intervals.count() as u32];
+            let entry =
+                [*protocol, intervals.portless.0, number_of(words.len()), number_of(intervals.count())];
             let position = entries + number * PROTOCOL_WORDS;
             words[position..position + PROTOCOL_WORDS].copy_from_slice(&entry);
             intervals.append(&mut words);

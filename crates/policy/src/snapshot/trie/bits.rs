@@ -36,7 +36,7 @@ pub(crate) trait Bits:
     fn first(self, count: u32) -> usize;
 
     /// The inverse of [`Bits::first`]: the first `count` bits are `number`, the others 0.
-    fn with_first(number: usize, count: u32) -> Self;
+    fn with_first(number: u32, count: u32) -> Self;
 
     /// The next higher address, if there is one.
     fn next(self) -> Option<Self>;
@@ -61,8 +61,8 @@ macro_rules! bits_of {
                 (self >> (Self::NUMBER - count)) as usize
             }
 
-            fn with_first(number: usize, count: u32) -> Self {
-                (number as Self) << (Self::NUMBER - count)
+            fn with_first(number: u32, count: u32) -> Self {
+                Self::from(number) << (Self::NUMBER - count)
             }
 
             fn next(self) -> Option<Self> {
