@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use dataplane::marks::Marks;
-use dataplane::queues::QueueRange;
+use dataplane::marks::{Mark, Marks};
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig};
 use dataplane::worker::allow;
 use integration::namespace::Namespace;
@@ -26,7 +26,7 @@ pub const COMMAND: &str = "accept-all";
 /// The line that it prints when its rules are in force.
 const READY: &str = "ready";
 /// The first of its queues. The namespace is used by nothing else, so any number will do.
-const FIRST_QUEUE: u16 = 100;
+const FIRST_QUEUE: QueueNumber = QueueNumber(100);
 /// As for the agent's workers.
 const COPY_RANGE: u16 = 128;
 
@@ -112,11 +112,11 @@ pub fn serve(pod_cidrs: Vec<IpNet>) -> Result<()> {
     Ok(())
 }
 
-fn open(number: u16) -> std::io::Result<Queue> {
+fn open(number: QueueNumber) -> std::io::Result<Queue> {
     let mut queue = Queue::open()?;
-    queue.bind(number)?;
-    queue.set_copy_range(number, COPY_RANGE)?;
-    queue.set_recv_gso(number, true)?;
+    queue.bind(number.0)?;
+    queue.set_copy_range(number.0, COPY_RANGE)?;
+    queue.set_recv_gso(number.0, true)?;
     Ok(queue)
 }
 
@@ -125,8 +125,8 @@ fn accept(core: usize, mut queue: Queue, marks: Marks) -> Result<()> {
     pin_to_core(core)?;
     loop {
         let mut message = queue.recv()?;
-        let (mark, verdict) = allow(&marks, message.get_nfmark());
-        message.set_nfmark(mark);
+        let (mark, verdict) = allow(&marks, Mark(message.get_nfmark()));
+        message.set_nfmark(mark.0);
         message.set_verdict(verdict);
         queue.verdict(message)?;
     }

@@ -270,9 +270,9 @@ impl From<HoldCounters> for status::Hold {
 fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
     let rows = QueueStatistics::read().unwrap_or_default();
     rows.into_iter()
-        .filter(|row| ours.numbers().any(|number| number == row.number))
+        .filter(|row| ours.contains(row.number))
         .map(|row| status::Queue {
-            number: row.number,
+            number: row.number.0,
             waiting: row.waiting,
             dropped_full: row.dropped_full,
             dropped_by_socket: row.dropped_by_socket,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use dataplane::conntrack::{Conntrack, ConntrackError};
-use dataplane::marks::Marks;
+use dataplane::marks::{Mark, Marks};
 use dataplane::sweep::{
     Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Scope, Sink, SweepReport, SweptConnection, sweep,
     wait_for_packets_in_flight,
@@ -156,10 +156,10 @@ impl Changed<'_> {
     /// until a worker allows a packet, which it does only if the snapshot in force allows it.
     fn confirm(self, conntrack: &mut Conntrack, marks: &Marks) -> Result<(), ConntrackError> {
         let Self { registry, local, mut revoked, mut unaccepted } = self;
-        let (revoked_bit, accepted_bit) = (marks.revoked().0, marks.accepted().0);
+        let (revoked_bit, accepted_bit) = (marks.revoked(), marks.accepted());
         while !(revoked.is_empty() && unaccepted.is_empty()) {
             wait_for_packets_in_flight();
-            let mut lost = |changed: Vec<SweptConnection>, mask, overwritten: u32| {
+            let mut lost = |changed: Vec<SweptConnection>, mask, overwritten: Mark| {
                 let mut lost = Vec::new();
                 for changed in changed {
                     if conntrack.mark(&changed.entry)?.is_some_and(|mark| mark & mask == overwritten) {
@@ -168,7 +168,7 @@ impl Changed<'_> {
                 }
                 Ok::<_, ConntrackError>(lost)
             };
-            let revoked_lost = lost(revoked, revoked_bit, 0)?;
+            let revoked_lost = lost(revoked, revoked_bit, Mark::NONE)?;
             let unaccepted_lost = lost(unaccepted, accepted_bit, accepted_bit)?;
             let mut registry = lock(registry);
             revoked = registry.revoke_again(revoked_lost, local)?;
@@ -203,9 +203,9 @@ mod tests {
     fn sweep_and_lose(
         registry: &Mutex<RevokedRegistry>,
         snapshot: &Snapshot,
-        mark: u32,
+        mark: Mark,
         in_between: impl FnOnce(),
-    ) -> Vec<u32> {
+    ) -> Vec<Mark> {
         let (local, overlay) = (LocalAddresses::default(), OverlayFlows::default());
         let evaluator = Evaluator { snapshot, local: &local, overlay: &overlay };
         let mut changed = Changed { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
@@ -237,7 +237,7 @@ mod tests {
         in_namespace(&[], || {
             make([NewEntry::udp((UNASSIGNED, 1), ("192.0.2.9", 80)).tcp().marked(ACCEPTED)]);
             let (_, snapshot) = shop::open(&[5000]);
-            assert_eq!(sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {}), [0]);
+            assert_eq!(sweep_and_lose(&registry(&snapshot), &snapshot, ACCEPTED, || {}), [Mark::NONE]);
         });
     }
 

@@ -10,13 +10,14 @@ pub(crate) mod namespace;
 pub(crate) mod shop;
 
 use dataplane::conntrack::{Conntrack, EntryName, MarkChange};
+use dataplane::marks::Mark;
 use policy::Packet;
 
-pub(crate) const ACCEPTED: u32 = 0x1000_0000;
-pub(crate) const REVOKED: u32 = 0x2000_0000;
+pub(crate) const ACCEPTED: Mark = Mark(0x1000_0000);
+pub(crate) const REVOKED: Mark = Mark(0x2000_0000);
 
 /// All entries: the packets as evaluated, with the entries' names and marks.
-pub(crate) fn entries() -> Vec<(Packet, EntryName, u32)> {
+pub(crate) fn entries() -> Vec<(Packet, EntryName, Mark)> {
     let mut entries = Vec::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
         entries.push((entry.evaluated(), entry.name(), entry.mark));
@@ -27,11 +28,11 @@ pub(crate) fn entries() -> Vec<(Packet, EntryName, u32)> {
 }
 
 /// The marks of all entries.
-pub(crate) fn marks() -> Vec<u32> {
+pub(crate) fn marks() -> Vec<Mark> {
     entries().into_iter().map(|(.., mark)| mark).collect()
 }
 
 /// Overwrites the whole mark of all entries, as another writer would.
-pub(crate) fn overwrite_marks(mark: u32) {
-    Conntrack::open().unwrap().visit(|_| Some(MarkChange { value: mark, mask: u32::MAX })).unwrap();
+pub(crate) fn overwrite_marks(mark: Mark) {
+    Conntrack::open().unwrap().visit(|_| Some(MarkChange { value: mark, mask: Mark::ALL })).unwrap();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use dataplane::marks::{Mark, Marks, MarksError};
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
@@ -108,10 +108,10 @@ pub(crate) fn marks(packet: Mark, connection: Mark) -> Result<Marks, Usage> {
 
 /// The two ranges of queues, from `--queue-base` and the number of workers. The two queues of new ports
 /// follow them, so the ranges end at 65533 or below.
-pub(crate) fn queue_ranges(base: u16, workers: u16) -> Result<[QueueRange; 2], Usage> {
+pub(crate) fn queue_ranges(base: QueueNumber, workers: u16) -> Result<[QueueRange; 2], Usage> {
     let needed = QueueRange::numbers_of_pair(workers) + 2;
     let highest = (1_u32 << 16).saturating_sub(needed);
-    let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base) <= highest);
+    let ranges = QueueRange::pair(base, workers).ok().filter(|_| u32::from(base.0) <= highest);
     ranges.ok_or_else(|| {
         Usage(format!(
             "--queue-base {base}: {workers} workers need {needed} queue numbers from there on, and the last \
@@ -159,15 +159,15 @@ mod tests {
 
     #[test]
     fn queue_numbers_are_at_most_65535_for_any_number_of_workers() {
-        let [first, second] = queue_ranges(65_529, 2).expect("the last numbers that fit");
-        assert_eq!((first.first, second.first), (65_529, 65_532));
-        let error = queue_ranges(65_530, 2).expect_err("one too many").to_string();
+        let [first, second] = queue_ranges(QueueNumber(65_529), 2).expect("the last numbers that fit");
+        assert_eq!((first.first, second.first), (QueueNumber(65_529), QueueNumber(65_532)));
+        let error = queue_ranges(QueueNumber(65_530), 2).expect_err("one too many").to_string();
         assert_eq!(
             error,
             "--queue-base 65530: 2 workers need 7 queue numbers from there on, and the last number is 65535: \
              give a number from 0 to 65529, such as 100"
         );
-        queue_ranges(0, 1024).expect("the largest number of workers");
+        queue_ranges(QueueNumber(0), 1024).expect("the largest number of workers");
     }
 
     #[test]

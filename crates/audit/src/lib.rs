@@ -12,6 +12,16 @@
 //! packet, and the writer polls it every [`writer::POLL`]. An evaluation is lost if its ring is full or if it
 //! can't be written. Lost records are counted, and a [`Lost`] line in the log gives their number.
 #![forbid(unsafe_code)]
+// A cast that might change a number must say why it does not.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_lossless,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod destination;
 pub mod policy_verdicts;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
+use crate::marks::Mark;
 use crate::netlink::{AttributeReader, DUMP, Header, Messages, NetlinkError, REQUEST, Received, Socket};
 use crate::queues::QueueRange;
 use crate::table::{OwnRules, TableError};
@@ -78,9 +79,9 @@ impl From<MarkChange> for EntryChange {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MarkChange {
     /// The new bits; only those under the mask count.
-    pub value: u32,
+    pub value: Mark,
     /// The bits to change.
-    pub mask: u32,
+    pub mask: Mark,
 }
 
 /// The counts of a visit.
@@ -230,7 +231,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// [`ConntrackError::Read`] if the kernel refuses.
-    pub fn mark(&mut self, entry: &EntryName) -> Result<Option<u32>, ConntrackError> {
+    pub fn mark(&mut self, entry: &EntryName) -> Result<Option<Mark>, ConntrackError> {
         let entry = entry.as_ref();
         let sequence = self.reader.next_sequence();
         let mut request = Messages::default();
@@ -336,7 +337,7 @@ impl Writer {
             entry.write(attributes);
             match change {
                 EntryChange::Mark(MarkChange { value, mask }) => {
-                    attributes.be32(CTA_MARK, value & mask).be32(CTA_MARK_MASK, mask);
+                    attributes.be32(CTA_MARK, (value & mask).0).be32(CTA_MARK_MASK, mask.0);
                 }
                 // The id prevents deleting a later connection with the same tuple.
                 EntryChange::Delete => drop(attributes.be32(CTA_ID, entry.id.0)),

@@ -11,10 +11,11 @@ use std::fmt;
 /// use std::io;
 ///
 /// use dataplane::error_chain::ErrorChain;
+/// use dataplane::queues::QueueNumber;
 /// use dataplane::worker::WorkerError;
 ///
 /// let source = io::Error::other("out of memory");
-/// let error = WorkerError::Receive { queue: 100, source };
+/// let error = WorkerError::Receive { queue: QueueNumber(100), source };
 /// assert_eq!(
 ///     ErrorChain(&error).to_string(),
 ///     "NFQUEUE 100 is no longer served (restart the agent): out of memory"

@@ -23,6 +23,16 @@
 //! - [`cache_log`]: packets that the kernel decided from its caches, recorded afterwards.
 //! - [`conntrack`], [`sweep`]: existing connections, evaluated again when policy changes.
 #![deny(unsafe_code)]
+// A cast that might change a number must say why it does not.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_lossless,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod cache_log;
 pub mod conntrack;
@@ -31,6 +41,7 @@ pub mod error_chain;
 pub mod marks;
 pub mod netlink;
 mod nft;
+mod numbers;
 pub mod packet;
 pub mod ports;
 pub mod preflight;

@@ -6,12 +6,62 @@
 //! queued ([`Marks::queued`]).
 
 use std::fmt;
+use std::ops::{BitAnd, BitOr, BitXor, Not};
 
 use crate::queues::QueueRange;
 
 /// A set of bits in a packet mark or connection mark, in host byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mark(pub u32);
+
+impl Mark {
+    /// No bit.
+    pub const NONE: Self = Self(0);
+    /// Every bit.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Whether ANY of these bits is set.
+    #[inline]
+    pub fn has_any(self, bits: Self) -> bool {
+        self.0 & bits.0 != 0
+    }
+}
+
+impl BitAnd for Mark {
+    type Output = Self;
+
+    #[inline]
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl BitOr for Mark {
+    type Output = Self;
+
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitXor for Mark {
+    type Output = Self;
+
+    #[inline]
+    fn bitxor(self, other: Self) -> Self {
+        Self(self.0 ^ other.0)
+    }
+}
+
+impl Not for Mark {
+    type Output = Self;
+
+    #[inline]
+    fn not(self) -> Self {
+        Self(!self.0)
+    }
+}
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +148,7 @@ impl Marks {
                 return Err(MarksError::NotFourBits(kind, mask));
             }
         }
-        if packet.0 & connection.0 != 0 {
+        if packet.has_any(connection) {
             return Err(MarksError::Overlap(packet, connection));
         }
         Ok(Self { packet: bits(packet.0), connection: bits(connection.0), agent: 0 })
@@ -181,9 +231,9 @@ impl Marks {
 
     /// Why a packet with this mark was queued.
     #[inline]
-    pub fn queue_reason(&self, mark: u32) -> QueueReason {
-        let [_, reply, established, untracked] = self.packet;
-        match (mark & untracked != 0, mark & established != 0, mark & reply != 0) {
+    pub fn queue_reason(&self, mark: Mark) -> QueueReason {
+        let [_, reply, established, untracked] = self.packet.map(Mark);
+        match (mark.has_any(untracked), mark.has_any(established), mark.has_any(reply)) {
             (true, true, false) => QueueReason::UntrackedFlow,
             (true, ..) => QueueReason::Untracked,
             (false, true, true) => QueueReason::EstablishedReply,
@@ -247,8 +297,8 @@ mod tests {
         use QueueReason::{Established, EstablishedReply, First, UnprovenReply, Untracked, UntrackedFlow};
         let marks = Marks::default();
         for reason in [First, UnprovenReply, Established, EstablishedReply, Untracked, UntrackedFlow] {
-            for others in [0, 0x4000, marks.verdict_bit().0] {
-                assert_eq!(marks.queue_reason(marks.queue_reason_bits(reason).0 | others), reason);
+            for others in [Mark::NONE, Mark(0x4000), marks.verdict_bit()] {
+                assert_eq!(marks.queue_reason(marks.queue_reason_bits(reason) | others), reason);
             }
         }
         let all = [marks.accepted(), marks.revoked(), marks.queued(), marks.queued_inverted()];

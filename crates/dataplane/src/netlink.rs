@@ -9,6 +9,7 @@ mod message;
 mod socket;
 
 pub use error::NetlinkError;
+pub(crate) use message::message_length;
 pub use message::{
     ACK, APPEND, AttributeReader, Attributes, CREATE, DUMP, Header, Messages, PortId, REQUEST, Received,
 };

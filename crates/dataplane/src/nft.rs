@@ -12,16 +12,21 @@
 //! ```
 
 pub(crate) mod batch;
+use crate::numbers::{NFPROTO_BRIDGE, NFPROTO_INET};
 pub(crate) mod expression;
 pub(crate) mod queue;
 pub(crate) mod rule;
 pub(crate) mod set;
 
-/// Subsystem of nf_tables in the high byte of a netlink message's type (`linux/netfilter/nfnetlink.h`).
-pub(crate) const SUBSYSTEM: u16 = (rustables::sys::NFNL_SUBSYS_NFTABLES as u16) << 8;
+/// The type of a netlink message of nf_tables, from its number (`NFT_MSG_`). The high byte is the subsystem
+/// (`linux/netfilter/nfnetlink.h`).
+#[expect(clippy::cast_possible_truncation, reason = "subsystems and messages have one byte each")]
+pub(crate) const fn message_kind(message: u32) -> u16 {
+    (rustables::sys::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
+}
 
 /// `NFPROTO_INET`: IPv4 and IPv6 in one table.
-pub(crate) const FAMILY: u8 = libc::NFPROTO_INET as u8;
+pub(crate) const FAMILY: u8 = NFPROTO_INET;
 
 /// A table, identified by its name and by the family whose hooks its chains use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,7 +45,7 @@ impl TableId {
 
     /// A table at the hooks of bridges: its chains match frames.
     pub(crate) const fn bridge(name: &'static str) -> Self {
-        Self { family: libc::NFPROTO_BRIDGE as u8, name }
+        Self { family: NFPROTO_BRIDGE, name }
     }
 
     /// The table as the library's type.

@@ -20,7 +20,10 @@ mod tests;
 
 /// How many bytes of a packet the kernel copies to a worker: an IPv4 header with all its options (60) and a
 /// TCP header with all its options (60) fit.
-pub const COPY_RANGE: usize = 128;
+pub const COPY_RANGE: usize = COPY_LENGTH as usize;
+
+/// [`COPY_RANGE`] in the width that netlink messages have for it.
+pub(crate) const COPY_LENGTH: u16 = 128;
 
 /// UDP-Lite (RFC 3828).
 const UDP_LITE: Protocol = Protocol(136);

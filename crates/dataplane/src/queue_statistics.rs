@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::netlink::PortId;
+use crate::queues::QueueNumber;
 
 /// The table of the calling thread's network namespace.
 const PATH: &str = "/proc/thread-self/net/netfilter/nfnetlink_queue";
@@ -12,7 +13,7 @@ const PATH: &str = "/proc/thread-self/net/netfilter/nfnetlink_queue";
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QueueStatistics {
     /// The queue's number.
-    pub number: u16,
+    pub number: QueueNumber,
     /// The netlink port of the socket that bound it: often, but not always, the process id.
     pub port_id: PortId,
     /// Packets that wait for a verdict.
@@ -41,7 +42,7 @@ impl QueueStatistics {
     }
 
     /// Reads the statistics of queue `number`; `None` if no program has bound it.
-    pub fn of(number: u16) -> io::Result<Option<Self>> {
+    pub fn of(number: QueueNumber) -> io::Result<Option<Self>> {
         Ok(Self::read()?.into_iter().find(|queue| queue.number == number))
     }
 
@@ -49,7 +50,7 @@ impl QueueStatistics {
     fn from_line(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace();
         Some(Self {
-            number: fields.next()?.parse().ok()?,
+            number: QueueNumber(fields.next()?.parse().ok()?),
             port_id: PortId(fields.next()?.parse().ok()?),
             waiting: fields.next()?.parse().ok()?,
             copy_mode: fields.next()?.parse().ok()?,
@@ -69,7 +70,7 @@ mod tests {
     fn a_row_of_the_kernels_table_is_parsed() {
         let row = "  100   4021    17 2   128     3     5     8192  1";
         let expected = QueueStatistics {
-            number: 100,
+            number: QueueNumber(100),
             port_id: PortId(4021),
             waiting: 17,
             copy_mode: 2,

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use policy::{Affected, Packet};
 
 use crate::conntrack::{Conntrack, ConntrackError, Entry, EntryChange, EntryName, MarkChange};
-use crate::marks::Marks;
+use crate::marks::{Mark, Marks};
 
 mod evaluator;
 mod in_flight;
@@ -123,13 +123,13 @@ pub fn apply_marks(
 
 /// The change of a mark after which a connection's next packet is queued and evaluated.
 pub fn unaccept(marks: &Marks) -> MarkChange {
-    MarkChange { value: 0, mask: marks.accepted().0 }
+    MarkChange { value: Mark::NONE, mask: marks.accepted() }
 }
 
 /// The change of a mark that cuts a connection, or that restores its state from before it was cut.
 pub fn revoke(marks: &Marks, is_revoked: bool) -> MarkChange {
-    let mask = marks.revoked().0;
-    MarkChange { value: if is_revoked { mask } else { 0 }, mask }
+    let mask = marks.revoked();
+    MarkChange { value: if is_revoked { mask } else { Mark::NONE }, mask }
 }
 
 /// Receives connections from a sweep.
@@ -198,9 +198,9 @@ struct Sweep<'a> {
 
 impl Sweep<'_> {
     fn visit(&mut self, entry: &Entry<'_>) -> Option<EntryChange> {
-        let (accepted, scope) = (self.marks.accepted().0, self.scope);
+        let (accepted, scope) = (self.marks.accepted(), self.scope);
         let (is_accepted, is_revoked) =
-            (entry.mark & accepted != 0, entry.mark & self.marks.revoked().0 != 0);
+            (entry.mark.has_any(accepted), entry.mark.has_any(self.marks.revoked()));
         let packet = entry.evaluated();
         if [packet.source(), packet.destination()].iter().any(|end| scope.reassigned.contains(end)) {
             self.report.deleted += 1;
@@ -267,16 +267,17 @@ impl Sweep<'_> {
 /// Clears this agent's marks on every connection, for use once the rules are removed. Returns how many
 /// connections had one.
 pub fn clear_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
-    let ours = marks.of_connections().0;
-    let clear = |entry: &Entry<'_>| (entry.mark & ours != 0).then_some(MarkChange { value: 0, mask: ours });
+    let ours = marks.of_connections();
+    let clear =
+        |entry: &Entry<'_>| entry.mark.has_any(ours).then_some(MarkChange { value: Mark::NONE, mask: ours });
     Ok(conntrack.visit(clear)?.changed)
 }
 
 /// How many connections have a mark of this agent.
 pub fn count_marks(conntrack: &mut Conntrack, marks: &Marks) -> Result<u64, ConntrackError> {
-    let (ours, mut marked) = (marks.of_connections().0, 0);
+    let (ours, mut marked) = (marks.of_connections(), 0);
     conntrack.visit(|entry: &Entry<'_>| {
-        marked += u64::from(entry.mark & ours != 0);
+        marked += u64::from(entry.mark.has_any(ours));
         None::<MarkChange>
     })?;
     Ok(marked)

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
-use crate::marks::{DeniedFlow, Marks, QueueReason as Kind};
+use crate::marks::{DeniedFlow, Mark, Marks, QueueReason as Kind};
 use crate::netlink::PortId;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
+use crate::queues::QueueNumber;
 
 mod counters;
 mod error;
@@ -51,7 +52,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// One queue, and what is needed to evaluate its packets.
 pub(crate) struct Worker<R> {
     pub(crate) queue: Queue,
-    pub(crate) number: u16,
+    pub(crate) number: QueueNumber,
     /// The netlink port of the queue's socket.
     pub(crate) port_id: PortId,
     /// That socket.
@@ -82,7 +83,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         self.drain()?;
         // The kernel drops the packets of a queue that is unbound: it is empty by now, or the timeout has
         // passed.
-        self.queue.unbind(self.number).map_err(|source| WorkerError::Receive { queue: self.number, source })
+        self.queue.unbind(self.number.0).map_err(|source| WorkerError::Receive { queue: self.number, source })
     }
 
     /// Receives the next packet. While packets are held it waits only until the first of them expires.
@@ -103,7 +104,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
-        let is_reply = self.marks.queue_reason(message.get_nfmark()) == Kind::EstablishedReply;
+        let is_reply = self.marks.queue_reason(mark_of(&message)) == Kind::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let pending = PendingPacket { message, packet, since: None };
         let Evaluated::Provisional(message, packet, generation) =
@@ -174,7 +175,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         let decision = match &packet {
             Some(packet) => {
                 let directions = directions(message.get_hook());
-                match self.marks.queue_reason(message.get_nfmark()) {
+                match self.marks.queue_reason(mark_of(&message)) {
                     // It is unknown which end opened the connection (semantics 34).
                     Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
                     Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
@@ -194,8 +195,8 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         let verdict = decision.verdict();
         match verdict {
             Verdict::Allow => {
-                let (mark, kernel_verdict) = allow(&self.marks, message.get_nfmark());
-                message.set_nfmark(mark);
+                let (mark, kernel_verdict) = allow(&self.marks, mark_of(&message));
+                message.set_nfmark(mark.0);
                 message.set_verdict(kernel_verdict);
             }
             Verdict::Deny => {
@@ -204,8 +205,8 @@ impl<R: FnMut(Evaluation)> Worker<R> {
                     cached.and_then(|packet| denied_flow(&pass, &decision, &packet, &self.marks, &message));
                 match flow {
                     Some(flow) => {
-                        let (mark, kernel_verdict) = deny(&self.marks, message.get_nfmark(), flow);
-                        message.set_nfmark(mark);
+                        let (mark, kernel_verdict) = deny(&self.marks, mark_of(&message), flow);
+                        message.set_nfmark(mark.0);
                         message.set_verdict(kernel_verdict);
                     }
                     None => message.set_verdict(KernelVerdict::Drop),
@@ -294,25 +295,31 @@ struct PendingPacket {
     since: Option<Instant>,
 }
 
+/// The packet mark with which a packet was queued.
+#[inline]
+fn mark_of(message: &Message) -> Mark {
+    Mark(message.get_nfmark())
+}
+
 /// The answer that allows a packet with this mark: the packet's new mark, and the verdict for the kernel.
 ///
 /// The packet is reinjected into the chain that queued it, which marks its connection. A packet without a
 /// connection is accepted instead.
 #[inline]
-pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
-    let others = mark & !marks.queue_reason_mask().0;
+pub fn allow(marks: &Marks, mark: Mark) -> (Mark, KernelVerdict) {
+    let others = mark & !marks.queue_reason_mask();
     match marks.queue_reason(mark) {
         Kind::Untracked => (others, KernelVerdict::Accept),
-        _ => ((others ^ marks.verdict_bit().0) | marks.agent_bits().0, KernelVerdict::Repeat),
+        _ => ((others ^ marks.verdict_bit()) | marks.agent_bits(), KernelVerdict::Repeat),
     }
 }
 
 /// The answer that denies the flow of a packet with this mark. The packet is reinjected as by [`allow`], but
 /// the rules drop it once they have added its flow key to the set.
 #[inline]
-pub fn deny(marks: &Marks, mark: u32, flow: DeniedFlow) -> (u32, KernelVerdict) {
-    let others = mark & !marks.queue_reason_mask().0;
-    ((others ^ marks.verdict_bit().0) | marks.agent_bits().0 | marks.denied(flow).0, KernelVerdict::Repeat)
+pub fn deny(marks: &Marks, mark: Mark, flow: DeniedFlow) -> (Mark, KernelVerdict) {
+    let others = mark & !marks.queue_reason_mask();
+    ((others ^ marks.verdict_bit()) | marks.agent_bits() | marks.denied(flow), KernelVerdict::Repeat)
 }
 
 /// The flow to cache for a denied packet, if this snapshot denies ALL packets of the flow. `None` if that
@@ -327,7 +334,7 @@ fn denied_flow(
     message: &Message,
 ) -> Option<DeniedFlow> {
     let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_provisional();
-    let is_unproven = match marks.queue_reason(message.get_nfmark()) {
+    let is_unproven = match marks.queue_reason(mark_of(message)) {
         Kind::First => packet.is_mid_stream,
         Kind::UnprovenReply => true,
         Kind::UntrackedFlow => false,

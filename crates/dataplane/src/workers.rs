@@ -11,7 +11,7 @@ use policy::{Evaluation, Published};
 use crate::error_chain::ErrorChain;
 use crate::marks::Marks;
 use crate::netlink::PortId;
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
 pub use crate::worker::{Counters, HoldCounters, HoldLimits, WorkerError};
 use crate::worker::{Hold, Opened, Permits, SharedCounters, Waker, Worker, open, pin};
 
@@ -74,7 +74,7 @@ impl HoldWaker {
 
 #[derive(Debug)]
 struct Running {
-    queue: u16,
+    queue: QueueNumber,
     port_id: PortId,
     counters: Arc<SharedCounters>,
     /// Why the worker ended, if it ended by itself.
@@ -141,7 +141,7 @@ impl Drop for Workers {
                 && !worker.thread.is_finished()
             {
                 tracing::error!(
-                    queue = worker.queue,
+                    queue = worker.queue.0,
                     %error,
                     "cannot stop a worker: it runs until the process ends"
                 );
@@ -151,7 +151,7 @@ impl Drop for Workers {
             let _ = worker.thread.join();
             if let Some(error) = worker.failure.get() {
                 let error = ErrorChain(error);
-                tracing::error!(queue = worker.queue, %error, "a worker had already ended");
+                tracing::error!(queue = worker.queue.0, %error, "a worker had already ended");
             }
         }
     }
@@ -161,7 +161,7 @@ impl Drop for Workers {
 struct Start<'a> {
     config: WorkersConfig,
     index: usize,
-    number: u16,
+    number: QueueNumber,
     stop: Arc<AtomicBool>,
     permits: Arc<Permits>,
     published: &'a Arc<Published>,
@@ -181,7 +181,7 @@ impl Start<'_> {
             .spawn(move || {
                 // Signals are handled by other threads: here they would only interrupt system calls.
                 let _ = SigSet::all().thread_block();
-                pin(index as u16, config.queues.count);
+                pin(index, config.queues.count);
                 let Opened { queue, port_id, socket } =
                     match open(number, config.queue_length, config.fail_open) {
                         Ok(opened) => opened,
@@ -217,7 +217,7 @@ impl Start<'_> {
 
 /// Records why a worker's thread ended, including by a panic.
 struct Guard {
-    queue: u16,
+    queue: QueueNumber,
     failure: Arc<OnceLock<WorkerError>>,
     ended: bool,
 }
@@ -226,7 +226,7 @@ impl Guard {
     fn end(mut self, result: Result<(), WorkerError>) {
         self.ended = true;
         if let Err(error) = result {
-            tracing::error!(queue = self.queue, error = %ErrorChain(&error), "a worker ended");
+            tracing::error!(queue = self.queue.0, error = %ErrorChain(&error), "a worker ended");
             let _ = self.failure.set(error);
         }
     }

@@ -37,8 +37,20 @@ impl Direction {
 }
 
 /// Identifies a rule of a snapshot. Ids of one snapshot have no meaning in another.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// The id of a rule at this index of a policy whose first rule has this id.
+    pub(crate) fn at(self, index: u32) -> Self {
+        Self(self.0 + index)
+    }
+
+    /// The inverse of [`RuleId::at`]: the index of this rule in a policy whose first rule is `first`.
+    pub(crate) fn index_from(self, first: Self) -> usize {
+        (self.0 - first.0) as usize
+    }
+}
 
 /// The reason of an outcome. [`Reason::sentence`] puts each into words.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -27,6 +27,16 @@
 //! - [`mod@reference`]: a naive implementation of the same semantics, written from the API's text. Property
 //!   tests check that both agree.
 #![forbid(unsafe_code)]
+// A cast that might change a number must say why it does not.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_lossless,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
 
 pub mod admission;
 pub mod affected;

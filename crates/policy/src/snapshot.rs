@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::decision::{Decision, Direction, Outcome, Reason, Verdict};
+use crate::decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 use crate::inventory::Pod;
 use crate::names::{Generation, PodName, PolicyName};
 use crate::packet::Packet;
@@ -92,7 +92,7 @@ pub struct Snapshot {
 }
 
 /// Policies by the id of their first rule.
-pub(crate) type PolicyTable = BTreeMap<u32, NumberedPolicy>;
+pub(crate) type PolicyTable = BTreeMap<RuleId, NumberedPolicy>;
 
 /// A policy. From the id of its first rule on, its ingress rules have consecutive ids, and then its egress
 /// rules.
@@ -305,7 +305,7 @@ impl Snapshot {
 
     #[inline(always)]
     fn rulesets_of(&self, pod: &PodEntry) -> Option<&Rulesets> {
-        self.rulesets.get(pod.identity() as usize)?.as_deref()
+        self.rulesets.get(pod.identity().index())?.as_deref()
     }
 
     #[inline(always)]

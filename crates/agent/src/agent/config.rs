@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::{Source, StateDir};
 use dataplane::marks::Marks;
 use dataplane::preflight::PreflightConfig;
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::{FailMode, QueueQuota};
 use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
@@ -66,9 +66,9 @@ impl AgentConfig {
 
     /// The queue of new ports that belongs to these queues. There is one for each range, numbered after both
     /// ranges.
-    pub(super) fn port_queue(&self, queues: QueueRange) -> u16 {
+    pub(super) fn port_queue(&self, queues: QueueRange) -> QueueNumber {
         let [first, second] = self.queues;
-        second.first + second.count + u16::from(queues != first)
+        second.first.plus(second.count + u16::from(queues != first))
     }
 
     /// The configuration of the preflight checks.

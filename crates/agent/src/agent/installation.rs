@@ -100,8 +100,7 @@ impl Agent {
         in_use: Option<QueueRange>,
     ) -> anyhow::Result<(Arc<Published>, Workers, QueueRange)> {
         let overlaps = |range: &QueueRange| {
-            in_use
-                .is_some_and(|used| range.numbers().any(|number| used.numbers().any(|other| other == number)))
+            in_use.is_some_and(|used| range.numbers().any(|number| used.contains(number)))
         };
         let mut ranges = self.config.queues;
         let has_same_parity = |range: &QueueRange| in_use.is_some_and(|used| used.is_odd() == range.is_odd());

@@ -23,7 +23,7 @@ impl Predecessor {
     /// Observes the bound queues. Returns whether all connections must be evaluated again, and the
     /// predecessor if it still has to be watched.
     pub(super) fn observe(self, bound: &[QueueStatistics]) -> (bool, Option<Self>) {
-        let is_its_own = |row: &&QueueStatistics| self.queues.numbers().any(|number| number == row.number);
+        let is_its_own = |row: &&QueueStatistics| self.queues.contains(row.number);
         let mut rows = bound.iter().filter(is_its_own).peekable();
         if rows.peek().is_none() {
             return (true, None);
@@ -37,12 +37,18 @@ impl Predecessor {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::queues::QueueNumber;
+
     use super::*;
 
     #[test]
     fn all_connections_are_evaluated_after_the_predecessors_last_verdict_and_after_its_end() {
-        let row = |number, waiting| QueueStatistics { number, waiting, ..QueueStatistics::default() };
-        let mut predecessor = Some(Predecessor::new(QueueRange { first: 100, count: 2 }));
+        let row = |number, waiting| QueueStatistics {
+            number: QueueNumber(number),
+            waiting,
+            ..QueueStatistics::default()
+        };
+        let mut predecessor = Some(Predecessor::new(QueueRange { first: QueueNumber(100), count: 2 }));
         let mut is_due = |bound: &[QueueStatistics]| {
             let (is_due, rest) = predecessor.expect("it is watched").observe(bound);
             predecessor = rest;
@@ -57,6 +63,9 @@ mod tests {
 
     #[test]
     fn a_predecessor_that_has_already_ended_is_followed_by_one_sweep() {
-        assert_eq!(Predecessor::new(QueueRange { first: 100, count: 2 }).observe(&[]), (true, None));
+        assert_eq!(
+            Predecessor::new(QueueRange { first: QueueNumber(100), count: 2 }).observe(&[]),
+            (true, None)
+        );
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use dataplane::queues::QueueNumber;
+
 /// The kernel's counters at the last reading.
 #[derive(Debug)]
 pub(super) struct Counts<K>(BTreeMap<K, u64>);
@@ -29,7 +31,7 @@ impl<K: Ord + Copy> Counts<K> {
 #[derive(Debug, Default)]
 pub(super) struct QueueCounters {
     /// Packets that were dropped before a worker could receive them, by queue.
-    pub(super) dropped: Counts<u16>,
+    pub(super) dropped: Counts<QueueNumber>,
     /// Packets that were queued for workers, by sender.
     pub(super) queued: Counts<IpAddr>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dataplane::queue_statistics::QueueStatistics;
+use dataplane::queues::QueueNumber;
 
 /// The progress of another agent's queues. An agent that is stopped (SIGSTOP, a frozen cgroup) has bound its
 /// queues and gives no verdicts.
@@ -11,7 +12,7 @@ use dataplane::queue_statistics::QueueStatistics;
 pub(super) struct QueueProgress {
     /// By queue: how many packets had a verdict, and since when that number has not changed while packets
     /// wait.
-    seen: BTreeMap<u16, (u32, Instant)>,
+    seen: BTreeMap<QueueNumber, (u32, Instant)>,
 }
 
 impl QueueProgress {
@@ -21,7 +22,7 @@ impl QueueProgress {
         bound: &[QueueStatistics],
         longest: Duration,
         now: Instant,
-    ) -> Option<u16> {
+    ) -> Option<QueueNumber> {
         let before = std::mem::take(&mut self.seen);
         // An empty queue can't make progress.
         for queue in bound.iter().filter(|queue| queue.waiting > 0) {
@@ -59,7 +60,7 @@ mod tests {
             let mut stuck = None;
             for (second, (waiting, dropped_by_socket, last_packet)) in rows.iter().copied().enumerate() {
                 let queue = QueueStatistics {
-                    number: 100,
+                    number: QueueNumber(100),
                     port_id: dataplane::netlink::PortId(1),
                     waiting,
                     copy_mode: 2,

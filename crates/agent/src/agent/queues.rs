@@ -15,7 +15,7 @@ impl Agent {
         let (Some(engine), Some(snapshot)) = (self.phase.engine(), &self.snapshot) else { return };
         let Some(queues) = self.health.state().queues else { return };
         let rows = QueueStatistics::read().unwrap_or_default();
-        let ours = rows.into_iter().filter(|row| queues.numbers().any(|number| number == row.number));
+        let ours = rows.into_iter().filter(|row| queues.contains(row.number));
         let dropped = |row: QueueStatistics| {
             (row.number, u64::from(row.dropped_full) + u64::from(row.dropped_by_socket))
         };

@@ -66,12 +66,12 @@ impl Agent {
         let waits_for = waits_for?;
         let in_use = Table::queues_in_use().ok().flatten()?;
         let mut bound = QueueStatistics::read().unwrap_or_default();
-        bound.retain(|queue| in_use.numbers().any(|number| number == queue.number));
+        bound.retain(|queue| in_use.contains(queue.number));
         bound.first()?;
         let longest = self.config.hold.timeout + UNANSWERED;
         if let Some(number) = self.queue_progress.stuck_queue(&bound, longest, Instant::now()) {
             tracing::warn!(
-                queue = number,
+                queue = number.0,
                 "another agent has bound the queue and answers nothing: taking over from it"
             );
             return None;

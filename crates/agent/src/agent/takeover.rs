@@ -78,7 +78,7 @@ fn find_successor() -> Result<(Successor, String), TableError> {
     };
     let bound = QueueStatistics::read().unwrap_or_default();
     // ANY of its queues.
-    if bound.iter().any(|queue| queues.numbers().any(|number| number == queue.number)) {
+    if bound.iter().any(|queue| queues.contains(queue.number)) {
         let reason = format!(
             "superseded: another agent has taken over on this node (queues {queues}); this one can be ended"
         );

@@ -7,7 +7,7 @@ use clap::Args;
 use cluster::{Access, CniCache, Folder, ReadCounts};
 use dataplane::marks::{Mark, Marks};
 use dataplane::preflight::{self, KernelVersion, PreflightConfig};
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::Table;
 use policy::{Compiler, Scope};
 
@@ -179,6 +179,6 @@ impl Doctor {
     }
 
     fn queues(&self) -> Result<[QueueRange; 2], exit::Usage> {
-        values::queue_ranges(self.queue_base, cores())
+        values::queue_ranges(QueueNumber(self.queue_base), cores())
     }
 }

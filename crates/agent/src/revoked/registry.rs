@@ -286,7 +286,7 @@ impl RevokedRegistry {
     fn is_marked_revoked(&mut self, connection: &Packet) -> Result<bool, ConntrackError> {
         for known in self.known.of_tuple(connection) {
             if let Some(entry) = &known.entry
-                && self.conntrack.mark(entry)?.is_some_and(|mark| mark & self.marks.revoked().0 != 0)
+                && self.conntrack.mark(entry)?.is_some_and(|mark| mark.has_any(self.marks.revoked()))
             {
                 return Ok(true);
             }

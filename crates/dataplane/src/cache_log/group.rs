@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::error::CacheLogError;
 use crate::netlink::{ACK, Attributes, Header, Messages, NetlinkError, PortId, REQUEST, Socket};
-use crate::packet::COPY_RANGE;
+use crate::packet::COPY_LENGTH;
 use crate::worker::SocketOwner;
 
 /// `NFULNL_MSG_CONFIG`, with `NFNL_SUBSYS_ULOG` in the high byte.
@@ -53,7 +53,7 @@ pub(super) fn open(group: u16) -> Result<Socket, CacheLogError> {
     configure(&mut socket, group, |config| {
         // `struct nfulnl_msg_config_mode`: number of bytes, copy mode, padding.
         let mut mode = [0; 6];
-        mode[..4].copy_from_slice(&(COPY_RANGE as u32).to_be_bytes());
+        mode[..4].copy_from_slice(&u32::from(COPY_LENGTH).to_be_bytes());
         mode[4] = NFULNL_COPY_PACKET;
         config
             .bytes(NFULA_CFG_MODE, &mode)

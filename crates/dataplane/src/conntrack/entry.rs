@@ -9,6 +9,7 @@ use super::attributes::{
     CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
     CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_ZONE,
 };
+use crate::marks::Mark;
 use crate::netlink::{AttributeReader, Attributes, Received};
 
 /// The type of an attribute that contains attributes (`NLA_F_NESTED`).
@@ -51,7 +52,7 @@ pub struct Entry<'a> {
     /// The conntrack zone; `None` for the default zone.
     pub zone: Option<u16>,
     /// The connection mark.
-    pub mark: u32,
+    pub mark: Mark,
     /// `IPS_` bits.
     pub status: u32,
     /// The kernel's id of the entry.
@@ -107,13 +108,13 @@ impl<'a> Entry<'a> {
     /// Parses an entry of a dump; `None` if it lacks a tuple.
     pub fn parse(message: &Received<'a>) -> Option<Self> {
         let (mut original, mut reply, mut original_bytes) = (None, None, [].as_slice());
-        let (mut zone, mut mark, mut status, mut id) = (None, 0, 0, ConntrackId(0));
+        let (mut zone, mut mark, mut status, mut id) = (None, Mark::NONE, 0, ConntrackId(0));
         for (kind, value) in AttributeReader::new(message.attributes) {
             match kind {
                 CTA_TUPLE_ORIG => (original, original_bytes) = (Tuple::parse(value), value),
                 CTA_TUPLE_REPLY => reply = Tuple::parse(value),
                 CTA_STATUS => status = be32(value)?,
-                CTA_MARK => mark = be32(value)?,
+                CTA_MARK => mark = Mark(be32(value)?),
                 CTA_ID => id = ConntrackId(be32(value)?),
                 CTA_ZONE => zone = Some(be16(value)?),
                 _ => {}

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::attributes::{CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
 use crate::netlink::Attributes;
+use crate::numbers::{NFPROTO_IPV4, NFPROTO_IPV6};
 
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
@@ -27,8 +28,8 @@ impl End {
     /// The family that the request must have: `NFPROTO_`.
     pub(super) fn family(self) -> u8 {
         match self.address() {
-            IpAddr::V4(_) => libc::NFPROTO_IPV4 as u8,
-            IpAddr::V6(_) => libc::NFPROTO_IPV6 as u8,
+            IpAddr::V4(_) => NFPROTO_IPV4,
+            IpAddr::V6(_) => NFPROTO_IPV6,
         }
     }
 

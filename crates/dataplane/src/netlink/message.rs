@@ -57,7 +57,7 @@ impl Messages {
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&[header.family, 0, 0, 0]);
         fill(&mut Attributes { bytes: &mut self.bytes });
-        let length = (self.bytes.len() - start) as u32;
+        let length = message_length(self.bytes.len() - start);
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
@@ -96,8 +96,7 @@ pub struct Attributes<'a> {
 impl Attributes<'_> {
     /// Adds an attribute with these bytes.
     pub fn bytes(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        // Attributes are far below 64 KiB: names, numbers, addresses, short lists.
-        let length = (NLATTR + value.len()) as u16;
+        let length = attribute_length(NLATTR + value.len());
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
@@ -133,7 +132,7 @@ impl Attributes<'_> {
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
         fill(&mut Attributes { bytes: self.bytes });
-        let length = (self.bytes.len() - start) as u16;
+        let length = attribute_length(self.bytes.len() - start);
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self
     }
@@ -142,6 +141,25 @@ impl Attributes<'_> {
         let rest = self.bytes.len().next_multiple_of(4) - self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4][..rest]);
     }
+}
+
+/// The length of a message with its header, as its header holds it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the longest messages are lists of a few hundred elements"
+)]
+pub(crate) fn message_length(bytes: usize) -> u32 {
+    bytes as u32
+}
+
+/// The length of an attribute with its header, as its header holds it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "attributes are below 64 KiB: names, numbers, addresses, and lists of a few hundred elements"
+)]
+fn attribute_length(bytes: usize) -> u16 {
+    debug_assert!(u16::try_from(bytes).is_ok(), "an attribute of {bytes} bytes");
+    bytes as u16
 }
 
 /// Iterates over attributes: the type without flags, and the payload.

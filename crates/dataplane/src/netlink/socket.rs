@@ -255,17 +255,12 @@ fn cap_answers(fd: &OwnedFd) -> Result<(), Errno> {
 /// Sets a socket option. `value` must have the type that the kernel expects for the option.
 #[allow(unsafe_code)]
 fn set_option<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> Result<(), Errno> {
-    // SAFETY: the pointer and the size describe `value`. The kernel copies it before the call returns, and
+    #[expect(clippy::cast_possible_truncation, reason = "an option has a few bytes")]
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`. The kernel copies it before the call returns, and
     // for a `sock_fprog` also the program that its pointer and length describe. `fd` is open.
-    let answer = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
+    let answer =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) };
     Errno::result(answer).map(drop)
 }
 

@@ -4,10 +4,11 @@
 //! part that was refused.
 
 use nix::errno::Errno;
-use rustables::sys::{NFNL_BATCH_GENID, NFNL_SUBSYS_NFTABLES};
+use rustables::sys::NFNL_SUBSYS_NFTABLES;
 
-use super::{FAMILY, SUBSYSTEM};
-use crate::netlink::{self, Attributes, Header, Messages, NetlinkError, Socket};
+use super::{FAMILY, message_kind};
+use crate::netlink::{self, Attributes, Header, Messages, NetlinkError, Socket, message_length};
+use crate::numbers::NFNL_BATCH_GENID;
 
 /// `struct nlmsghdr` and `struct nfgenmsg`: the whole of the begin and end messages of a batch.
 const EMPTY_MESSAGE: usize = 20;
@@ -103,7 +104,7 @@ impl Batch {
         fill: impl FnOnce(&mut Attributes<'_>),
     ) {
         let mut message = Messages::default();
-        let kind = SUBSYSTEM | kind as u16;
+        let kind = message_kind(kind);
         message.push(Header { kind, flags: netlink::REQUEST | flags, sequence: 0, family }, fill);
         self.messages.push(Message { subject, bytes: message.as_bytes().to_vec() });
     }
@@ -140,7 +141,13 @@ impl Batch {
 
     /// The number of messages with which it is sent, including its begin and end.
     fn count(&self) -> u32 {
-        self.messages.len() as u32 + 2
+        self.length() + 2
+    }
+
+    /// The number of its messages.
+    #[expect(clippy::cast_possible_truncation, reason = "a batch has far fewer messages than 2^32")]
+    fn length(&self) -> u32 {
+        self.messages.len() as u32
     }
 
     /// The bytes of the batch, whose begin message has the sequence number `first`. Only the last message
@@ -153,19 +160,19 @@ impl Batch {
         if let Some(generation) = generation {
             let attribute_length = 8_u16;
             begin.extend_from_slice(&attribute_length.to_ne_bytes());
-            begin.extend_from_slice(&(NFNL_BATCH_GENID as u16).to_ne_bytes());
+            begin.extend_from_slice(&NFNL_BATCH_GENID.to_ne_bytes());
             begin.extend_from_slice(&generation.to_be_bytes());
-            let length = begin.len() as u32;
+            let length = message_length(begin.len());
             begin[..4].copy_from_slice(&length.to_ne_bytes());
         }
-        let last = self.messages.len();
+        let last = self.length();
         let mut bytes = Vec::new();
         append(&mut bytes, &begin, first, false);
         for (message, number) in self.messages.iter().zip(1..) {
-            append(&mut bytes, &message.bytes, first + number, number as usize == last);
+            append(&mut bytes, &message.bytes, first + number, number == last);
         }
         if with_end {
-            append(&mut bytes, end, first + last as u32 + 1, false);
+            append(&mut bytes, end, first + last + 1, false);
         }
         bytes
     }
@@ -173,7 +180,7 @@ impl Batch {
     fn send(mut self, socket: &mut Socket, generation: Option<u32>, with_end: bool) -> Result<(), Refusal> {
         let first = socket.next_sequences(self.count());
         let bytes = self.encode(first, generation, with_end);
-        match socket.send_and_wait(&bytes, first + self.messages.len() as u32) {
+        match socket.send_and_wait(&bytes, first + self.length()) {
             Ok(()) => Ok(()),
             Err(NetlinkError::Refused { errno: Errno::ERESTART, .. }) => Err(Refusal::Outdated),
             Err(NetlinkError::Refused { sequence, errno }) => {
@@ -193,7 +200,7 @@ impl Batch {
     pub(crate) fn attributes_of(&self, kind: u32) -> impl Iterator<Item = &[u8]> {
         // After `nlmsghdr`, in which the type follows the length, and `nfgenmsg`.
         let all = self.messages.iter().map(|message| &message.bytes[..]);
-        let kind = (SUBSYSTEM | kind as u16).to_ne_bytes();
+        let kind = message_kind(kind).to_ne_bytes();
         all.filter(move |bytes| bytes[4..6] == kind).map(|bytes| &bytes[20..])
     }
 

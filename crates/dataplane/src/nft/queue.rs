@@ -6,7 +6,7 @@ use std::fmt;
 use rustables::sys::{NFTA_QUEUE_FLAGS, NFTA_QUEUE_NUM, NFTA_QUEUE_TOTAL};
 
 use crate::netlink::{AttributeReader, Attributes};
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
 
 /// How a rule sends packets to userspace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -74,11 +74,14 @@ impl Queue {
         let flags = CPU_FANOUT | if self.bypass { BYPASS } else { 0 };
         match form {
             QueueForm::Native => {
-                data.be16(NFTA_QUEUE_NUM, first).be16(NFTA_QUEUE_TOTAL, count).be16(NFTA_QUEUE_FLAGS, flags);
+                data.be16(NFTA_QUEUE_NUM, first.0)
+                    .be16(NFTA_QUEUE_TOTAL, count)
+                    .be16(NFTA_QUEUE_FLAGS, flags);
             }
             QueueForm::Target => {
                 // `struct xt_NFQ_info_v3`: first, count and flags in host order, padded to 8 bytes.
-                let info: Vec<u8> = [first, count, flags, 0].into_iter().flat_map(u16::to_ne_bytes).collect();
+                let info: Vec<u8> =
+                    [first.0, count, flags, 0].into_iter().flat_map(u16::to_ne_bytes).collect();
                 data.string(NFTA_TARGET_NAME, TARGET_NAME)
                     .be32(NFTA_TARGET_REV, TARGET_REVISION)
                     .bytes(NFTA_TARGET_INFO, &info);
@@ -106,7 +109,8 @@ impl Queue {
             }
             _ => return None,
         };
-        Some((Self { queues: QueueRange { first, count }, bypass: flags & BYPASS != 0 }, form))
+        let queues = QueueRange { first: QueueNumber(first), count };
+        Some((Self { queues, bypass: flags & BYPASS != 0 }, form))
     }
 }
 
@@ -126,7 +130,8 @@ mod tests {
         messages.as_bytes()[20..].to_vec()
     }
 
-    const FOUR_WITH_BYPASS: Queue = Queue { queues: QueueRange { first: 0x1234, count: 4 }, bypass: true };
+    const FOUR_WITH_BYPASS: Queue =
+        Queue { queues: QueueRange { first: QueueNumber(0x1234), count: 4 }, bypass: true };
 
     #[test]
     fn the_native_form_in_bytes() {
@@ -149,7 +154,7 @@ mod tests {
     fn both_forms_are_read_back() {
         for form in [QueueForm::Native, QueueForm::Target] {
             for bypass in [true, false] {
-                let queue = Queue { queues: QueueRange { first: 100, count: 2 }, bypass };
+                let queue = Queue { queues: QueueRange { first: QueueNumber(100), count: 2 }, bypass };
                 let name = Queue::name(form).as_bytes();
                 assert_eq!(Queue::decode(name, &encoded(queue, form)), Some((queue, form)), "{form:?}");
             }

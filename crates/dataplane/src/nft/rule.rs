@@ -56,7 +56,9 @@ fn comment_bytes(comment: &str) -> Vec<u8> {
         end -= 1;
     }
     let text = &comment.as_bytes()[..end];
-    let mut bytes = vec![COMMENT, text.len() as u8 + 1];
+    #[expect(clippy::cast_possible_truncation, reason = "it has at most `LONGEST_COMMENT` bytes")]
+    let length = text.len() as u8 + 1;
+    let mut bytes = vec![COMMENT, length];
     bytes.extend(text.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }));
     bytes.push(0);
     bytes

@@ -12,7 +12,7 @@ use rustables::sys;
 
 use super::batch::{Batch, Subject};
 use super::expression::verdict_data;
-use super::{SUBSYSTEM, TableId};
+use super::{TableId, message_kind};
 use crate::netlink::{self, AttributeReader, Attributes, Header, Messages, NetlinkError, Socket};
 
 /// Elements in one message. A list is an attribute of at most 64 KiB, and an element takes at most about 120
@@ -152,10 +152,10 @@ impl Key {
 
 impl Set {
     /// The length of a key in bytes: that of its one part, or of all parts, each padded.
-    pub(crate) fn key_length(&self) -> usize {
+    fn key_length(&self) -> u32 {
         match self.key {
-            [part] => part.length() as usize,
-            parts => parts.iter().map(|part| part.length().next_multiple_of(4) as usize).sum(),
+            [part] => part.length(),
+            parts => parts.iter().map(|part| part.length().next_multiple_of(4)).sum(),
         }
     }
 
@@ -178,7 +178,7 @@ impl Set {
                 .be32(sys::NFTA_SET_FLAGS, flags)
                 .be32(sys::NFTA_SET_ID, self.id)
                 .be32(sys::NFTA_SET_KEY_TYPE, kind)
-                .be32(sys::NFTA_SET_KEY_LEN, self.key_length() as u32);
+                .be32(sys::NFTA_SET_KEY_LEN, self.key_length());
             if self.carries == Carries::Verdicts {
                 set.be32(sys::NFTA_SET_DATA_TYPE, sys::NFT_DATA_VERDICT);
             }
@@ -280,7 +280,7 @@ impl Set {
 
     fn read_once(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
         let mut request = Messages::default();
-        let kind = SUBSYSTEM | sys::NFT_MSG_GETSETELEM as u16;
+        let kind = message_kind(sys::NFT_MSG_GETSETELEM);
         let sequence = socket.next_sequence();
         let flags = netlink::REQUEST | netlink::DUMP;
         request.push(Header { kind, flags, sequence, family: self.table.family }, |list| self.name_it(list));
@@ -353,7 +353,7 @@ mod tests {
     fn parts_of_a_key_are_whole_words() {
         let key = Key::default().with(&7_u32.to_ne_bytes()).with(&[1, 2, 3, 4, 5, 6]).with(&[8, 0]);
         let bytes = key.address([10, 0, 0, 1].into()).bytes();
-        assert_eq!(bytes.len(), SOURCES.key_length());
+        assert_eq!(bytes.len(), SOURCES.key_length() as usize);
         assert_eq!(bytes[4..], [1, 2, 3, 4, 5, 6, 0, 0, 8, 0, 0, 0, 10, 0, 0, 1]);
     }
 

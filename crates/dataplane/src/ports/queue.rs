@@ -20,12 +20,13 @@ use super::check::{PortState, PortVerdict, check};
 use super::link::{InterfaceIndex, Mac};
 use super::monitor::{Monitor, MonitorWaker};
 use crate::drops::{DropReason, DropSample};
-use crate::marks::Marks;
+use crate::marks::{Mark, Marks};
 use crate::packet;
+use crate::queues::QueueNumber;
 use crate::worker::{Opened, WorkerError, open};
 
 /// How many packets of one port may be held: what a starting pod sends at once.
-const PORT_LIMIT: usize = 64;
+const PORT_LIMIT: u32 = 64;
 
 /// How many packets are received before held packets are checked again.
 const BATCH: usize = 256;
@@ -34,7 +35,7 @@ const BATCH: usize = 256;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortQueueConfig {
     /// The queue's number.
-    pub queue: u16,
+    pub queue: QueueNumber,
     /// The marks by which the rules queue packets here.
     pub marks: Marks,
     /// How long a packet is held at most until its port is bound.
@@ -107,7 +108,7 @@ impl PortQueue {
             in_force: Mutex::default(),
             counters: Counters::default(),
         });
-        let length = config.limit.saturating_mul(2).max(PORT_LIMIT as u32);
+        let length = config.limit.saturating_mul(2).max(PORT_LIMIT);
         let Opened { mut queue, socket, .. } = open(config.queue, length, false)?;
         queue.set_nonblocking(true);
         let monitor = monitor.waker();
@@ -244,7 +245,7 @@ impl<R: FnMut(DropSample)> PortHold<R> {
             // Once for each port with held packets: a flood must not keep the monitor busy.
             self.monitor.wake();
         }
-        if of_port >= PORT_LIMIT || self.packets.len() >= self.config.limit as usize {
+        if of_port >= PORT_LIMIT as usize || self.packets.len() >= self.config.limit as usize {
             self.shared.counters.over_limit.fetch_add(1, Ordering::Relaxed);
             return self.answer_unbound(message, port);
         }
@@ -309,7 +310,8 @@ impl<R: FnMut(DropSample)> PortHold<R> {
 
     /// Passes a packet, without the mark by which it was queued.
     fn pass(&mut self, mut message: Message) {
-        message.set_nfmark(message.get_nfmark() & !self.config.marks.queue_reason_mask().0);
+        let mark = Mark(message.get_nfmark()) & !self.config.marks.queue_reason_mask();
+        message.set_nfmark(mark.0);
         self.answer(message, Verdict::Accept);
     }
 
@@ -343,9 +345,9 @@ impl<R: FnMut(DropSample)> PortHold<R> {
         for held in std::mem::take(&mut self.packets) {
             self.answer_unbound(held.message, held.port);
         }
-        if let Err(error) = self.queue.unbind(self.config.queue) {
+        if let Err(error) = self.queue.unbind(self.config.queue.0) {
             tracing::warn!(
-                queue = self.config.queue,
+                queue = self.config.queue.0,
                 %error,
                 "cannot unbind the queue of new ports: it is free once this process ends"
             );

@@ -173,10 +173,9 @@ fn queues(
     in_use: Option<QueueRange>,
     process_name: impl Fn(u32) -> Option<String>,
 ) -> CheckState {
-    let holds = |range: &QueueRange, number| range.numbers().any(|n| n == number);
     let stranger = bound.iter().find(|queue| {
-        ours.iter().any(|range| holds(range, queue.number))
-            && !in_use.is_some_and(|range| holds(&range, queue.number))
+        ours.iter().any(|range| range.contains(queue.number))
+            && !in_use.is_some_and(|range| range.contains(queue.number))
     });
     if let Some(QueueStatistics { number, port_id, .. }) = stranger {
         let process = process_name(port_id.0)
@@ -185,7 +184,7 @@ fn queues(
         let what = format!("queue {number} is bound by another program (netlink port {port_id}{process})");
         let todo = "stop that program, or let the agent use other queue numbers; if it is an agent that is \
                     just stopping or just taking over, wait a moment";
-        let is_free = |range: &&QueueRange| bound.iter().all(|queue| !holds(range, queue.number));
+        let is_free = |range: &&QueueRange| bound.iter().all(|queue| !range.contains(queue.number));
         return match ours.iter().find(is_free) {
             Some(free) => CheckState::warning(
                 format!(
@@ -198,7 +197,7 @@ fn queues(
         };
     }
     match in_use {
-        Some(range) if bound.iter().any(|queue| holds(&range, queue.number)) => {
+        Some(range) if bound.iter().any(|queue| range.contains(queue.number)) => {
             CheckState::fine(format!("queues {range} are served by the agent whose rules are in force"))
         }
         Some(range) => {

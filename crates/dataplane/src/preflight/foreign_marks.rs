@@ -15,8 +15,9 @@ use super::family::family_name;
 use super::result::CheckState;
 use crate::marks::{Mark, Marks};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
-use crate::nft::SUBSYSTEM;
+use crate::nft::message_kind;
 use crate::nft::queue::text;
+use crate::numbers::NFPROTO_UNSPEC;
 use crate::table::TABLE;
 
 /// How many rules are listed by name.
@@ -24,7 +25,7 @@ const MOST_NAMED: usize = 5;
 /// How often the rules are read at most, if they change while they are read.
 const MAX_TRIES: usize = 8;
 /// `NFPROTO_UNSPEC`: the tables of all families.
-const ALL_FAMILIES: u8 = libc::NFPROTO_UNSPEC as u8;
+const ALL_FAMILIES: u8 = NFPROTO_UNSPEC;
 
 /// The result of the check, from the result of [`read`].
 pub(super) fn check(found: Result<Vec<MarkWriter>, NetlinkError>, marks: &Marks) -> CheckState {
@@ -123,12 +124,12 @@ pub(super) fn read(socket: &mut Socket, marks: &Marks) -> Result<Vec<MarkWriter>
 
 fn read_once(socket: &mut Socket, marks: &Marks) -> Result<Vec<MarkWriter>, NetlinkError> {
     let mut request = Messages::default();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
+    let kind = message_kind(sys::NFT_MSG_GETRULE);
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: ALL_FAMILIES }, |_| {});
     let mut writers = Vec::new();
     socket.dump(request.as_bytes(), |message| {
-        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWRULE as u16 {
+        if message.kind == message_kind(sys::NFT_MSG_NEWRULE) {
             writers.extend(writer(message.family, message.attributes, marks));
         }
     })?;

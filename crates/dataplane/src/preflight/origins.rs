@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::result::CheckState;
 use crate::netlink::{self, Header, Messages, NetlinkError, Socket};
-use crate::nft::SUBSYSTEM;
+use crate::nft::{TableId, message_kind};
 use crate::table::{Protections, TABLE, TableError};
 
 /// The tables named `kube-verdict` in the kernel, of any agent.
@@ -30,18 +30,18 @@ pub fn installed_tables() -> Result<InstalledTables, TableError> {
 
 pub(super) fn read_tables(socket: &mut Socket) -> Result<InstalledTables, NetlinkError> {
     Ok(InstalledTables {
-        inet: has_table(socket, libc::NFPROTO_INET)?,
-        bridge: has_table(socket, libc::NFPROTO_BRIDGE)?,
+        inet: has_table(socket, TableId::inet(TABLE))?,
+        bridge: has_table(socket, TableId::bridge(TABLE))?,
     })
 }
 
-fn has_table(socket: &mut Socket, family: i32) -> Result<bool, NetlinkError> {
+fn has_table(socket: &mut Socket, table: TableId) -> Result<bool, NetlinkError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
-    let header = Header { kind, flags: netlink::REQUEST, sequence, family: family as u8 };
-    request.push(header, |table| {
-        table.string(sys::NFTA_TABLE_NAME, TABLE);
+    let kind = message_kind(sys::NFT_MSG_GETTABLE);
+    let header = Header { kind, flags: netlink::REQUEST, sequence, family: table.family };
+    request.push(header, |attributes| {
+        attributes.string(sys::NFTA_TABLE_NAME, table.name);
     });
     match socket.request(request.as_bytes(), sequence, |_| Some(())) {
         Ok(()) => Ok(true),

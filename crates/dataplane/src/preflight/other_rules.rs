@@ -15,8 +15,9 @@ use rustables::sys;
 use super::family::family_name;
 use super::result::CheckState;
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
-use crate::nft::SUBSYSTEM;
+use crate::nft::message_kind;
 use crate::nft::queue::text;
+use crate::numbers::NFPROTO_UNSPEC;
 use crate::table::TABLE;
 
 /// How many objects are listed by name.
@@ -198,9 +199,9 @@ fn dump(socket: &mut Socket, kind: u32, mut each: impl FnMut(u8, &[u8])) -> Resu
     let mut tries = MAX_TRIES;
     loop {
         let mut request = Messages::default();
-        let kind = SUBSYSTEM | kind as u16;
+        let kind = message_kind(kind);
         let flags = netlink::REQUEST | netlink::DUMP;
-        let family = libc::NFPROTO_UNSPEC as u8;
+        let family = NFPROTO_UNSPEC;
         request.push(Header { kind, flags, sequence: socket.next_sequence(), family }, |_| {});
         tries -= 1;
         match socket.dump(request.as_bytes(), |message| each(message.family, message.attributes)) {

@@ -82,6 +82,7 @@ use super::{origin, quota};
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
 use crate::nft::queue::QueueForm;
 use crate::nft::rule::Rule;
+use crate::numbers::IPPROTO_UDP;
 use crate::queues::QueueRange;
 
 /// `NF_IP_PRI_NAT_SRC`, which nft calls srcnat.
@@ -183,10 +184,7 @@ impl Chains<'_> {
     /// cache there, or the address of a service that IPVS serves) are left to the other chains.
     fn prerouting_dns(&self) -> Vec<Rule> {
         let udp = |comparison| {
-            [
-                Expression::LoadMeta(Meta::Transport),
-                Expression::Compare(comparison, vec![libc::IPPROTO_UDP as u8]),
-            ]
+            [Expression::LoadMeta(Meta::Transport), Expression::Compare(comparison, vec![IPPROTO_UDP])]
         };
         let not_udp = udp(Comparison::NotEqual).into_iter().chain([Expression::Accept]);
         let not_dns = udp(Comparison::Equal).into_iter().chain([

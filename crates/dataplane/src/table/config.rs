@@ -8,6 +8,7 @@ use policy::Generation;
 use super::open_addresses::OpenAddresses;
 use super::origins::Origins;
 use crate::marks::Marks;
+use crate::queues::QueueNumber;
 
 /// The configuration of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +72,7 @@ pub struct QueueQuota {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OriginConfig {
     /// The queue in which packets of new ports wait: see [`PortQueue`](crate::ports::PortQueue).
-    pub queue: u16,
+    pub queue: QueueNumber,
     /// The NFLOG group for examples of dropped packets, at most one per second for each reason and sender;
     /// `None` for no examples.
     pub log_group: Option<u16>,

@@ -12,7 +12,7 @@ use crate::nft::expression::{Address, Expression, KeyPart, Log, Meta};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
 use crate::nft::{FAMILY, TableId};
-use crate::packet::COPY_RANGE;
+use crate::packet::COPY_LENGTH;
 
 /// How often an example is logged for each reason and sender.
 const EXAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -199,7 +199,7 @@ fn rules(reason: DropReason, is_by_source: bool, log_group: Option<u16>) -> Vec<
             let example = key.into_iter().chain([
                 Expression::NotInSet(logged),
                 Expression::AddToSet(logged, EXAMPLE_INTERVAL),
-                Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 }),
+                Expression::Log(Log { group, prefix, length: COPY_LENGTH.into() }),
             ]);
             rules.push(rule(name, "log an example", example));
         }

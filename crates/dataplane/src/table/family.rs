@@ -2,6 +2,7 @@
 
 use super::sets;
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
+use crate::numbers::{NFPROTO_IPV4, NFPROTO_IPV6};
 
 /// The allowed flows, IPv4.
 pub(super) const ALLOWED_4: &str = "allowed4";
@@ -17,7 +18,7 @@ pub(super) const WITH_PORTS: &str = "protocols-with-ports";
 
 /// An address family: its number (`NFPROTO_`), and the names of the sets about it.
 pub(super) struct Family {
-    pub(super) number: i32,
+    pub(super) number: u8,
     pub(super) payload: fn(Address) -> Payload,
     /// The length of an address in 32-bit words.
     pub(super) words: u32,
@@ -33,7 +34,7 @@ pub(super) struct Family {
 /// Both families.
 pub(super) const FAMILIES: [Family; 2] = [
     Family {
-        number: libc::NFPROTO_IPV4,
+        number: NFPROTO_IPV4,
         payload: Payload::V4,
         words: 1,
         allowed: ALLOWED_4,
@@ -45,7 +46,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         open_egress: sets::OPEN_EGRESS_4,
     },
     Family {
-        number: libc::NFPROTO_IPV6,
+        number: NFPROTO_IPV6,
         payload: Payload::V6,
         words: 4,
         allowed: ALLOWED_6,
@@ -61,6 +62,6 @@ pub(super) const FAMILIES: [Family; 2] = [
 impl Family {
     /// Matches if the packet is of this family.
     pub(super) fn is_it(&self) -> [Expression; 2] {
-        [Expression::LoadMeta(Meta::Family), Expression::Compare(Comparison::Equal, vec![self.number as u8])]
+        [Expression::LoadMeta(Meta::Family), Expression::Compare(Comparison::Equal, vec![self.number])]
     }
 }

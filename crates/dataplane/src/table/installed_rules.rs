@@ -7,7 +7,7 @@ use super::error::TableError;
 use super::names::{NFQUEUE, TABLE};
 use crate::netlink::{self, AttributeReader, Header, Messages, NetlinkError, Socket};
 use crate::nft::queue::{Queue, QueueForm, text};
-use crate::nft::{FAMILY, SUBSYSTEM, TableId};
+use crate::nft::{FAMILY, TableId, message_kind};
 use crate::queues::QueueRange;
 
 /// How often a read is repeated because another program changed the ruleset meanwhile.
@@ -46,7 +46,7 @@ impl InstalledRules {
 pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETGEN as u16;
+    let kind = message_kind(sys::NFT_MSG_GETGEN);
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |_| {});
     socket
         .request(request.as_bytes(), sequence, |answer| be32(attribute(answer.attributes, sys::NFTA_GEN_ID)?))
@@ -57,7 +57,7 @@ pub(crate) fn read_generation(socket: &mut Socket) -> Result<u32, TableError> {
 pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
+    let kind = message_kind(sys::NFT_MSG_GETTABLE);
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: table.family }, |attributes| {
         attributes.string(sys::NFTA_TABLE_NAME, table.name);
     });
@@ -72,7 +72,7 @@ pub(super) fn exists(socket: &mut Socket, table: TableId) -> Result<bool, TableE
 pub(crate) fn check_holder(socket: &mut Socket) -> Result<(), TableError> {
     let mut request = Messages::default();
     let sequence = socket.next_sequence();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETTABLE as u16;
+    let kind = message_kind(sys::NFT_MSG_GETTABLE);
     request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |table| {
         table.string(sys::NFTA_TABLE_NAME, TABLE);
     });
@@ -93,14 +93,14 @@ fn read_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, TableEr
 
 fn dump_queue(socket: &mut Socket) -> Result<Option<(Queue, QueueForm)>, NetlinkError> {
     let mut request = Messages::default();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
+    let kind = message_kind(sys::NFT_MSG_GETRULE);
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, NFQUEUE);
     });
     let mut queue = None;
     let result = socket.dump(request.as_bytes(), |message| {
-        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWRULE as u16 && queue.is_none() {
+        if message.kind == message_kind(sys::NFT_MSG_NEWRULE) && queue.is_none() {
             queue = queue_of_rule(message.attributes);
         }
     });
@@ -135,14 +135,14 @@ pub(super) fn has_only_queue(
     queue: Queue,
 ) -> Result<bool, TableError> {
     let mut request = Messages::default();
-    let kind = SUBSYSTEM | sys::NFT_MSG_GETRULE as u16;
+    let kind = message_kind(sys::NFT_MSG_GETRULE);
     let flags = netlink::REQUEST | netlink::DUMP;
     request.push(Header { kind, flags, sequence: socket.next_sequence(), family: FAMILY }, |rule| {
         rule.string(sys::NFTA_RULE_TABLE, TABLE).string(sys::NFTA_RULE_CHAIN, chain);
     });
     let (mut rules, mut is_it) = (0, false);
     let result = socket.dump(request.as_bytes(), |message| {
-        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWRULE as u16 && is_of(message.attributes, chain) {
+        if message.kind == message_kind(sys::NFT_MSG_NEWRULE) && is_of(message.attributes, chain) {
             let expressions = attribute(message.attributes, sys::NFTA_RULE_EXPRESSIONS).unwrap_or_default();
             let is_one = AttributeReader::new(expressions).count() == 1;
             let found = find_queue(expressions).map(|(queue, _)| queue);

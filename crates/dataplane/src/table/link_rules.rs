@@ -10,6 +10,7 @@ use crate::drops::DropReason;
 use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
+use crate::numbers::{IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP};
 
 /// An IPv6 header, a neighbour solicitation or advertisement, and two options of 8 bytes (RFC 4861, RFC
 /// 7527's nonce).
@@ -62,7 +63,7 @@ impl Link {
     /// Matches ICMPv6 messages with a type from `first` to `last`.
     pub(super) fn icmpv6(&self, first: u8, last: u8) -> Vec<Expression> {
         let mut expressions = self.is_ipv6().to_vec();
-        expressions.extend(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]));
+        expressions.extend(is(Meta::Transport, &[IPPROTO_ICMPV6]));
         expressions.extend(is_between(Payload::Icmpv6Type, first, last));
         expressions
     }
@@ -170,7 +171,7 @@ impl Link {
 
     /// Only the node sends IGMP membership queries (semantics 32).
     pub(super) fn membership_queries(&self, chain: &'static str) -> Rule {
-        let query = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8])
+        let query = is(Meta::Transport, &[IPPROTO_IGMP])
             .into_iter()
             .chain(is_between(Payload::IcmpType, MEMBERSHIP_QUERY, MEMBERSHIP_QUERY))
             .chain(drop_for(DropReason::RouterAdvertisement));
@@ -266,7 +267,7 @@ pub(super) fn is_unspecified() -> [Expression; 2] {
 pub(super) fn overlay_transports(ports: Set, protocols: Set) -> [Vec<Expression>; 2] {
     let port = [Expression::LoadPayload(Payload::DestinationPort), Expression::InSet(ports.name)];
     [
-        is(Meta::Transport, &[libc::IPPROTO_UDP as u8]).into_iter().chain(port).collect(),
+        is(Meta::Transport, &[IPPROTO_UDP]).into_iter().chain(port).collect(),
         vec![Expression::LoadMeta(Meta::Transport), Expression::InSet(protocols.name)],
     ]
 }

@@ -27,7 +27,7 @@ use super::handle::Table;
 use super::names::TABLE;
 use super::socket::open;
 use crate::netlink::{AttributeReader, PortId, Received, Socket};
-use crate::nft::SUBSYSTEM;
+use crate::nft::message_kind;
 use crate::nft::queue::text;
 
 /// The size of the receive buffer. The notifications of a batch that replaces 100,000 elements take about 20
@@ -69,7 +69,7 @@ impl ForeignChange {
     /// ([`Table::restore`](super::Table::restore)).
     pub fn is_undone_by(&self, replaced: u32) -> bool {
         // Generations wrap to zero after four billion.
-        self.generation.is_some_and(|generation| replaced.wrapping_sub(generation) as i32 >= 0)
+        self.generation.is_some_and(|generation| replaced.wrapping_sub(generation).cast_signed() >= 0)
     }
 }
 
@@ -192,13 +192,12 @@ fn all_but(ours: PortId) -> [libc::sock_filter; 6] {
     // Offsets in `struct nlmsghdr`, which classic BPF loads in network order: the type at 4, the port at 12.
     let load = |size: u32, at| statement(libc::BPF_LD | size | libc::BPF_ABS, at);
     let skip_if = |value, then, otherwise| libc::sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
         jt: then,
         jf: otherwise,
-        k: value,
+        ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value)
     };
     let give = |bytes| statement(libc::BPF_RET | libc::BPF_K, bytes);
-    let new_generation = SUBSYSTEM | sys::NFT_MSG_NEWGEN as u16;
+    let new_generation = message_kind(sys::NFT_MSG_NEWGEN);
     [
         load(libc::BPF_H, 4),
         skip_if(u16::from_be_bytes(new_generation.to_ne_bytes()).into(), 2, 0),
@@ -209,6 +208,7 @@ fn all_but(ours: PortId) -> [libc::sock_filter; 6] {
     ]
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a code has 16 bits")]
 fn statement(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
@@ -290,7 +290,7 @@ struct Batches {
 impl Batches {
     /// A batch ends with its generation. Returns what another program's batch changed in this agent's tables.
     fn take(&mut self, message: Received<'_>, now: SystemTime) -> Option<ForeignChange> {
-        if message.kind == SUBSYSTEM | sys::NFT_MSG_NEWGEN as u16 {
+        if message.kind == message_kind(sys::NFT_MSG_NEWGEN) {
             let changed = self.changed.take();
             self.is_installed |= message.port == self.ours;
             // Nothing was recorded for a batch of this agent.

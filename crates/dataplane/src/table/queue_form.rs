@@ -11,7 +11,7 @@ use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::expression::Expression;
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
 
 /// The form of the queue rule that this kernel supports: that of the rule in the kernel, or else one that
 /// passes a trial with a batch that is never committed.
@@ -41,7 +41,10 @@ pub(super) fn form_trial(form: QueueForm) -> Batch {
     let mut batch = Batch::default();
     batch.library(Subject::plain("table for a trial"), |library| library.add(&table, MsgType::Add));
     batch.library(Subject::plain("chain for a trial"), |library| library.add(&chain, MsgType::Add));
-    let queue = Expression::Queue(Queue { queues: QueueRange { first: 0, count: 1 }, bypass: true }, form);
+    let queue = Expression::Queue(
+        Queue { queues: QueueRange { first: QueueNumber(0), count: 1 }, bypass: true },
+        form,
+    );
     Rule { chain: TRIAL.name, purpose: "trial of the queue", expressions: vec![queue], comment: None }
         .add_to(TRIAL, &mut batch);
     batch

@@ -14,7 +14,11 @@ use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::expression::Expression;
 use crate::nft::queue::Queue;
 use crate::nft::rule::Rule;
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
+
+/// The queues that the queue rule names meanwhile: the highest for an agent that serves the lowest.
+const LOWEST: QueueNumber = QueueNumber(0);
+const HIGHEST: QueueNumber = QueueNumber(u16::MAX);
 
 /// The comment of the queue rule meanwhile, for people who read the ruleset.
 const HOLDER: &str = "kube-verdict cleanup";
@@ -41,7 +45,7 @@ impl Table {
                     rule.string(sys::NFTA_RULE_TABLE, bridge::TABLE.name);
                 });
             }
-            let first = if queues.first == 0 { u16::MAX } else { 0 };
+            let first = if queues.first == LOWEST { HIGHEST } else { LOWEST };
             let queue =
                 Expression::Queue(Queue { queues: QueueRange { first, count: 1 }, bypass: true }, form);
             let comment = Some(HOLDER.to_owned());
@@ -65,7 +69,7 @@ impl Table {
     pub fn is_retired() -> Result<bool, TableError> {
         let queue = InstalledRules::read(&mut open()?)?.queue;
         Ok(queue.is_some_and(|(Queue { queues, bypass }, _)| {
-            bypass && queues.count == 1 && [0, u16::MAX].contains(&queues.first)
+            bypass && queues.count == 1 && [LOWEST, HIGHEST].contains(&queues.first)
         }))
     }
 

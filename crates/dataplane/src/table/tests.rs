@@ -27,9 +27,9 @@ use crate::marks::Marks;
 use crate::netlink::AttributeReader;
 use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::queue::QueueForm;
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
 
-const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
+const QUEUES: QueueRange = QueueRange { first: QueueNumber(100), count: 2 };
 
 fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
@@ -209,7 +209,7 @@ fn takeover_differs_from_the_first_install_only_in_the_queue_rule() {
         let written = written(queues, QueueForm::Native, &none);
         install_batch(&config, &contents, &new_cache(&config), &written, &BTreeSet::new()).to_text()
     };
-    let (first, second) = (install(QUEUES), install(QueueRange { first: 102, count: 2 }));
+    let (first, second) = (install(QUEUES), install(QueueRange { first: QueueNumber(102), count: 2 }));
     let part = |text: &str| text.split("# ").map(str::to_owned).collect::<Vec<_>>();
     let (first, second) = (part(&first), part(&second));
     assert_eq!(first.len(), second.len());
@@ -252,7 +252,7 @@ fn a_new_agent_keeps_its_predecessors_pods_under_revalidation() {
         };
         assert_eq!(update(8, &Affected::any_peer(pods.clone())), pods);
         assert_eq!(update(9, &Affected::All), pods, "until the sweep");
-        let next = QueueRange { first: 102, ..QUEUES };
+        let next = QueueRange { first: QueueNumber(102), ..QUEUES };
         let mut second = Table::install(config(), next).expect("it can be taken over");
         assert_eq!(second.revalidated, pods);
         second.restore(config()).expect("it can be written again");

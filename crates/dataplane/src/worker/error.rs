@@ -3,6 +3,7 @@
 use std::io;
 
 use super::socket::SocketOwner;
+use crate::queues::QueueNumber;
 
 /// A queue can't be served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum WorkerError {
     )]
     Taken {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
         /// Which program has bound it.
         owner: SocketOwner,
     },
@@ -28,7 +29,7 @@ pub enum WorkerError {
     )]
     NotPermitted {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
     },
     /// The kernel refused to bind a queue or to set it up.
     #[error(
@@ -37,7 +38,7 @@ pub enum WorkerError {
     )]
     Setup {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
         /// The setting that failed.
         setting: &'static str,
         /// What the kernel answered.
@@ -50,7 +51,7 @@ pub enum WorkerError {
     )]
     Thread {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
         /// What the kernel answered.
         source: io::Error,
     },
@@ -58,7 +59,7 @@ pub enum WorkerError {
     #[error("NFQUEUE {queue} is no longer served (restart the agent)")]
     Receive {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
         /// What the kernel answered.
         source: io::Error,
     },
@@ -69,6 +70,6 @@ pub enum WorkerError {
     )]
     Panicked {
         /// The queue.
-        queue: u16,
+        queue: QueueNumber,
     },
 }

@@ -72,6 +72,7 @@ impl Permits {
     /// Takes a permit for a packet from `sender`; `None` if ANY limit is reached: the sender's quota, the
     /// half of the senders identified by address, or the limit of all.
     pub(crate) fn take(&self, sender: Sender) -> Option<Permit> {
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash select a count")]
         let count = self.hasher.hash_one(sender) as usize % COUNTS;
         let is_by_source = matches!(sender, Sender::Source(_));
         let half = (self.limit / 2).max(MIN_QUOTA);

@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 
 use crate::netlink::PortId;
+use crate::numbers::NLMSG_ERROR;
 
 /// The netlink sockets of the calling thread's network namespace.
 const SOCKETS: &str = "/proc/thread-self/net/netlink";
@@ -81,7 +82,7 @@ impl Waker {
         // struct nlmsghdr }.
         let mut message = [0; 36];
         message[0..4].copy_from_slice(&36u32.to_ne_bytes());
-        message[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
+        message[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
         message[16..20].copy_from_slice(&(-WAKE).to_ne_bytes());
         let to = NetlinkAddr::new(port_id.0, 0);
         match sendto(self.socket.as_raw_fd(), &message, &to, MsgFlags::MSG_DONTWAIT) {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use dataplane::conntrack::{Conntrack, Entry, EntryChange, MarkChange, VisitCounts};
+use dataplane::marks::Mark;
 use policy::Packet;
 
 use crate::entries::{NewEntry, delete, make};
 use crate::namespace::in_namespace;
 
 /// Every entry's evaluated packet, as text, and its mark.
-fn table() -> BTreeMap<String, u32> {
+fn table() -> BTreeMap<String, Mark> {
     let mut table = BTreeMap::new();
     let mut conntrack = Conntrack::open().unwrap();
     conntrack
@@ -22,8 +23,8 @@ fn table() -> BTreeMap<String, u32> {
 }
 
 /// How many entries have ALL of these bits in their mark.
-fn marked(bits: u32) -> usize {
-    table().into_values().filter(|mark| mark & bits == bits).count()
+fn marked(bits: Mark) -> usize {
+    table().into_values().filter(|mark| *mark & bits == bits).count()
 }
 
 fn summary(packet: &Packet) -> String {
@@ -67,17 +68,17 @@ fn the_mark_of_one_entry_is_read_until_it_ends() {
             NewEntry::udp(("fd09::1", 4003), ("fd09::2", 443)).tcp(),
             NewEntry::udp(("10.9.0.1", 4000), ("10.9.0.2", 5000)).in_zone(7),
         ];
-        make(connections.map(|entry| entry.marked(0x0100_4000)));
+        make(connections.map(|entry| entry.marked(Mark(0x0100_4000))));
         let mut conntrack = Conntrack::open().unwrap();
         let mut names = Vec::new();
         let one = |entry: &Entry<'_>| {
             names.push(entry.name());
-            (entry.zone == Some(7)).then_some(MarkChange { value: 0, mask: 0x4000 })
+            (entry.zone == Some(7)).then_some(MarkChange { value: Mark::NONE, mask: Mark(0x4000) })
         };
         conntrack.visit(one).unwrap();
         let mut marks: Vec<_> = names.iter().map(|name| conntrack.mark(name).unwrap()).collect();
-        marks.sort();
-        assert_eq!(marks, [Some(0x0100_0000), Some(0x0100_4000), Some(0x0100_4000)]);
+        marks.sort_by_key(|mark| mark.map(|mark| mark.0));
+        assert_eq!(marks, [0x0100_0000, 0x0100_4000, 0x0100_4000].map(|mark| Some(Mark(mark))));
         conntrack.visit(|_| Some(EntryChange::Delete)).unwrap();
         assert!(names.iter().all(|name| conntrack.mark(name).unwrap().is_none()));
     });
@@ -93,12 +94,12 @@ fn a_change_affects_only_the_bits_under_its_mask_in_every_protocol_family_and_zo
             NewEntry { protocol: 58, ..NewEntry::udp(("fd09::1", 78), ("fd09::2", 78)) },
             NewEntry::udp(("10.9.0.1", 4005), ("10.9.0.2", 5000)).in_zone(7),
         ];
-        make(connections.map(|entry| entry.marked(0x0100_4000)));
+        make(connections.map(|entry| entry.marked(Mark(0x0100_4000))));
         let mut conntrack = Conntrack::open().unwrap();
-        let change = MarkChange { value: 0x0200_0000, mask: 0x0300_0000 };
+        let change = MarkChange { value: Mark(0x0200_0000), mask: Mark(0x0300_0000) };
         let counts = conntrack.visit(|_| Some(change)).unwrap();
         assert_eq!(counts, VisitCounts { entries: 5, changed: 5, gone: 0 });
-        assert!(table().into_values().all(|mark| mark == 0x0200_4000));
+        assert!(table().into_values().all(|mark| mark == Mark(0x0200_4000)));
     });
 }
 
@@ -109,7 +110,7 @@ fn a_connection_that_ends_before_its_change_is_counted_as_gone() {
         let staying = NewEntry::udp(("10.9.0.1", 4001), ("10.9.0.2", 5000));
         make([ending, staying]);
         let mut conntrack = Conntrack::open().unwrap();
-        let change = MarkChange { value: 1, mask: 1 };
+        let change = MarkChange { value: Mark(1), mask: Mark(1) };
         let counts = conntrack.visit(|entry| {
             if entry.original.source_port == Some(4000) {
                 delete(ending);
@@ -117,7 +118,7 @@ fn a_connection_that_ends_before_its_change_is_counted_as_gone() {
             Some(change)
         });
         assert_eq!(counts, Ok(VisitCounts { entries: 2, changed: 1, gone: 1 }));
-        assert_eq!(marked(1), 1);
+        assert_eq!(marked(Mark(1)), 1);
     });
 }
 
@@ -126,9 +127,9 @@ fn more_changes_than_fit_one_message_are_all_made() {
     in_namespace(&[], || {
         make((0..5_000u16).map(|port| NewEntry::udp(("10.9.0.1", port), ("10.9.0.2", 5000))));
         let mut conntrack = Conntrack::open().unwrap();
-        let change = MarkChange { value: 0x0200_0000, mask: 0x0200_0000 };
+        let change = MarkChange { value: Mark(0x0200_0000), mask: Mark(0x0200_0000) };
         let counts = conntrack.visit(|_| Some(change)).unwrap();
         assert_eq!(counts, VisitCounts { entries: 5_000, changed: 5_000, gone: 0 });
-        assert_eq!(marked(0x0200_0000), 5_000);
+        assert_eq!(marked(Mark(0x0200_0000)), 5_000);
     });
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use dataplane::marks::Mark;
 use dataplane::netlink::{ACK, Attributes, CREATE, Header, Messages, REQUEST, Socket};
 
 const CT_NEW: u16 = 1 << 8;
@@ -17,7 +18,7 @@ pub(crate) struct NewEntry {
     pub reply_from: (IpAddr, u16),
     /// The destination of the replies: different from `from` after SNAT.
     pub reply_to: (IpAddr, u16),
-    pub mark: u32,
+    pub mark: Mark,
     pub zone: Option<u16>,
 }
 
@@ -26,7 +27,7 @@ impl NewEntry {
     pub(crate) fn udp(from: (&str, u16), to: (&str, u16)) -> Self {
         let end = |(address, port): (&str, u16)| (address.parse().unwrap(), port);
         let (from, to) = (end(from), end(to));
-        Self { protocol: 17, from, to, reply_from: to, reply_to: from, mark: 0, zone: None }
+        Self { protocol: 17, from, to, reply_from: to, reply_to: from, mark: Mark::NONE, zone: None }
     }
 
     /// The same connection over TCP.
@@ -45,7 +46,7 @@ impl NewEntry {
     }
 
     /// The same connection with a mark.
-    pub(crate) fn marked(self, mark: u32) -> Self {
+    pub(crate) fn marked(self, mark: Mark) -> Self {
         Self { mark, ..self }
     }
 
@@ -97,7 +98,7 @@ pub(crate) fn make(connections: impl IntoIterator<Item = NewEntry>) {
         messages.push(header, |attributes| {
             entry.name(attributes);
             attributes.nested(2, |tuple| entry.tuple(tuple, entry.reply_from, entry.reply_to));
-            attributes.be32(7, 600).be32(8, entry.mark);
+            attributes.be32(7, 600).be32(8, entry.mark.0);
             if entry.protocol == 6 {
                 // Established.
                 attributes.nested(4, |info| {

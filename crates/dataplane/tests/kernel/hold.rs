@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::workers::{HoldCounters, HoldLimits, HoldWaker, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, recv, sendto,
@@ -29,7 +29,7 @@ const ALSO_NEW: &str = "10.9.0.10";
 const REMOTE: &str = "10.9.1.9";
 const REMOTE_BRIDGE: &str = "10.9.1.1";
 /// One queue, so that one worker gets all packets of a scenario.
-const QUEUE: QueueRange = QueueRange { first: 100, count: 1 };
+const QUEUE: QueueRange = QueueRange { first: QueueNumber(100), count: 1 };
 /// Long enough for a packet to arrive, and much shorter than any hold.
 const ARRIVAL: Duration = Duration::from_millis(400);
 

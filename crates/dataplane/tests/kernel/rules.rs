@@ -49,7 +49,7 @@ pub(crate) fn queue_to(queues: Option<QueueRange>) {
                     expressions.nested(1, |expression| {
                         expression.string(1, "target").nested(2, |target| {
                             // struct xt_NFQ_info_v3, padded: first queue, how many, flags (2: by core).
-                            let words = [queues.first, queues.count, 2, 0];
+                            let words = [queues.first.0, queues.count, 2, 0];
                             let info: Vec<u8> = words.into_iter().flat_map(u16::to_ne_bytes).collect();
                             target.string(1, "NFQUEUE").be32(2, 3).bytes(3, &info);
                         });

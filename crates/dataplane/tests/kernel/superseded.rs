@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dataplane::conntrack::{Conntrack, ConntrackError, EntryName, MarkChange};
-use dataplane::marks::Marks;
-use dataplane::queues::QueueRange;
+use dataplane::marks::{Mark, Marks};
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig, VerdictCacheConfig};
 use policy::Generation;
 
@@ -14,12 +14,12 @@ use crate::entries::{NewEntry, make};
 use crate::namespace::in_namespace;
 use crate::shop::{DB, WEB};
 
-const REVOKED: u32 = 0x2000_0000;
-const RESTORE: MarkChange = MarkChange { value: 0, mask: REVOKED };
+const REVOKED: Mark = Mark(0x2000_0000);
+const RESTORE: MarkChange = MarkChange { value: Mark::NONE, mask: REVOKED };
 /// More entries than one message of changes contains.
 const MANY: u16 = 3_000;
-const OURS: QueueRange = QueueRange { first: 100, count: 2 };
-const THEIRS: QueueRange = QueueRange { first: 103, count: 2 };
+const OURS: QueueRange = QueueRange { first: QueueNumber(100), count: 2 };
+const THEIRS: QueueRange = QueueRange { first: QueueNumber(103), count: 2 };
 
 fn install(queues: QueueRange) -> Table {
     let config = TableConfig {
@@ -42,7 +42,7 @@ fn install(queues: QueueRange) -> Table {
 fn revoked() -> BTreeMap<u16, EntryName> {
     let mut revoked = BTreeMap::new();
     let each = |entry: &dataplane::conntrack::Entry<'_>| {
-        if entry.mark & REVOKED != 0 {
+        if entry.mark.has_any(REVOKED) {
             revoked.insert(entry.original.source_port.unwrap(), entry.name());
         }
         None::<MarkChange>

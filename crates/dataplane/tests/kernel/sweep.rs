@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dataplane::conntrack::{Conntrack, MarkChange};
-use dataplane::marks::Marks;
+use dataplane::marks::{Mark, Marks};
 use dataplane::sweep::{
     Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, apply_marks, clear_marks,
 };
@@ -15,13 +15,13 @@ use crate::entries::{NewEntry, make};
 use crate::namespace::in_namespace;
 use crate::shop::{self, BRIDGE, DB, OTHER, UNASSIGNED, WEB};
 
-const ACCEPTED: u32 = 0x1000_0000;
-const REVOKED: u32 = 0x2000_0000;
+const ACCEPTED: Mark = Mark(0x1000_0000);
+const REVOKED: Mark = Mark(0x2000_0000);
 /// kube-proxy's mark.
-const FOREIGN: u32 = 0x4000;
+const FOREIGN: Mark = Mark(0x4000);
 
 /// The mark of each connection, by its source port, which is different for each connection of a scenario.
-fn marks_by_port() -> BTreeMap<u16, u32> {
+fn marks_by_port() -> BTreeMap<u16, Mark> {
     let mut marks = BTreeMap::new();
     let mut conntrack = Conntrack::open().unwrap();
     conntrack
@@ -76,7 +76,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
             (2, ACCEPTED | REVOKED | FOREIGN),
             (3, ACCEPTED | REVOKED),
             // Allowed but not yet evaluated by a worker: the worker accepts its next packet.
-            (4, 0),
+            (4, Mark::NONE),
             (5, REVOKED),
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
@@ -108,7 +108,7 @@ fn the_pod_behind_a_service_is_evaluated_and_not_the_service() {
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
         sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default());
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, REVOKED), (3, REVOKED)]));
+        assert_eq!(marks_by_port(), BTreeMap::from([(1, Mark::NONE), (2, REVOKED), (3, REVOKED)]));
     });
 }
 
@@ -130,7 +130,16 @@ fn the_nodes_own_connections_are_never_revoked() {
         let mut conntrack = Conntrack::open().unwrap();
         let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default());
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, 0), (3, 0), (4, 0), (5, REVOKED)]));
+        assert_eq!(
+            marks_by_port(),
+            BTreeMap::from([
+                (1, Mark::NONE),
+                (2, Mark::NONE),
+                (3, Mark::NONE),
+                (4, Mark::NONE),
+                (5, REVOKED)
+            ])
+        );
     });
 }
 
@@ -154,7 +163,10 @@ fn connections_of_pods_that_are_no_longer_known_are_queued_again() {
             &Scope::default(),
         );
         assert_eq!((report.evaluated, report.unknown, report.revoked), (4, 3, 1));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN), (2, 0), (3, REVOKED), (4, REVOKED)]));
+        assert_eq!(
+            marks_by_port(),
+            BTreeMap::from([(1, FOREIGN), (2, Mark::NONE), (3, REVOKED), (4, REVOKED)])
+        );
     });
 }
 
@@ -207,7 +219,7 @@ fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
         let marks = marks_by_port();
         let of = |port: u16| marks[&port];
         assert_eq!([60_001, 60_002, 60_003, 60_004, 60_005].map(of), [REVOKED; 5]);
-        assert_eq!([60_006, 60_007].map(of), [0; 2]);
+        assert_eq!([60_006, 60_007].map(of), [Mark::NONE; 2]);
         assert_eq!(of(60_008), REVOKED, "it is not in the scope");
 
         let all = sweep(Affected::All);
@@ -221,10 +233,13 @@ fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
 fn clear_marks_leaves_only_the_marks_of_other_programs() {
     in_namespace(&[], || {
         let from = |port, mark| NewEntry::udp((WEB, port), (DB, 5000)).marked(mark);
-        make([from(1, ACCEPTED), from(2, REVOKED | FOREIGN), from(3, FOREIGN), from(4, 0)]);
+        make([from(1, ACCEPTED), from(2, REVOKED | FOREIGN), from(3, FOREIGN), from(4, Mark::NONE)]);
         let mut conntrack = Conntrack::open().unwrap();
         assert_eq!(clear_marks(&mut conntrack, &Marks::default()), Ok(2));
-        assert_eq!(marks_by_port(), BTreeMap::from([(1, 0), (2, FOREIGN), (3, FOREIGN), (4, 0)]));
+        assert_eq!(
+            marks_by_port(),
+            BTreeMap::from([(1, Mark::NONE), (2, FOREIGN), (3, FOREIGN), (4, Mark::NONE)])
+        );
     });
 }
 

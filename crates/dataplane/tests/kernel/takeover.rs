@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use dataplane::queue_statistics::QueueStatistics;
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::workers::Workers;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -21,7 +21,7 @@ fn no_packet_is_lost_in_ten_restarts() {
         create_chains("postrouting", &[]);
         let published = shop::published(&[5000], 2);
         let start = |queues| Workers::start(config(queues), &published, |_| |_| {}).unwrap();
-        let [mut ours, mut next] = QueueRange::pair(100, 2).unwrap();
+        let [mut ours, mut next] = QueueRange::pair(QueueNumber(100), 2).unwrap();
         let mut workers = start(ours);
         queue_to(Some(ours));
 

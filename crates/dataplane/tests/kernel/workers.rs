@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dataplane::marks::Marks;
 use dataplane::queue_statistics::QueueStatistics;
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, HoldLimits, WorkerError, Workers, WorkersConfig};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
@@ -26,7 +26,7 @@ use crate::shop::{self, ADDRESSES, DB, OTHER, WEB};
 const SILENCE: Duration = Duration::from_millis(200);
 /// How long a test waits for a packet or record that must arrive.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
-const QUEUES: QueueRange = QueueRange { first: 100, count: 2 };
+const QUEUES: QueueRange = QueueRange { first: QueueNumber(100), count: 2 };
 
 pub(crate) fn config(queues: QueueRange) -> WorkersConfig {
     WorkersConfig {
@@ -227,7 +227,7 @@ fn a_burst_waits_in_the_queue_and_no_packet_is_lost_when_the_workers_stop() {
     const BURST: u32 = 4_000;
     in_namespace(&ADDRESSES, || {
         create_chains("postrouting", &[]);
-        let one = QueueRange { first: 100, count: 1 };
+        let one = QueueRange { first: QueueNumber(100), count: 1 };
         // The recorder of the first packet blocks until the test opens the gate, and so blocks its worker.
         let gate = Arc::new(Mutex::new(()));
         let workers = Workers::start(config(one), &shop::published(&[5000], 1), |_| {
@@ -245,7 +245,7 @@ fn a_burst_waits_in_the_queue_and_no_packet_is_lost_when_the_workers_stop() {
         for number in 0..BURST {
             from.send_to(&number.to_ne_bytes(), to.local_addr().unwrap()).unwrap();
         }
-        let statistics = QueueStatistics::of(100).unwrap().unwrap();
+        let statistics = QueueStatistics::of(QueueNumber(100)).unwrap().unwrap();
         assert_eq!((statistics.dropped_full, statistics.dropped_by_socket), (0, 0), "{statistics:?}");
         assert!(statistics.waiting >= BURST - 1, "{statistics:?}");
         assert_eq!(statistics.copy_range, 128);
@@ -269,7 +269,7 @@ fn a_full_queue_drops_and_counts_packets_unless_it_fails_open() {
     in_namespace(&ADDRESSES, || {
         create_chains("postrouting", &[]);
         for fail_open in [false, true] {
-            let one = QueueRange { first: 100, count: 1 };
+            let one = QueueRange { first: QueueNumber(100), count: 1 };
             let gate = Arc::new(Mutex::new(()));
             let config = WorkersConfig { queue_length: 8, fail_open, ..config(one) };
             let workers = Workers::start(config, &shop::published(&[5000], 1), |_| {
@@ -284,7 +284,7 @@ fn a_full_queue_drops_and_counts_packets_unless_it_fails_open() {
             for _ in 0..20 {
                 from.send_to(b"hello", to.local_addr().unwrap()).unwrap();
             }
-            let dropped = QueueStatistics::of(100).unwrap().unwrap().dropped_full;
+            let dropped = QueueStatistics::of(QueueNumber(100)).unwrap().unwrap().dropped_full;
             queue_to(None);
             drop(shut);
             workers.stop();
@@ -311,15 +311,23 @@ fn workers_that_wait_for_packets_stop_at_once() {
 fn a_queue_that_is_already_bound_is_reported_with_its_owner() {
     in_namespace(&ADDRESSES, || {
         let (first, _records) = workers();
-        let second =
-            Workers::start(config(QueueRange { first: 99, count: 2 }), &shop::published(&[], 2), |_| |_| {});
+        let second = Workers::start(
+            config(QueueRange { first: QueueNumber(99), count: 2 }),
+            &shop::published(&[], 2),
+            |_| |_| {},
+        );
         let error = second.unwrap_err();
-        assert!(matches!(error, WorkerError::Taken { queue: 100, .. }), "{error:?}");
+        assert!(matches!(error, WorkerError::Taken { queue: QueueNumber(100), .. }), "{error:?}");
         let sentence = error.to_string();
         let pid = std::process::id();
         assert!(sentence.starts_with(&format!("NFQUEUE 100 is taken by process {pid} (")), "{sentence}");
-        let left: Vec<u16> = QueueStatistics::read().unwrap().iter().map(|queue| queue.number).collect();
-        assert_eq!(left, [100, 101], "the second has unbound its queues, and the first still has its own");
+        let left: Vec<QueueNumber> =
+            QueueStatistics::read().unwrap().iter().map(|queue| queue.number).collect();
+        assert_eq!(
+            left,
+            [100, 101].map(QueueNumber),
+            "the second has unbound its queues, and the first still has its own"
+        );
         assert!(first.health().is_ok());
         first.stop();
     });
@@ -334,7 +342,7 @@ fn without_permission_the_error_names_the_missing_capability() {
         let answer = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
         assert_eq!(answer, 0);
         let error = Workers::start(config(QUEUES), &shop::published(&[], 2), |_| |_| {}).unwrap_err();
-        assert!(matches!(error, WorkerError::NotPermitted { queue: 100 }), "{error:?}");
+        assert!(matches!(error, WorkerError::NotPermitted { queue: QueueNumber(100) }), "{error:?}");
         assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
     });
 }
@@ -343,7 +351,7 @@ fn without_permission_the_error_names_the_missing_capability() {
 fn a_worker_that_panics_is_reported() {
     in_namespace(&ADDRESSES, || {
         create_chains("postrouting", &[]);
-        let one = QueueRange { first: 100, count: 1 };
+        let one = QueueRange { first: QueueNumber(100), count: 1 };
         let workers = Workers::start(config(one), &shop::published(&[5000], 1), |_| {
             |_| panic!("a recorder panics, as this test intends")
         })
@@ -355,7 +363,7 @@ fn a_worker_that_panics_is_reported() {
             workers.health().is_err()
         });
         assert!(
-            died && matches!(workers.health(), Err(WorkerError::Panicked { queue: 100 })),
+            died && matches!(workers.health(), Err(WorkerError::Panicked { queue: QueueNumber(100) })),
             "{:?}",
             workers.health()
         );

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use dataplane::marks::{Mark, Marks};
 use dataplane::ports::{Attachment, Bindings, InterfaceIndex, Mac, Overlay, Port};
-use dataplane::queues::QueueRange;
+use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::{
     FailMode, OpenAddresses, OriginConfig, Origins, QueueQuota, Table, TableConfig, TableError,
     VerdictCacheConfig,
@@ -31,8 +31,8 @@ use nix::sys::socket::{
 
 use self::namespace::{drop_privileges, in_namespace, list_set, list_table, run};
 
-const RANGE_A: QueueRange = QueueRange { first: 100, count: 2 };
-const RANGE_B: QueueRange = QueueRange { first: 102, count: 2 };
+const RANGE_A: QueueRange = QueueRange { first: QueueNumber(100), count: 2 };
+const RANGE_B: QueueRange = QueueRange { first: QueueNumber(102), count: 2 };
 /// The generation of an update's snapshot.
 const GENERATION: Generation = Generation(8);
 
@@ -142,7 +142,12 @@ fn origins() -> Origins {
 }
 
 fn with_origins(origins: Origins) -> TableConfig {
-    let origin = OriginConfig { queue: 104, log_group: Some(100), overlay_sources_are_nodes: true, origins };
+    let origin = OriginConfig {
+        queue: QueueNumber(104),
+        log_group: Some(100),
+        overlay_sources_are_nodes: true,
+        origins,
+    };
     TableConfig { origin: Some(origin), prerouting_dns: false, ..node_a() }
 }
 

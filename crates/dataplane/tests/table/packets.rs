@@ -456,7 +456,7 @@ fn queued_packets_survive_everything_except_the_removal_of_the_table() {
     in_namespace(|| {
         let world = World::new();
         let mut listener = nfq::Queue::open().expect("a queue socket");
-        RANGE_A.numbers().for_each(|number| listener.bind(number).expect("a free queue"));
+        RANGE_A.numbers().for_each(|number| listener.bind(number.0).expect("a free queue"));
         let mut table = install(TableConfig { prerouting_dns: false, ..closed() }, RANGE_A);
         world.pod.run(|| socket(POD, 0).send_to(b"x", (REMOTE, 7000)).expect("sent"));
         assert_eq!(queued(), 1);

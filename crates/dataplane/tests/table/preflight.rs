@@ -223,7 +223,7 @@ fn targets_of_iptables_that_write_our_bits_are_named() {
 fn queues_that_another_program_has_bound_are_not_fine_unless_the_rules_name_them() {
     in_namespace(|| {
         let mut stranger = nfq::Queue::open().expect("a queue socket");
-        stranger.bind(RANGE_A.first).expect("a free queue");
+        stranger.bind(RANGE_A.first.0).expect("a free queue");
         let (CheckState::Wrong { what, .. } | CheckState::Warning { what, .. }) = state("queues") else {
             panic!("no warning")
         };

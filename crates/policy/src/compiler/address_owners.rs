@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::inventory::{Node, Pod};
 use crate::names::PodName;
 use crate::snapshot::address::{AddressKey, key_of};
-use crate::snapshot::ids::NodeId;
+use crate::snapshot::ids::{NodeId, number_of};
 
 /// The pods and nodes that have each address.
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl AddressOwners {
         if let Some(id) = self.node_ids.get(name) {
             return *id;
         }
-        let id = self.node_ids.len() as NodeId;
+        let id = NodeId(number_of(self.node_ids.len()));
         self.node_ids.insert(Arc::clone(name), id);
         id
     }

@@ -3,12 +3,22 @@
 //! From: a policy's selectors. Their symbols must be in the [`SymbolTable`]. To:
 //! [`identities`](crate::compiler::identities), which finds the identities that they match.
 
-use crate::compiler::symbol_table::{LabelInterner, LabelSet, NamespaceSymbols, SymbolTable};
+use crate::compiler::symbol_table::{
+    KeySymbol, LabelInterner, LabelSet, NameSymbol, NamespaceSymbols, SymbolTable, ValueSymbol,
+};
 use crate::selector::{Match, Requirement, Selector};
 use crate::spec::NamespaceMatch;
 
-/// The id of a distinct selector.
-pub(crate) type SelectorId = u32;
+/// The id of a distinct selector: its position in the list of selectors. Valid until the next full rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct SelectorId(pub(crate) u32);
+
+impl SelectorId {
+    /// Its position in the list of selectors.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A compiled selector of pods: BOTH parts must match.
 #[derive(Debug)]
@@ -20,7 +30,7 @@ pub(crate) struct CompiledSelector {
 /// Selects namespaces.
 #[derive(Debug)]
 pub(crate) enum CompiledNamespaceMatch {
-    Named(u32),
+    Named(NameSymbol),
     Labels(CompiledLabelSelector),
 }
 
@@ -37,13 +47,13 @@ pub(crate) enum CompiledLabelSelector {
 #[derive(Debug)]
 pub(crate) enum CompiledRequirement {
     /// The key's value is ANY of these; sorted.
-    In(u32, Box<[u32]>),
+    In(KeySymbol, Box<[ValueSymbol]>),
     /// The key is missing or its value is NONE of these; sorted (semantics 10).
-    NotIn(u32, Box<[u32]>),
+    NotIn(KeySymbol, Box<[ValueSymbol]>),
     /// The key exists.
-    Exists(u32),
+    Exists(KeySymbol),
     /// The key is missing (semantics 10).
-    DoesNotExist(u32),
+    DoesNotExist(KeySymbol),
 }
 
 impl CompiledSelector {
@@ -103,23 +113,23 @@ impl CompiledLabelSelector {
 impl CompiledRequirement {
     fn new(keys: &LabelInterner, requirement: &Requirement) -> Option<Self> {
         let key = keys.key(requirement.key())?;
-        let numbers = |values: &[_]| -> Option<Box<[u32]>> {
-            let numbers =
+        let symbols = |values: &[_]| -> Option<Box<[ValueSymbol]>> {
+            let symbols =
                 values.iter().map(|value: &std::sync::Arc<str>| keys.value(requirement.key(), value));
-            let mut numbers: Box<[u32]> = numbers.collect::<Option<_>>()?;
-            numbers.sort_unstable();
-            Some(numbers)
+            let mut symbols: Box<[ValueSymbol]> = symbols.collect::<Option<_>>()?;
+            symbols.sort_unstable();
+            Some(symbols)
         };
         Some(match requirement {
-            Requirement::In(_, values) => Self::In(key, numbers(values)?),
-            Requirement::NotIn(_, values) => Self::NotIn(key, numbers(values)?),
+            Requirement::In(_, values) => Self::In(key, symbols(values)?),
+            Requirement::NotIn(_, values) => Self::NotIn(key, symbols(values)?),
             Requirement::Exists(_) => Self::Exists(key),
             Requirement::DoesNotExist(_) => Self::DoesNotExist(key),
         })
     }
 
     /// The key that the requirement refers to.
-    pub(crate) fn key(&self) -> u32 {
+    pub(crate) fn key(&self) -> KeySymbol {
         let (Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key)) = self;
         *key
     }

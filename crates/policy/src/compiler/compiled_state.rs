@@ -27,7 +27,7 @@ use crate::compiler::scope::Scope;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
 use crate::compiler::symbol_table::{NewSymbols, SymbolTable};
-use crate::decision::Verdict;
+use crate::decision::{RuleId, Verdict};
 use crate::inventory::Inventory;
 use crate::names::{Generation, PolicyName};
 use crate::snapshot::address::AddressKey;
@@ -40,7 +40,7 @@ use crate::snapshot::{NumberedPolicy, PolicyTable, Size, Snapshot};
 use crate::spec::PolicySpec;
 
 /// Rule ids are assigned in ascending order and not reused. Past this id, a full rebuild renumbers all rules.
-const LAST_RULE: u32 = 1 << 31;
+const LAST_RULE: RuleId = RuleId(1 << 31);
 
 /// How many more symbols than twice those of the last full rebuild are allowed. A symbol takes about 100
 /// bytes.
@@ -67,7 +67,7 @@ pub(crate) struct CompiledState {
     policies: BTreeMap<PolicyName, CompiledPolicy>,
     /// By subject: the policies that have it. Holds no selectors that are not a subject.
     subjects: FxHashMap<SelectorId, Vec<PolicyName>>,
-    next_rule: u32,
+    next_rule: RuleId,
     /// The number of rules of all policies.
     rules: usize,
     /// The number of policies that can deny by a rule: those of the Admin and Baseline tiers.

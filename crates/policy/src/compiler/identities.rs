@@ -6,7 +6,6 @@
 //! no rule denies what the labels might allow. The first yields the verdict; the second, whether a denial is
 //! provisional.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -17,16 +16,16 @@ use crate::compiler::symbol_table::{LabelSet, NamespaceSymbols, SymbolTable};
 use crate::inventory::{Inventory, Namespace, Pod};
 use crate::labels::Labels;
 use crate::selector::Match;
-use crate::snapshot::ids::IdentityId;
+use crate::snapshot::ids::{IdentityId, number_of};
 
 /// See the module. Ids are valid until the next full rebuild.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
-    /// By namespace name: its index in `namespaces`, once a pod of it was looked up.
-    namespace_of: FxHashMap<Arc<str>, u32>,
-    namespace_ids: FxHashMap<NamespaceSymbols, u32>,
+    /// By namespace name, once a pod of it was looked up.
+    namespace_of: FxHashMap<Arc<str>, NamespaceId>,
+    namespace_ids: FxHashMap<NamespaceSymbols, NamespaceId>,
     namespaces: Vec<NamespaceSymbols>,
-    ids: FxHashMap<(u32, LabelSet), IdentityId>,
+    ids: FxHashMap<(NamespaceId, LabelSet), IdentityId>,
     list: Vec<Identity>,
     /// The number of identities in `list` that have pods.
     populated: usize,
@@ -38,6 +37,16 @@ pub(crate) struct Identities {
     index: IdentityIndex,
     /// Identities created since the last [`Identities::index_fresh`].
     fresh: Vec<IdentityId>,
+}
+
+/// Namespaces that no policy distinguishes: their position in the list. Valid until the next full rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct NamespaceId(u32);
+
+impl NamespaceId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// How the unknown labels of an identity are interpreted: see the module.
@@ -62,7 +71,7 @@ pub(crate) struct SubjectMatch {
 /// One identity.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    namespace: u32,
+    namespace: NamespaceId,
     labels: LabelSet,
     pub view: View,
     /// Addresses of its pods.
@@ -93,11 +102,11 @@ impl Identities {
         if let Some(identity) = self.ids.get(&key) {
             return *identity;
         }
-        let identity = self.list.len() as IdentityId;
-        let are_known = key.1.are_known && self.namespaces[namespace as usize].labels.are_known;
+        let identity = IdentityId(number_of(self.list.len()));
+        let are_known = key.1.are_known && self.namespaces[namespace.index()].labels.are_known;
         let views: &[View] = if are_known { &[View::Known] } else { &[View::Strict, View::Permissive] };
         for view in views {
-            self.fresh.push(self.list.len() as IdentityId);
+            self.fresh.push(IdentityId(number_of(self.list.len())));
             self.list.push(Identity {
                 namespace,
                 labels: key.1.clone(),
@@ -113,14 +122,15 @@ impl Identities {
     }
 
     /// All identities of the pods of an identity: itself, and the permissive one if it is strict.
-    pub(crate) fn views(&self, identity: IdentityId) -> RangeInclusive<IdentityId> {
-        identity..=identity + IdentityId::from(self.is_provisional(identity))
+    pub(crate) fn views(&self, identity: IdentityId) -> impl Iterator<Item = IdentityId> + use<> {
+        let permissive = self.is_provisional(identity).then(|| identity.next());
+        std::iter::once(identity).chain(permissive)
     }
 
     /// Whether policies refer to unknown labels of the identity's pods. Then the next identity is the
     /// permissive one.
     pub(crate) fn is_provisional(&self, identity: IdentityId) -> bool {
-        self.list[identity as usize].view == View::Strict
+        self.list[identity.index()].view == View::Strict
     }
 
     /// Updates a namespace. Returns whether policies see a difference, so that its pods need another
@@ -137,7 +147,12 @@ impl Identities {
         }
     }
 
-    fn intern_namespace(&mut self, symbols: &SymbolTable, inventory: &Inventory, name: &Arc<str>) -> u32 {
+    fn intern_namespace(
+        &mut self,
+        symbols: &SymbolTable,
+        inventory: &Inventory,
+        name: &Arc<str>,
+    ) -> NamespaceId {
         let found = match inventory.namespaces.get(name) {
             Some(namespace) => symbols.namespace_symbols(namespace),
             // The namespace is not known (yet), and so are its labels (semantics 37).
@@ -148,7 +163,7 @@ impl Identities {
         let id = match self.namespace_ids.get(&found) {
             Some(id) => *id,
             None => {
-                let id = self.namespaces.len() as u32;
+                let id = NamespaceId(number_of(self.namespaces.len()));
                 self.namespaces.push(found.clone());
                 self.namespace_ids.insert(found, id);
                 id
@@ -165,8 +180,8 @@ impl Identities {
 
     /// Whether `selector` matches `identity`: BOTH of its parts must.
     pub(crate) fn matches(&self, identity: IdentityId, selector: &CompiledSelector) -> Match {
-        let identity = &self.list[identity as usize];
-        let namespace = selector.namespaces.matches(&self.namespaces[identity.namespace as usize]);
+        let identity = &self.list[identity.index()];
+        let namespace = selector.namespaces.matches(&self.namespaces[identity.namespace.index()]);
         if namespace == Match::No {
             namespace
         } else {
@@ -176,12 +191,12 @@ impl Identities {
 
     /// One identity.
     pub(crate) fn get(&self, identity: IdentityId) -> &Identity {
-        &self.list[identity as usize]
+        &self.list[identity.index()]
     }
 
     /// One identity, for changing its counts, subjects or rulesets.
     pub(crate) fn get_mut(&mut self, identity: IdentityId) -> &mut Identity {
-        &mut self.list[identity as usize]
+        &mut self.list[identity.index()]
     }
 
     /// Adds an address to the counts of `identity`.
@@ -189,7 +204,7 @@ impl Identities {
         self.addresses += 1;
         self.provisional_addresses += usize::from(self.is_provisional(identity));
         for identity in self.views(identity) {
-            let identity = &mut self.list[identity as usize];
+            let identity = &mut self.list[identity.index()];
             self.populated += usize::from(identity.addresses == 0);
             identity.addresses += 1;
             identity.evaluated += u32::from(evaluated);
@@ -201,7 +216,7 @@ impl Identities {
         self.addresses -= 1;
         self.provisional_addresses -= usize::from(self.is_provisional(identity));
         for identity in self.views(identity) {
-            let identity = &mut self.list[identity as usize];
+            let identity = &mut self.list[identity.index()];
             identity.addresses -= 1;
             identity.evaluated -= u32::from(evaluated);
             self.populated -= usize::from(identity.addresses == 0);
@@ -259,6 +274,6 @@ impl Identities {
 
     fn add_to(&self, index: &mut IdentityIndex, identity: IdentityId) {
         let Identity { namespace, labels, .. } = self.get(identity);
-        index.add(identity, &self.namespaces[*namespace as usize], labels);
+        index.add(identity, &self.namespaces[namespace.index()], labels);
     }
 }

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use crate::compiler::compiled_selector::{
     CompiledLabelSelector, CompiledNamespaceMatch, CompiledRequirement, CompiledSelector,
 };
-use crate::compiler::symbol_table::{LabelSet, NamespaceSymbols};
+use crate::compiler::symbol_table::{KeySymbol, LabelSet, NameSymbol, NamespaceSymbols, ValueSymbol};
 use crate::selector::Match;
 use crate::snapshot::ids::IdentityId;
 
@@ -15,7 +15,7 @@ use crate::snapshot::ids::IdentityId;
 #[derive(Debug, Default)]
 pub(crate) struct IdentityIndex {
     all: RoaringBitmap,
-    by_namespace: FxHashMap<u32, RoaringBitmap>,
+    by_namespace: FxHashMap<NameSymbol, RoaringBitmap>,
     /// By labels of their namespaces.
     namespaces: LabelIndex,
     /// By labels of their pods.
@@ -25,8 +25,8 @@ pub(crate) struct IdentityIndex {
 /// Identities by labels.
 #[derive(Debug, Default)]
 struct LabelIndex {
-    by_label: FxHashMap<(u32, u32), RoaringBitmap>,
-    by_key: FxHashMap<u32, RoaringBitmap>,
+    by_label: FxHashMap<(KeySymbol, ValueSymbol), RoaringBitmap>,
+    by_key: FxHashMap<KeySymbol, RoaringBitmap>,
     /// Identities that may have further keys, because labels are unknown.
     unknown: RoaringBitmap,
 }
@@ -42,9 +42,9 @@ pub(crate) struct SelectedIdentities {
 impl IdentityIndex {
     /// Adds an identity, which has this namespace and these labels.
     pub(crate) fn add(&mut self, identity: IdentityId, namespace: &NamespaceSymbols, labels: &LabelSet) {
-        self.all.insert(identity);
+        self.all.insert(identity.0);
         if let Some(name) = namespace.name {
-            self.by_namespace.entry(name).or_default().insert(identity);
+            self.by_namespace.entry(name).or_default().insert(identity.0);
         }
         self.namespaces.add(identity, &namespace.labels);
         self.pods.add(identity, labels);
@@ -52,7 +52,7 @@ impl IdentityIndex {
 
     /// The identities, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = IdentityId> + '_ {
-        self.all.iter()
+        self.all.iter().map(IdentityId)
     }
 
     /// Whether the index is empty.
@@ -92,10 +92,10 @@ impl IdentityIndex {
 
     fn selected_one_by_one(&self, matches: impl Fn(IdentityId) -> Match) -> SelectedIdentities {
         let mut selected = SelectedIdentities::default();
-        for identity in &self.all {
+        for identity in self.iter() {
             match matches(identity) {
-                Match::Yes => drop(selected.certain.insert(identity)),
-                Match::Unknown => drop(selected.potential.insert(identity)),
+                Match::Yes => drop(selected.certain.insert(identity.0)),
+                Match::Unknown => drop(selected.potential.insert(identity.0)),
                 Match::No => {}
             }
         }
@@ -106,11 +106,11 @@ impl IdentityIndex {
 impl LabelIndex {
     fn add(&mut self, identity: IdentityId, labels: &LabelSet) {
         for label in &labels.pairs {
-            self.by_label.entry(*label).or_default().insert(identity);
-            self.by_key.entry(label.0).or_default().insert(identity);
+            self.by_label.entry(*label).or_default().insert(identity.0);
+            self.by_key.entry(label.0).or_default().insert(identity.0);
         }
         if !labels.are_known {
-            self.unknown.insert(identity);
+            self.unknown.insert(identity.0);
         }
     }
 

@@ -7,10 +7,11 @@ use crate::compiler::identities::View;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
 use crate::compiler::symbol_table::SymbolTable;
-use crate::decision::Direction;
+use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::packet::Protocol;
 use crate::selector::Selector;
+use crate::snapshot::ids::number_of;
 use crate::snapshot::ip_blocks;
 use crate::snapshot::ports::{PortAlias, PortRange, PortSet};
 use crate::spec::{
@@ -23,7 +24,7 @@ pub(crate) struct CompiledPolicy {
     pub name: Arc<PolicyName>,
     pub spec: Arc<PolicySpec>,
     /// The id of its first rule. The ids of its ingress rules come first, then those of its egress rules.
-    pub first_rule: u32,
+    pub first_rule: RuleId,
     pub subject: SelectorId,
     ingress: Box<[CompiledRule]>,
     egress: Box<[CompiledRule]>,
@@ -62,7 +63,7 @@ impl CompiledPolicy {
     /// before to `fresh`.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
-        first_rule: u32,
+        first_rule: RuleId,
         symbols: &SymbolTable,
         selectors: &mut SelectorCache,
         port_sets: &mut Shared<PortSet>,
@@ -84,7 +85,7 @@ impl CompiledPolicy {
         };
         let mut compile = |first: usize, rules: &[RuleSpec]| -> Box<[CompiledRule]> {
             let mut compiled = Vec::with_capacity(rules.len());
-            for (index, rule) in (first as u32..).zip(rules) {
+            for (index, rule) in (number_of(first)..).zip(rules) {
                 let ports = port_sets.share(port_set(symbols, rule.ports.as_deref()));
                 let blocks = rule.peers.iter().flatten().filter_map(|peer| match peer {
                     Peer::Block(block) => ip_blocks::normalise(block),
@@ -142,13 +143,13 @@ impl CompiledPolicy {
 
     /// The rules that apply in `direction`, with their ids. A NetworkPolicy has none in a direction that its
     /// `policyTypes` do not list (semantics 1).
-    fn rules(&self, direction: Direction) -> impl Iterator<Item = (u32, &CompiledRule)> {
+    fn rules(&self, direction: Direction) -> impl Iterator<Item = (RuleId, &CompiledRule)> {
         let rules = match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         };
         let counts = self.spec.tier != Tier::NetworkPolicy || self.isolates(direction);
-        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule + rule.index, rule))
+        rules.iter().filter(move |_| counts).map(|rule| (self.first_rule.at(rule.index), rule))
     }
 
     /// The sort key of the order of evaluation.
@@ -169,7 +170,7 @@ impl<'a> Applied<'a> {
     pub(crate) fn rules(
         &self,
         direction: Direction,
-    ) -> impl Iterator<Item = (u32, Action, &'a CompiledRule)> + use<'a> {
+    ) -> impl Iterator<Item = (RuleId, Action, &'a CompiledRule)> + use<'a> {
         let view = self.view;
         self.policy
             .rules(direction)

@@ -12,17 +12,31 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::inventory::{Namespace, Pod};
 use crate::labels::{Labels, NAME_LABEL};
 use crate::selector::{Requirement, Selector};
-use crate::snapshot::ports::ResolvedPort;
+use crate::snapshot::ids::number_of;
+use crate::snapshot::ports::{PortSymbol, ResolvedPort};
 use crate::spec::{NamespaceMatch, Peer, PolicySpec, PortNumbers};
 
+/// The symbol of a namespace's name, numbered from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct NameSymbol(u32);
+
+/// The symbol of a label key, numbered from 0. Keys of namespace labels and of pod labels are numbered
+/// separately.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct KeySymbol(u32);
+
+/// The symbol of a value of one label key, numbered from 1 within the key; or [`OTHER_VALUE`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct ValueSymbol(u32);
+
 /// The symbol of all values that no policy refers to.
-pub(crate) const OTHER_VALUE: u32 = 0;
+const OTHER_VALUE: ValueSymbol = ValueSymbol(0);
 
 /// Labels reduced to symbols.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct LabelSet {
     /// Symbols of keys and values, sorted by key.
-    pub pairs: Box<[(u32, u32)]>,
+    pub pairs: Box<[(KeySymbol, ValueSymbol)]>,
     /// If true, keys that are not among `pairs` are missing; if false, it is unknown whether they exist
     /// (semantics 37).
     pub are_known: bool,
@@ -32,17 +46,17 @@ pub(crate) struct LabelSet {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NamespaceSymbols {
     /// Its name, if a policy refers to it.
-    pub name: Option<u32>,
+    pub name: Option<NameSymbol>,
     pub labels: LabelSet,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct SymbolTable {
-    namespaces: FxHashMap<Arc<str>, u32>,
+    namespaces: FxHashMap<Arc<str>, NameSymbol>,
     namespace_labels: LabelInterner,
     pod_labels: LabelInterner,
-    ports: FxHashMap<Arc<str>, u32>,
+    ports: FxHashMap<Arc<str>, PortSymbol>,
     symbol_count: usize,
 }
 
@@ -71,9 +85,8 @@ struct NewLabels {
 
 #[derive(Debug)]
 struct Key {
-    symbol: u32,
-    /// Numbered from 1 within the key; 0 is [`OTHER_VALUE`].
-    values: FxHashMap<Arc<str>, u32>,
+    symbol: KeySymbol,
+    values: FxHashMap<Arc<str>, ValueSymbol>,
 }
 
 /// Something that a policy refers to.
@@ -84,13 +97,20 @@ enum Mention<'a> {
     Port(&'a Arc<str>),
 }
 
+impl ValueSymbol {
+    /// The symbol of the value with this many values of its key before it.
+    fn numbered(before: u32) -> Self {
+        Self(OTHER_VALUE.0 + 1 + before)
+    }
+}
+
 impl SymbolTable {
     /// Interns everything that the policy refers to, and adds new symbols to `new`.
     pub(crate) fn intern(&mut self, policy: &PolicySpec, new: &mut NewSymbols) {
         let before = new.len();
         mentions(policy, &mut |mention| match mention {
             Mention::Namespace(name) => {
-                new.namespaces += usize::from(intern(&mut self.namespaces, name, 0));
+                new.namespaces += usize::from(intern(&mut self.namespaces, name, NameSymbol));
             }
             Mention::NamespaceLabel(requirement) => {
                 let mut labels = NewLabels::default();
@@ -99,7 +119,7 @@ impl SymbolTable {
             }
             Mention::PodLabel(requirement) => self.pod_labels.intern(requirement, &mut new.pod_labels),
             Mention::Port(name) => {
-                if intern(&mut self.ports, name, 0) {
+                if intern(&mut self.ports, name, PortSymbol) {
                     new.ports.insert(Arc::clone(name));
                 }
             }
@@ -113,12 +133,12 @@ impl SymbolTable {
     }
 
     /// The symbol of a namespace's name.
-    pub(crate) fn namespace(&self, name: &str) -> Option<u32> {
+    pub(crate) fn namespace(&self, name: &str) -> Option<NameSymbol> {
         self.namespaces.get(name).copied()
     }
 
     /// The symbol of a port name.
-    pub(crate) fn port(&self, name: &str) -> Option<u32> {
+    pub(crate) fn port(&self, name: &str) -> Option<PortSymbol> {
         self.ports.get(name).copied()
     }
 
@@ -165,7 +185,7 @@ impl SymbolTable {
 impl LabelInterner {
     /// Labels as policies see them. Unknown labels count as known if policies refer to no labels.
     pub(crate) fn label_set(&self, labels: &Labels) -> LabelSet {
-        let mut pairs: Vec<(u32, u32)> = labels
+        let mut pairs: Vec<(KeySymbol, ValueSymbol)> = labels
             .iter()
             .filter_map(|(key, value)| {
                 let key = self.keys.get(key)?;
@@ -177,25 +197,25 @@ impl LabelInterner {
     }
 
     /// The symbol of a key.
-    pub(crate) fn key(&self, key: &str) -> Option<u32> {
+    pub(crate) fn key(&self, key: &str) -> Option<KeySymbol> {
         self.keys.get(key).map(|key| key.symbol)
     }
 
     /// The symbol of a value of a key.
-    pub(crate) fn value(&self, key: &str, value: &str) -> Option<u32> {
+    pub(crate) fn value(&self, key: &str, value: &str) -> Option<ValueSymbol> {
         self.keys.get(key)?.values.get(value).copied()
     }
 
     fn intern(&mut self, requirement: &Requirement, new: &mut NewLabels) {
         let name = requirement.key();
         if !self.keys.contains_key(name) {
-            let symbol = self.keys.len() as u32;
+            let symbol = KeySymbol(number_of(self.keys.len()));
             self.keys.insert(Arc::clone(name), Key { symbol, values: FxHashMap::default() });
             new.keys.insert(Arc::clone(name));
         }
         let Some(key) = self.keys.get_mut(name) else { return };
         for value in values_of(requirement) {
-            if intern(&mut key.values, value, OTHER_VALUE + 1) {
+            if intern(&mut key.values, value, ValueSymbol::numbered) {
                 new.values.entry(Arc::clone(name)).or_default().insert(Arc::clone(value));
             }
         }
@@ -243,11 +263,11 @@ fn values_of(requirement: &Requirement) -> &[Arc<str>] {
     }
 }
 
-/// Interns a text; symbols begin at `first`. Returns whether it is new.
-fn intern(symbols: &mut FxHashMap<Arc<str>, u32>, text: &Arc<str>, first: u32) -> bool {
+/// Interns a text; `symbol` makes the symbol from the number of texts before it. Returns whether it is new.
+fn intern<S>(symbols: &mut FxHashMap<Arc<str>, S>, text: &Arc<str>, symbol: impl Fn(u32) -> S) -> bool {
     let is_new = !symbols.contains_key(text);
     if is_new {
-        let symbol = first + symbols.len() as u32;
+        let symbol = symbol(number_of(symbols.len()));
         symbols.insert(Arc::clone(text), symbol);
     }
     is_new

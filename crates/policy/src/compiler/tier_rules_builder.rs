@@ -12,7 +12,7 @@ use crate::compiler::policies::{Applied, CompiledRule};
 use crate::compiler::selector_cache::SelectorCache;
 use crate::decision::{Direction, RuleId};
 use crate::snapshot::identity_table::IdentityTable;
-use crate::snapshot::ids::IdentityId;
+use crate::snapshot::ids::{IdentityId, number_of};
 use crate::snapshot::ip_blocks::{self, RuleBlock};
 use crate::snapshot::ports::{
     PortSet, PortTable, PortsCompiler, PortsId, RuleIndex, SetIndex, insert_rules, rules_in,
@@ -42,7 +42,7 @@ pub(crate) fn build_tier(
 ) -> Option<(TierRules, TierRulesBuilder)> {
     let mut collected = CollectedRules::default();
     for (id, action, rule) in policies.iter().flat_map(|applied| applied.rules(direction)) {
-        collected.add(RuleId(id), action, rule, direction);
+        collected.add(id, action, rule, direction);
     }
     let CollectedRules { by_selector, has_port_names, rules, all_ports, sets, set_of_rule, edges, .. } =
         collected;
@@ -98,7 +98,7 @@ struct CollectedRules<'a> {
 impl<'a> CollectedRules<'a> {
     /// Adds the next rule.
     fn add(&mut self, id: RuleId, action: Action, rule: &'a CompiledRule, direction: Direction) {
-        let index = self.rules.len() as RuleIndex;
+        let index = RuleIndex(number_of(self.rules.len()));
         self.rules.push((id, action));
         let set = self.set_index(index, &rule.ports);
         self.set_of_rule.push(set);
@@ -130,7 +130,7 @@ impl<'a> CollectedRules<'a> {
     /// The index of a port set, which rule `rule` has.
     fn set_index(&mut self, rule: RuleIndex, ports: &Arc<PortSet>) -> SetIndex {
         *self.set_ids.entry(Arc::as_ptr(ports)).or_insert_with(|| {
-            let set = self.sets.len() as SetIndex;
+            let set = SetIndex(number_of(self.sets.len()));
             self.sets.push(Arc::clone(ports));
             self.all_ports.push((rule, set));
             set
@@ -180,14 +180,15 @@ impl TierRulesBuilder {
         let every_pod = self.ports.ports_of_rules(&mut rules.ports, self.every_pod.clone());
         rules.peers.identities = IdentityTable::new(every_pod);
         let last = self.by_selector.keys().filter_map(|id| selectors.last_identity(*id)).max();
-        let end = last.map_or(0, |last| last + 1);
+        let end = last.map_or(0, |last| last.index() + 1);
         let width = self.ports.set_words();
         let batch = (BATCH_WORDS / width).max(1);
         for first in (0..end).step_by(batch) {
-            let identities = first..end.min(first + batch as IdentityId);
+            let identity = |position| IdentityId(number_of(position));
+            let identities = identity(first)..identity(end.min(first + batch));
             let bits = self.rules_by_identity(identities.clone(), selectors);
             // An identity without bits is not selected by any rule.
-            let selected = identities.zip(bits.chunks_exact(width));
+            let selected = IdentityId::all_in(identities).zip(bits.chunks_exact(width));
             let selected = selected.filter(|(_, bits)| bits.iter().any(|word| *word != 0));
             // Many identities are selected by the same rules.
             let mut distinct: FxHashMap<&[u64], PortsId> =
@@ -203,10 +204,10 @@ impl TierRulesBuilder {
     /// All words are zero if only rules for every pod select it.
     fn rules_by_identity(&self, identities: Range<IdentityId>, selectors: &SelectorCache) -> Vec<u64> {
         let width = self.ports.set_words();
-        let mut bits = vec![0_u64; identities.len() * width];
+        let mut bits = vec![0_u64; IdentityId::all_in(identities.clone()).len() * width];
         for (id, of_selector) in &self.by_selector {
             for identity in selectors.identities_in(*id, identities.clone()) {
-                let start = (identity - identities.start) as usize * width;
+                let start = (identity.index() - identities.start.index()) * width;
                 insert_rules(&mut bits[start..start + width], indexes(of_selector));
             }
         }

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::snapshot::ids::number_of;
+
 /// Values per page. A larger entry has its own page.
 const PAGE: usize = 512;
 
@@ -36,7 +38,7 @@ impl<T: Copy + Default> Arena<T> {
             Arc::make_mut(page)[self.used..self.used + entry.len()].copy_from_slice(entry);
             self.used += entry.len();
         }
-        begin as u32
+        number_of(begin)
     }
 
     /// The values from the beginning of an entry to the end of its page.

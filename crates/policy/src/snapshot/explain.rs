@@ -68,8 +68,8 @@ impl Snapshot {
 
     /// The name of a rule of this snapshot; `None` if there is no such rule.
     pub fn rule_name(&self, rule: RuleId) -> Option<RuleName> {
-        let (first, policy) = self.policies.range(..=rule.0).next_back()?;
-        let index = (rule.0 - first) as usize;
+        let (first, policy) = self.policies.range(..=rule).next_back()?;
+        let index = rule.index_from(*first);
         let (ingress, egress) = (&policy.spec.ingress, &policy.spec.egress);
         let (index, spec) = match index.checked_sub(ingress.len()) {
             None => (index, ingress.get(index)?),

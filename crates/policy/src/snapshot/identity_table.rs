@@ -27,18 +27,18 @@ impl IdentityTable {
     /// The entry of an identity.
     #[inline]
     pub(crate) fn get(&self, identity: IdentityId) -> PortsId {
-        let page = self.pages.get(identity as usize / PAGE).unwrap_or(&self.empty);
-        page[identity as usize % PAGE]
+        let page = self.pages.get(identity.index() / PAGE).unwrap_or(&self.empty);
+        page[identity.index() % PAGE]
     }
 
     /// Sets the entry of an identity.
     pub(crate) fn insert(&mut self, identity: IdentityId, ports: PortsId) {
-        let position = identity as usize / PAGE;
+        let position = identity.index() / PAGE;
         if self.pages.len() <= position {
             self.pages.resize(position + 1, Arc::clone(&self.empty));
         }
         // Copies the page if another table or the empty page shares it.
-        Arc::make_mut(&mut self.pages[position])[identity as usize % PAGE] = ports;
+        Arc::make_mut(&mut self.pages[position])[identity.index() % PAGE] = ports;
     }
 }
 
@@ -48,13 +48,14 @@ mod tests {
 
     #[test]
     fn an_identity_without_an_entry_has_the_default() {
-        let mut table = IdentityTable::new(7);
-        table.insert(40, 1);
-        table.insert(1_000, 2);
+        let mut table = IdentityTable::new(PortsId(7));
+        table.insert(IdentityId(40), PortsId(1));
+        table.insert(IdentityId(1_000), PortsId(2));
         let clone = table.clone();
-        table.insert(40, 3);
-        let found = [0, 39, 40, 41, 999, 1_000, 1_007, 1_008, u32::MAX].map(|identity| table.get(identity));
+        table.insert(IdentityId(40), PortsId(3));
+        let identities = [0, 39, 40, 41, 999, 1_000, 1_007, 1_008, u32::MAX];
+        let found = identities.map(|identity| table.get(IdentityId(identity)).0);
         assert_eq!(found, [7, 7, 3, 7, 7, 2, 7, 7, 7]);
-        assert_eq!(clone.get(40), 1, "a clone does not change");
+        assert_eq!(clone.get(IdentityId(40)), PortsId(1), "a clone does not change");
     }
 }

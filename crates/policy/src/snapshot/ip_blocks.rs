@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustc_hash::FxHashMap;
 
-use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, PortsId, RuleIndex, RulesAt, SetIndex};
-use crate::snapshot::trie::{Bits, Trie, Tries};
+use crate::snapshot::ports::{Cursor, PortTable, PortsCompiler, RuleIndex, RulesAt, SetIndex};
+use crate::snapshot::trie::{Bits, Trie, Tries, Value};
 use crate::spec::IpBlock;
 
 /// A block of one rule.
@@ -54,15 +54,15 @@ fn family_trie<B: Bits>(
         // Stops if too many ports would be precomputed.
         ports.allows(rules).then(|| few.first_of_each_set())
     });
-    let values: Vec<(IpNet, PortsId)> = match values {
+    let values: Vec<(IpNet, Value)> = match values {
         Some(values) => values
             .into_iter()
-            .map(|(prefix, rules)| (prefix, ports.ports_of(table, RulesAt::Few(rules))))
+            .map(|(prefix, rules)| (prefix, ports.ports_of(table, RulesAt::Few(rules)).into()))
             .collect(),
         None => {
             let mut many = AsBits { blocks: FxHashMap::default(), cursor: ports.cursor(table) };
             let values = edges.walk(every_address, root, &mut many, |many| {
-                Some(ports.ports_of(table, RulesAt::Many(&mut many.cursor)))
+                Some(ports.ports_of(table, RulesAt::Many(&mut many.cursor)).into())
             });
             values.unwrap_or_default()
         }
@@ -217,7 +217,7 @@ impl ByPortSet {
 
     /// The first rule of each port set: among rules with equal ports, only the first can decide.
     fn first_of_each_set(&self) -> Vec<(RuleIndex, SetIndex)> {
-        let first = |set: &SetIndex| self.rules[*set as usize].first().map(|rule| (*rule, *set));
+        let first = |set: &SetIndex| self.rules[set.index()].first().map(|rule| (*rule, *set));
         let mut rules: Vec<(RuleIndex, SetIndex)> = self.sets.iter().filter_map(first).collect();
         rules.sort_unstable();
         rules
@@ -229,7 +229,7 @@ impl MatchingRules for ByPortSet {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks += 1;
         if *blocks == 1 {
-            self.rules[set as usize].insert(rule);
+            self.rules[set.index()].insert(rule);
             self.sets.insert(set);
         }
     }
@@ -238,8 +238,8 @@ impl MatchingRules for ByPortSet {
         let blocks = self.blocks.entry(rule).or_default();
         *blocks -= 1;
         if *blocks == 0 {
-            self.rules[set as usize].remove(&rule);
-            if self.rules[set as usize].is_empty() {
+            self.rules[set.index()].remove(&rule);
+            if self.rules[set.index()].is_empty() {
                 self.sets.remove(&set);
             }
         }

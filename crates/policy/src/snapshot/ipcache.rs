@@ -70,6 +70,7 @@ mod tests {
     use crate::labels::Labels;
     use crate::names::PodName;
     use crate::snapshot::address::key_of;
+    use crate::snapshot::ids::IdentityId;
 
     fn entry(name: &str) -> IpCacheEntry {
         let pod = Pod {
@@ -83,7 +84,10 @@ mod tests {
             created: 0,
             uid: Default::default(),
         };
-        IpCacheEntry { pod: Some(PodEntry::new(Arc::new(pod), 5, true, true, None, None)), nodes: None }
+        IpCacheEntry {
+            pod: Some(PodEntry::new(Arc::new(pod), IdentityId(5), true, true, None, None)),
+            nodes: None,
+        }
     }
 
     fn name_at(ipcache: &IpCache, address: &str) -> Option<String> {
@@ -98,7 +102,7 @@ mod tests {
         let pod = entry("a").pod.unwrap();
         assert_eq!(
             (pod.identity(), pod.permissive_identity(), pod.is_evaluated(), pod.node()),
-            (5, 6, true, None)
+            (IdentityId(5), IdentityId(6), true, None)
         );
     }
 

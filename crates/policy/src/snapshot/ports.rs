@@ -17,6 +17,7 @@ mod wide;
 pub(crate) use self::bitsets::{Cursor, insert_rules, rules_in};
 pub(crate) use self::compiler::{PortsCompiler, RulesAt};
 pub(crate) use self::port_set::{
-    NO_RULE, PortAlias, PortRange, PortSet, ResolvedPort, ResolvedPorts, RuleIndex, SetIndex, Target,
+    NO_RULE, PortAlias, PortRange, PortSet, PortSymbol, ResolvedPort, ResolvedPorts, RuleIndex, SetIndex,
+    Target,
 };
 pub(crate) use self::table::{PortTable, PortsId};

@@ -105,7 +105,7 @@ impl Ruleset {
     pub(crate) fn evaluate(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> Outcome {
         // The first tier whose first matching rule is not a Pass decides.
         for tier in &self.tiers {
-            if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target) as usize) {
+            if let Some((rule, action)) = tier.rules.get(tier.first_match(peer, target).index()) {
                 match action {
                     Action::Accept => return Outcome::allow(Reason::Rule(*rule)),
                     Action::Deny => return Outcome::deny(Reason::Rule(*rule)),
@@ -136,7 +136,7 @@ impl Ruleset {
             if first(&tier.potential.accept) < certain {
                 return true;
             }
-            match tier.rules.get(certain as usize) {
+            match tier.rules.get(certain.index()) {
                 Some((_, Action::Accept)) => return true,
                 Some((_, Action::Deny)) if certain <= first(&tier.potential.pass) => return false,
                 _ => {}
@@ -159,7 +159,7 @@ impl Ruleset {
             if tier.first_potential(&tier.potential.deny, peer, target, direction) < certain {
                 return true;
             }
-            match tier.rules.get(certain as usize) {
+            match tier.rules.get(certain.index()) {
                 Some((_, Action::Accept)) => return false,
                 Some((_, Action::Deny)) => return true,
                 _ => {}
@@ -177,10 +177,10 @@ impl Ruleset {
         let tier = self.tiers.iter().find(|tier| tier.tier == Tier::NetworkPolicy)?;
         // No rule matched both. So if the peer of a rule matches, its port does not, and vice versa.
         let by_peer = tier.first_by_peer(peer, |ports| tier.ports.first(ports));
-        if let Some((rule, _)) = tier.rules.get(by_peer as usize) {
+        if let Some((rule, _)) = tier.rules.get(by_peer.index()) {
             return Some((*rule, Miss::Port));
         }
-        let (rule, _) = tier.rules.get(tier.ports.first_match(tier.any_peer, target) as usize)?;
+        let (rule, _) = tier.rules.get(tier.ports.first_match(tier.any_peer, target).index())?;
         Some((*rule, Miss::Peer))
     }
 }
@@ -225,6 +225,6 @@ impl TierRules {
 impl AddressTable {
     #[inline]
     fn get(&self, address: impl Address) -> PortsId {
-        self.tries.longest_prefix(address).unwrap_or(self.every_address)
+        self.tries.longest_prefix(address).map_or(self.every_address, PortsId::from)
     }
 }

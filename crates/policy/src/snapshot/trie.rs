@@ -19,6 +19,7 @@ use self::bits::FIRST_STEP;
 pub(crate) use self::bits::{Bits, Value};
 use self::runs::Runs;
 use crate::snapshot::address::{Address, AddressBits};
+use crate::snapshot::ids::number_of;
 
 /// Bits that a step below the first consumes.
 const STEP: u32 = 4;
@@ -79,7 +80,7 @@ impl<B: Bits> Trie<B> {
     /// Builds a trie. Values are below 2^30. Prefixes are of one family and sorted, outer ones first. The
     /// first is the empty prefix.
     pub(crate) fn new(prefixes: &[(IpNet, Value)]) -> Self {
-        let elsewhere = prefixes.first().map_or(0, |(_, value)| *value);
+        let elsewhere = prefixes.first().map_or(Value(0), |(_, value)| *value);
         let inner = prefixes.get(1..).unwrap_or_default();
         let shared = inner.first().map_or(B::NONE, |(prefix, _)| B::of(prefix.network()));
         let shared_bits = inner
@@ -113,7 +114,7 @@ impl<B: Bits> Trie<B> {
 
     /// The entries for these prefixes; `None` if there would be more than [`MOST_ENTRIES`].
     fn steps(&self, inner: &[(IpNet, Value)]) -> Option<Vec<u32>> {
-        let mut entries = vec![LEAF | self.elsewhere; 1 << self.first_step];
+        let mut entries = vec![LEAF | self.elsewhere.0; 1 << self.first_step];
         for (prefix, value) in inner {
             let length = u32::from(prefix.prefix_len()) - self.shared_bits;
             self.insert(&mut entries, B::of(prefix.network()) << self.shared_bits, length, *value);
@@ -129,7 +130,8 @@ impl<B: Bits> Trie<B> {
         let intervals = runs::intervals(prefixes);
         let mut runs = Runs::default();
         let beginning = |block: usize| {
-            (B::with_first(block, self.first_step) >> self.shared_bits) | (self.shared & self.shared_mask)
+            (B::with_first(number_of(block), self.first_step) >> self.shared_bits)
+                | (self.shared & self.shared_mask)
         };
         // The interval that contains the first address of the block.
         let mut at = 0;
@@ -144,7 +146,7 @@ impl<B: Bits> Trie<B> {
             };
             let more = intervals[at + 1..].iter().take_while(is_inside).count();
             match (more, intervals[at].1) {
-                (0, value) => LEAF | value,
+                (0, value) => LEAF | value.0,
                 (_, value) => LEAF | RUN | runs.push(begin, value, &intervals[at + 1..=at + more]),
             }
         });
@@ -171,7 +173,7 @@ impl<B: Bits> Trie<B> {
             entry = self.entries[entry as usize + bits.first(STEP)];
             bits <<= STEP;
         }
-        if entry & RUN == 0 { entry & !LEAF } else { self.in_run(entry & !(LEAF | RUN), address) }
+        if entry & RUN == 0 { Value(entry & !LEAF) } else { self.in_run(entry & !(LEAF | RUN), address) }
     }
 
     #[cold]
@@ -190,7 +192,7 @@ impl<B: Bits> Trie<B> {
                 // The new step inherits the leaf's value; longer prefixes overwrite it.
                 let below = entries.len();
                 entries.resize(below + (1 << STEP), entry);
-                entries[position] = below as u32;
+                entries[position] = number_of(below);
                 below
             };
             bits <<= step;
@@ -199,7 +201,7 @@ impl<B: Bits> Trie<B> {
         }
         let span = 1 << (step - length);
         let from = begin + bits.first(step) / span * span;
-        entries[from..from + span].fill(LEAF | value);
+        entries[from..from + span].fill(LEAF | value.0);
     }
 }
 
@@ -212,14 +214,14 @@ mod tests {
     /// Builds a trie that numbers its prefixes.
     fn trie<B: Bits>(prefixes: &[&str]) -> Trie<B> {
         let values: Vec<(IpNet, Value)> =
-            prefixes.iter().map(|prefix| prefix.parse().unwrap()).zip(0..).collect();
+            prefixes.iter().map(|prefix| prefix.parse().unwrap()).zip((0..).map(Value)).collect();
         assert!(values.is_sorted_by_key(|(prefix, _)| *prefix));
         Trie::new(&values)
     }
 
     #[track_caller]
-    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: Value) {
-        assert_eq!(trie.longest_prefix(B::of(address.parse().unwrap())), value, "{address}");
+    fn finds<B: Bits>(trie: &Trie<B>, address: &str, value: u32) {
+        assert_eq!(trie.longest_prefix(B::of(address.parse().unwrap())), Value(value), "{address}");
     }
 
     #[test]
@@ -311,7 +313,7 @@ mod tests {
         prefixes.extend(["::/0", "2000::/3", "2000::/4"].map(|net| net.parse::<IpNet>().unwrap()));
         prefixes.sort_unstable();
         prefixes.dedup();
-        let values: Vec<(IpNet, Value)> = prefixes.iter().copied().zip(0..).collect();
+        let values: Vec<(IpNet, Value)> = prefixes.iter().copied().zip((0..).map(Value)).collect();
         let trie = Trie::<u128>::new(&values);
         assert!(trie.runs.is_some() && trie.bytes() < 600_000, "{} bytes", trie.bytes());
         let longest = |address: IpAddr| {

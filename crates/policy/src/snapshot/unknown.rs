@@ -57,7 +57,7 @@ impl Snapshot {
         let permissive =
             |entry: Option<&IpCacheEntry>| entry?.pod.as_ref().map(PodEntry::permissive_identity);
         let rulesets = permissive(ends.subject_entry(direction))
-            .and_then(|identity| self.rulesets.get(identity as usize)?.as_deref());
+            .and_then(|identity| self.rulesets.get(identity.index())?.as_deref());
         let Some(rulesets) = rulesets else { return denied };
         let ruleset = match direction {
             Direction::Ingress => &rulesets.ingress,

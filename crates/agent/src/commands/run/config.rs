@@ -6,6 +6,7 @@ use std::sync::Arc;
 use audit::Destination;
 use cluster::StateDir;
 use dataplane::preflight::KernelVersion;
+use dataplane::queues::QueueNumber;
 use dataplane::table::{FailMode, QueueQuota};
 use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
@@ -22,7 +23,7 @@ use crate::values;
 impl Run {
     pub(super) fn agent_config(&self) -> Result<AgentConfig, Usage> {
         let marks = values::marks(self.packet_marks, self.connection_marks)?;
-        let queues = values::queue_ranges(self.queue_base, self.workers.unwrap_or_else(cores))?;
+        let queues = values::queue_ranges(QueueNumber(self.queue_base), self.workers.unwrap_or_else(cores))?;
         if self.node.is_empty() {
             return Err(Usage("--node must not be empty".to_owned()));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustables::sys::{self, nft_registers};
 
 use crate::netlink::Attributes;
+use crate::numbers::IPPROTO_FRAGMENT;
 
 /// The 16-byte register that every expression here reads and writes. It fits an IPv6 address. A longer key
 /// continues in the registers after it.
@@ -17,7 +18,7 @@ pub(super) fn register(words: u32) -> nft_registers {
 
 pub(super) fn encode_fragment_header(data: &mut Attributes<'_>, offset: u32, length: u32, flags: u32) {
     data.be32(sys::NFTA_EXTHDR_DREG, REGISTER)
-        .bytes(sys::NFTA_EXTHDR_TYPE, &[libc::IPPROTO_FRAGMENT as u8])
+        .bytes(sys::NFTA_EXTHDR_TYPE, &[IPPROTO_FRAGMENT])
         .be32(sys::NFTA_EXTHDR_OFFSET, offset)
         .be32(sys::NFTA_EXTHDR_LEN, length)
         .be32(sys::NFTA_EXTHDR_FLAGS, flags)
@@ -46,7 +47,7 @@ pub(super) fn encode_verdict(data: &mut Attributes<'_>, code: i32, chain: Option
 /// A verdict as data: `NF_` or `NFT_` code, and the chain where it needs one.
 pub(crate) fn verdict_data(data: &mut Attributes<'_>, code: i32, chain: Option<&str>) {
     data.nested(sys::NFTA_DATA_VERDICT, |verdict| {
-        verdict.be32(sys::NFTA_VERDICT_CODE, code as u32);
+        verdict.be32(sys::NFTA_VERDICT_CODE, code.cast_unsigned());
         if let Some(chain) = chain {
             verdict.string(sys::NFTA_VERDICT_CHAIN, chain);
         }

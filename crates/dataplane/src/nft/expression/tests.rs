@@ -1,6 +1,6 @@
 use super::*;
 use crate::netlink::{AttributeReader, Header, Messages};
-use crate::queues::QueueRange;
+use crate::queues::{QueueNumber, QueueRange};
 
 /// Name and data of an expression as encoded in a rule's list.
 fn encoded(expression: &Expression) -> (String, Vec<u8>) {
@@ -202,7 +202,7 @@ fn every_expression_has_these_bytes() {
 
 #[test]
 fn a_rule_names_the_modules_it_needs_once_each() {
-    let queue = Queue { queues: QueueRange { first: 0, count: 1 }, bypass: false };
+    let queue = Queue { queues: QueueRange { first: QueueNumber(0), count: 1 }, bypass: false };
     let rule = [
         Expression::LoadConnection(Connection::Mark),
         Expression::LoadConnection(Connection::Direction),

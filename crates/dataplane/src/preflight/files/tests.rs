@@ -1,6 +1,7 @@
 use super::*;
 use crate::netlink::PortId;
 use crate::ports::BridgeNetfilter;
+use crate::queues::QueueNumber;
 
 /// A `/proc` with these files.
 fn proc(files: &[(&str, &str)]) -> (tempfile::TempDir, Files) {
@@ -111,7 +112,7 @@ fn an_old_kernel_is_fine_once_dns_is_evaluated_early() {
 fn bound(number: u16, port_id: u32) -> QueueStatistics {
     let port_id = PortId(port_id);
     QueueStatistics {
-        number,
+        number: QueueNumber(number),
         port_id,
         waiting: 0,
         copy_mode: 2,
@@ -124,7 +125,7 @@ fn bound(number: u16, port_id: u32) -> QueueStatistics {
 
 #[test]
 fn a_queue_that_another_program_has_bound_is_named() {
-    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    let ours = QueueRange::pair(QueueNumber(100), 2).expect("two ranges");
     let name = |pid| (pid == 77).then(|| "suricata".to_owned());
 
     let both = [bound(99, 1), bound(103, 77), bound(100, 4_000_000_000)];
@@ -144,7 +145,7 @@ fn a_queue_that_another_program_has_bound_is_named() {
 /// As with a suspended agent whose queue rule another program has deleted.
 #[test]
 fn one_free_range_is_sufficient() {
-    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    let ours = QueueRange::pair(QueueNumber(100), 2).expect("two ranges");
     // In the second case the second agent has died since.
     for in_use in [None, Some(ours[1])] {
         match queues(&[bound(100, 5), bound(101, 5)], &ours, in_use, |_| None) {
@@ -159,7 +160,7 @@ fn one_free_range_is_sufficient() {
 
 #[test]
 fn queues_of_the_agent_in_force_and_unrelated_queues_are_fine() {
-    let ours = QueueRange::pair(100, 2).expect("two ranges");
+    let ours = QueueRange::pair(QueueNumber(100), 2).expect("two ranges");
     let what = |bound: &[QueueStatistics], in_use| match queues(bound, &ours, in_use, |_| None) {
         CheckState::Fine { what } => what,
         other => panic!("not fine: {other:?}"),

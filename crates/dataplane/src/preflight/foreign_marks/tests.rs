@@ -1,6 +1,7 @@
 use super::*;
 use crate::netlink::Attributes;
 use crate::nft::expression::{Connection, Expression, Meta};
+use crate::numbers::NFPROTO_IPV4;
 
 /// Writes attributes and returns their bytes.
 fn attributes(fill: impl FnOnce(&mut Attributes<'_>)) -> Vec<u8> {
@@ -233,7 +234,7 @@ fn a_foreign_rule_is_named_in_nft_syntax_and_the_agents_are_ignored() {
     let escape = found(libc::NFPROTO_IPV6, "\u{1b}[2J", "out");
     assert_eq!(escape.as_deref(), Some("ip6 \\u{1b}[2J out handle 7 (packet mark, all bits)"));
     let own_bit = [load_packet(), bits(!0x4000, 0x4000), store_packet()];
-    assert_eq!(writer(libc::NFPROTO_IPV4 as u8, &dumped("nat", "KUBE-MARK-MASQ", &own_bit), &marks), None);
+    assert_eq!(writer(NFPROTO_IPV4, &dumped("nat", "KUBE-MARK-MASQ", &own_bit), &marks), None);
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn the_first_rules_are_listed_and_the_others_counted() {
     let marks = Marks::default();
     let writers = |count: usize| {
         let rule = dumped("mangle", "PREROUTING", &[target("CONNMARK", 1, &[0, ALL, ALL], &[CONNMARK_SAVE])]);
-        let writer = writer(libc::NFPROTO_IPV4 as u8, &rule, &marks).expect("it writes the agent's bits");
+        let writer = writer(NFPROTO_IPV4, &rule, &marks).expect("it writes the agent's bits");
         vec![writer; count]
     };
     assert!(matches!(check(Ok(Vec::new()), &marks), CheckState::Fine { .. }));

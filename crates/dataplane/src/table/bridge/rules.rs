@@ -12,6 +12,7 @@ use crate::marks::Marks;
 use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
+use crate::numbers::IPPROTO_IGMP;
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is, veth,
 };
@@ -138,7 +139,7 @@ fn scope_rules() -> Vec<Rule> {
     // count.
     let igmp = is(Meta::Protocol, &IP)
         .into_iter()
-        .chain(is(Meta::Transport, &[libc::IPPROTO_IGMP as u8]))
+        .chain(is(Meta::Transport, &[IPPROTO_IGMP]))
         .chain([Expression::Drop]);
     let mut rules = vec![rule(FORWARD, "drop IGMP to other pods", igmp)];
     // Listener reports (RFC 2710, RFC 3810) and router solicitations.

@@ -15,6 +15,7 @@ use crate::marks::Marks;
 use crate::nft::expression::{Address, Comparison, Expression, KeyPart, Meta, Payload};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
+use crate::numbers::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP};
 use crate::table::link_rules::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION, drop_for, interface_in, is,
     is_unspecified, length, overlay_transports, port_key,
@@ -38,14 +39,12 @@ fn bound4() -> Vec<Rule> {
         Expression::Compare(Comparison::AtMost, vec![223]),
         Expression::Accept,
     ]);
-    let igmp = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8])
-        .into_iter()
-        .chain(is_multicast4())
-        .chain([Expression::Accept]);
+    let igmp =
+        is(Meta::Transport, &[IPPROTO_IGMP]).into_iter().chain(is_multicast4()).chain([Expression::Accept]);
     // One rule for TCP and UDP: ICMP is protocol 1, IGMP is 2.
     let behind_igmp = [
         Expression::LoadMeta(Meta::Transport),
-        Expression::Compare(Comparison::AtLeast, vec![libc::IPPROTO_IGMP as u8 + 1]),
+        Expression::Compare(Comparison::AtLeast, vec![IPPROTO_IGMP + 1]),
         Expression::Accept,
     ];
     vec![
@@ -91,13 +90,12 @@ fn bound6() -> Vec<Rule> {
 }
 
 fn look_at_icmp(chain: &'static str) -> Rule {
-    let icmp = is(Meta::Transport, &[libc::IPPROTO_ICMP as u8]).into_iter().chain([Expression::Jump(ICMP)]);
+    let icmp = is(Meta::Transport, &[IPPROTO_ICMP]).into_iter().chain([Expression::Jump(ICMP)]);
     rule(chain, "check ICMP", icmp)
 }
 
 fn look_at_icmpv6(chain: &'static str) -> Rule {
-    let icmpv6 =
-        is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]).into_iter().chain([Expression::Jump(ICMPV6)]);
+    let icmpv6 = is(Meta::Transport, &[IPPROTO_ICMPV6]).into_iter().chain([Expression::Jump(ICMPV6)]);
     rule(chain, "check ICMPv6", icmpv6)
 }
 
@@ -241,7 +239,7 @@ pub(super) fn exempt() -> Vec<Rule> {
     };
     let icmpv6 = is(Meta::Protocol, &IPV6)
         .into_iter()
-        .chain(is(Meta::Transport, &[libc::IPPROTO_ICMPV6 as u8]))
+        .chain(is(Meta::Transport, &[IPPROTO_ICMPV6]))
         .chain([Expression::Jump(ICMPV6)]);
     let mut rules = overlay(IP, Payload::V4(Address::Destination), NODES_4).to_vec();
     rules.extend(overlay(IPV6, Payload::V6(Address::Destination), NODES_6));

@@ -7,6 +7,7 @@ use crate::marks::QueueReason;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, INVALID, Meta, REPLY, UNTRACKED};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
+use crate::numbers::IPPROTO_TCP;
 use crate::table::family::Family;
 use crate::table::names::NFQUEUE;
 use crate::table::rule::{mark_packet, record_queued, rule, state_is};
@@ -62,7 +63,7 @@ impl Chains<'_> {
         let marks = &self.config.marks;
         let invalid = state_is(INVALID).into_iter().chain([
             Expression::LoadMeta(Meta::Transport),
-            Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
+            Expression::Compare(Comparison::Equal, vec![IPPROTO_TCP]),
             Expression::Goto(drops::chain(DropReason::InvalidTcp)),
         ]);
         let set_reason = |reason| mark_packet(marks.queue_reason_mask(), marks.queue_reason_bits(reason));

@@ -6,6 +6,7 @@ use crate::drops::DropReason;
 use crate::marks::Mark;
 use crate::nft::expression::{Comparison, Connection, Expression, Meta, Payload, REPLY};
 use crate::nft::rule::Rule;
+use crate::numbers::{IPPROTO_ICMPV6, NFPROTO_IPV6};
 use crate::table::family::FAMILIES;
 use crate::table::names::INPUT;
 use crate::table::rule::{local_source, rule};
@@ -33,9 +34,9 @@ impl Chains<'_> {
         // In IPv6 only: protocol 58 in an IPv4 packet is not neighbour discovery.
         let neighbours = [
             Expression::LoadMeta(Meta::Family),
-            Expression::Compare(Comparison::Equal, vec![libc::NFPROTO_IPV6 as u8]),
+            Expression::Compare(Comparison::Equal, vec![NFPROTO_IPV6]),
             Expression::LoadMeta(Meta::Transport),
-            Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_ICMPV6 as u8]),
+            Expression::Compare(Comparison::Equal, vec![IPPROTO_ICMPV6]),
             // Sent on this link (RFC 4861, 7.1). A forwarded message is ICMPv6 like any other. Router
             // advertisements and redirects belong to the node only.
             Expression::LoadPayload(Payload::HopLimit),

@@ -4,6 +4,7 @@ use super::builder::Chains;
 use super::names::UNPROVEN;
 use crate::nft::expression::{Address, Comparison, Connection, Expression, Meta, Payload, REPLY};
 use crate::nft::rule::Rule;
+use crate::numbers::IPPROTO_TCP;
 use crate::table::family::FAMILIES;
 use crate::table::names::POSTROUTING;
 use crate::table::rule::rule;
@@ -19,7 +20,7 @@ impl Chains<'_> {
         ];
         let mid_stream = [
             Expression::LoadMeta(Meta::Transport),
-            Expression::Compare(Comparison::Equal, vec![libc::IPPROTO_TCP as u8]),
+            Expression::Compare(Comparison::Equal, vec![IPPROTO_TCP]),
             Expression::LoadPayload(Payload::TcpFlags),
             Expression::Bits { mask: u32::from_ne_bytes([BEGINS_OR_ENDS, 0, 0, 0]), flip: 0 },
             Expression::Compare(Comparison::NotEqual, vec![SYN]),

@@ -16,7 +16,7 @@ fn batches(is_installed: bool) -> Batches {
 }
 
 fn message(kind: u32, port: PortId, family: i32, attributes: &[u8]) -> Received<'_> {
-    Received { kind: SUBSYSTEM | kind as u16, sequence: 0, port, family: family as u8, attributes }
+    Received { kind: message_kind(kind), sequence: 0, port, family: family as u8, attributes }
 }
 
 fn rule_of(table: &str) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use super::sets::{BEHIND_4, BEHIND_6};
 use crate::drops::DropReason;
 use crate::nft::expression::Meta;
+use crate::numbers::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::table::drops::Drops;
 use crate::table::link_rules::Link;
 use crate::table::names::INET;
@@ -41,8 +42,8 @@ pub(in crate::table) const DROPS: Drops = Drops::new(INET, 290, &REASONS);
 /// How this table's rules match families, and where they find a routed port's addresses.
 pub(super) const LINK: Link = Link {
     family: Meta::Family,
-    ipv4: &[libc::NFPROTO_IPV4 as u8],
-    ipv6: &[libc::NFPROTO_IPV6 as u8],
+    ipv4: &[NFPROTO_IPV4],
+    ipv6: &[NFPROTO_IPV6],
     mixes_families: true,
     own_4: BEHIND_4,
     own_6: BEHIND_6,

@@ -13,6 +13,7 @@ use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 use crate::nft::set::Set;
+use crate::numbers::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::ports::InterfaceIndex;
 use crate::table::family::{FAMILIES, Family};
 use crate::table::link_rules::{
@@ -76,13 +77,13 @@ pub(super) fn rules(queue: Queue, form: QueueForm) -> Vec<Rule> {
 fn from_port() -> Vec<Rule> {
     let elsewhere =
         interface_in(Meta::Iif, OTHER_PORTS).into_iter().chain([Expression::Goto(FROM_ELSEWHERE)]);
-    let icmp = |family: [Expression; 2], protocol: i32| {
-        family.into_iter().chain(is(Meta::Transport, &[protocol as u8])).chain([Expression::Jump(ICMP)])
+    let icmp = |family: [Expression; 2], protocol: u8| {
+        family.into_iter().chain(is(Meta::Transport, &[protocol])).chain([Expression::Jump(ICMP)])
     };
     let mut rules = vec![
         rule(FROM_PORT, "check packets from elsewhere", elsewhere),
-        rule(FROM_PORT, "check ICMP", icmp(LINK.is_ipv4(), libc::IPPROTO_ICMP)),
-        rule(FROM_PORT, "check ICMPv6", icmp(LINK.is_ipv6(), libc::IPPROTO_ICMPV6)),
+        rule(FROM_PORT, "check ICMP", icmp(LINK.is_ipv4(), IPPROTO_ICMP)),
+        rule(FROM_PORT, "check ICMPv6", icmp(LINK.is_ipv6(), IPPROTO_ICMPV6)),
     ];
     rules.extend(LINK.router_messages(FROM_PORT));
     rules.push(rule(FROM_PORT, "drop link-local sources beyond the link", beyond_the_link()));
@@ -97,10 +98,10 @@ fn from_port() -> Vec<Rule> {
     rules.extend(unspecified());
     // The taken address is checked first: between two rules, the address may have been bound to this very
     // port. Sets change while packets pass.
-    let taken = |number: i32, address, taken: Set, behind: Set| {
+    let taken = |family: u8, address, taken: Set, behind: Set| {
         interface_in(Meta::Iif, EXEMPT)
             .into_iter()
-            .chain(is(Meta::Family, &[number as u8]))
+            .chain(is(Meta::Family, &[family]))
             .chain([Expression::LoadPayload(address), Expression::InSet(taken.name)])
             .chain(port_key(address))
             .chain([Expression::NotInSet(behind.name)])
@@ -109,16 +110,8 @@ fn from_port() -> Vec<Rule> {
     let exempt = interface_in(Meta::Iif, EXEMPT).into_iter().chain([Expression::Goto(FROM_EXEMPT)]);
     let settled = interface_in(Meta::Iif, SETTLED).into_iter().chain(drop_for(DropReason::SpoofedSource));
     rules.extend([
-        rule(
-            FROM_PORT,
-            "drop IPv4 addresses of other ports",
-            taken(libc::NFPROTO_IPV4, v4, TAKEN_4, BEHIND_4),
-        ),
-        rule(
-            FROM_PORT,
-            "drop IPv6 addresses of other ports",
-            taken(libc::NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6),
-        ),
+        rule(FROM_PORT, "drop IPv4 addresses of other ports", taken(NFPROTO_IPV4, v4, TAKEN_4, BEHIND_4)),
+        rule(FROM_PORT, "drop IPv6 addresses of other ports", taken(NFPROTO_IPV6, v6, TAKEN_6, BEHIND_6)),
         rule(FROM_PORT, "check packets of exempt pods", exempt),
         rule(FROM_PORT, "drop packets from unbound sources", settled),
         rule(FROM_PORT, "hold packets of new ports", [Expression::Goto(NFQUEUE)]),
@@ -244,7 +237,7 @@ fn from_isolated() -> Vec<Rule> {
     };
     let unicast4 = up_to(LINK.is_ipv4(), Payload::V4DestinationStart, vec![223]);
     let unicast6 = up_to(LINK.is_ipv6(), Payload::V6DestinationStart, vec![0xfe, 0x7f]);
-    let igmp = is(Meta::Transport, &[libc::IPPROTO_IGMP as u8]).into_iter().chain([Expression::Accept]);
+    let igmp = is(Meta::Transport, &[IPPROTO_IGMP]).into_iter().chain([Expression::Accept]);
     let discovery = LINK
         .short_neighbour_discovery(ROUTER_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
         .into_iter()

@@ -10,7 +10,8 @@ use crate::nft::batch::{Batch, Subject};
 use crate::nft::expression::{Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, REPLY};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
-use crate::packet::COPY_RANGE;
+use crate::numbers::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use crate::packet::COPY_LENGTH;
 use crate::table::family::{ALLOWED_4, ALLOWED_6, Family, WITH_PORTS};
 use crate::table::names::INET;
 use crate::table::rule::{mark_connection, rule};
@@ -60,8 +61,8 @@ pub(super) fn create(batch: &mut Batch) {
     for set in ALLOWED_FLOWS.iter().chain([&PROTOCOLS]) {
         set.create_as(Subject::plain(format!("set {}", set.name)), batch);
     }
-    let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_SCTP];
-    PROTOCOLS.add(&protocols.map(|protocol| (vec![protocol as u8], None)).into(), batch);
+    let protocols = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP];
+    PROTOCOLS.add(&protocols.map(|protocol| (vec![protocol], None)).into(), batch);
 }
 
 impl VerdictCache {
@@ -92,7 +93,7 @@ impl VerdictCache {
         expressions.extend([Expression::InSet(family.allowed), Expression::Count(COUNTER)]);
         expressions.extend(log_group.map(|group| {
             let prefix = format!("{LOG_PREFIX}{}", self.generation.0);
-            Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 })
+            Expression::Log(Log { group, prefix, length: COPY_LENGTH.into() })
         }));
         expressions.extend(mark_connection(self.accepted, self.accepted));
         expressions.push(Expression::Accept);

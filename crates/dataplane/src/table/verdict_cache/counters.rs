@@ -5,7 +5,7 @@ use rustables::sys;
 use super::{allowed, denied, untracked};
 use crate::netlink::{self, AttributeReader, Header, Messages, Socket};
 use crate::nft::batch::{Batch, Subject};
-use crate::nft::{FAMILY, SUBSYSTEM};
+use crate::nft::{FAMILY, message_kind};
 use crate::table::error::TableError;
 use crate::table::names::TABLE;
 use crate::table::socket::open;
@@ -66,7 +66,7 @@ impl CacheCounters {
     fn read(&mut self, counter: &str) -> Result<u64, TableError> {
         let sequence = self.socket.next_sequence();
         let mut request = Messages::default();
-        let kind = SUBSYSTEM | sys::NFT_MSG_GETOBJ as u16;
+        let kind = message_kind(sys::NFT_MSG_GETOBJ);
         request.push(Header { kind, flags: netlink::REQUEST, sequence, family: FAMILY }, |object| {
             object
                 .string(sys::NFTA_OBJ_TABLE, TABLE)

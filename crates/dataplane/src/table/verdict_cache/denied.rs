@@ -39,7 +39,8 @@ use crate::nft::expression::{
 };
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
-use crate::packet::COPY_RANGE;
+use crate::numbers::NFPROTO_IPV6;
+use crate::packet::COPY_LENGTH;
 use crate::table::config::VerdictCacheConfig;
 use crate::table::drops;
 use crate::table::family::{FAMILIES, Family, WITH_PORTS};
@@ -224,7 +225,7 @@ impl VerdictCache {
     fn record(&self, family: &Family, number: usize) -> Vec<Rule> {
         let Some(group) = self.config.and_then(|config| config.log_group) else { return Vec::new() };
         let prefix = format!("{LOG_PREFIX}{DENIED_PREFIX}{}", self.generation.0);
-        let log = Expression::Log(Log { group, prefix, length: COPY_RANGE as u32 });
+        let log = Expression::Log(Log { group, prefix, length: COPY_LENGTH.into() });
         let within = Expression::Limit(RECORDED[number].name, RECORDS, BUCKET_LIFETIME);
         senders(family)
             .map(|sender| {
@@ -254,7 +255,7 @@ pub(in crate::table) fn share_rules(verdict_cache: Option<VerdictCacheConfig>) -
 
 /// The rules that drop a packet whose flow is denied in this cache generation.
 fn drop_denied(chain: &'static str, family: &Family, generation: CacheGeneration, key: FlowKey) -> Vec<Rule> {
-    let set = DENIED_FLOWS[usize::from(family.number == libc::NFPROTO_IPV6)].name;
+    let set = DENIED_FLOWS[usize::from(family.number == NFPROTO_IPV6)].name;
     let end = |key: Vec<Expression>| {
         let found = [Expression::InSet(set), Expression::Count(COUNTER), Expression::Goto(DENIED_AGAIN)];
         let expressions = family.is_it().into_iter().chain(key).chain(found);

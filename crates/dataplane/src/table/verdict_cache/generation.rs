@@ -11,6 +11,7 @@ pub(in crate::table) struct CacheGeneration(u32);
 
 impl CacheGeneration {
     /// The first cache generation of an agent that starts at `now`.
+    #[expect(clippy::cast_possible_truncation, reason = "the number wraps around after more than an hour")]
     pub(super) fn first(now: SystemTime) -> Self {
         // Each change of policy adds two, and takes much longer than two microseconds. So the next agent
         // begins after the last number of this one.

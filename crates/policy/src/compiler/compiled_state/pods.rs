@@ -133,7 +133,7 @@ impl CompiledState {
         for cached in self.cached_rulesets.values_mut() {
             if cached.add_identities(&selected_by) {
                 for user in &cached.users {
-                    self.rulesets[*user as usize] = Some(Arc::clone(&cached.rulesets));
+                    self.rulesets[user.index()] = Some(Arc::clone(&cached.rulesets));
                 }
             }
         }

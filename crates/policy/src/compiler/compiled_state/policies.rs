@@ -10,6 +10,7 @@ use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::identities::{Identity, SubjectMatch};
 use crate::compiler::policies::CompiledPolicy;
 use crate::names::PolicyName;
+use crate::snapshot::ids::number_of;
 use crate::spec::{PolicySpec, Tier};
 
 impl CompiledState {
@@ -40,7 +41,7 @@ impl CompiledState {
                 for selector in fresh {
                     self.selectors.fill(selector, &self.identities, self.identities.index());
                 }
-                self.next_rule += policy.len() as u32;
+                self.next_rule = self.next_rule.at(number_of(policy.len()));
                 self.rules += policy.len();
                 self.denying += usize::from(policy.spec.tier != Tier::NetworkPolicy);
                 changed.insert(policy.subject);

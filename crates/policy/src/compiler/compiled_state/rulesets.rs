@@ -57,7 +57,7 @@ impl CompiledState {
                 self.cached_rulesets.remove(&key);
             }
         }
-        self.rulesets[identity as usize] = None;
+        self.rulesets[identity.index()] = None;
         self.published_rulesets = None;
     }
 
@@ -80,7 +80,7 @@ impl CompiledState {
             }
             if let Some(cached) = self.cached_rulesets.get_mut(&key) {
                 cached.users.insert(identity);
-                self.rulesets[identity as usize] = Some(Arc::clone(&cached.rulesets));
+                self.rulesets[identity.index()] = Some(Arc::clone(&cached.rulesets));
             }
             self.identities.get_mut(identity).rulesets = Some(key);
             self.published_rulesets = None;

@@ -23,18 +23,18 @@ pub(crate) struct PodEntry {
     pod: Arc<Pod>,
     /// The identity, shifted left by one; the lowest bit says whether this snapshot evaluates the pod.
     identity_and_evaluated: u32,
-    /// The pod's node, or [`NO_NODE`]; combined with [`PROVISIONAL`].
-    node_and_provisional: NodeId,
+    /// The number of the pod's node, or [`NO_NODE`]; combined with [`PROVISIONAL`].
+    node_and_provisional: u32,
     /// Its named ports that policies refer to.
     pub ports: ResolvedPorts,
 }
 
 /// Set if policies refer to unknown labels of the pod or of its namespace. Shares a field with the node,
 /// since both are rarely read.
-const PROVISIONAL: NodeId = 1 << 31;
+const PROVISIONAL: u32 = 1 << 31;
 
 /// The node is not known.
-const NO_NODE: NodeId = PROVISIONAL - 1;
+const NO_NODE: u32 = PROVISIONAL - 1;
 
 impl IpCacheEntry {
     /// Whether no pod or node has the address.
@@ -69,8 +69,9 @@ impl PodEntry {
         node: Option<NodeId>,
         ports: ResolvedPorts,
     ) -> Self {
-        let identity_and_evaluated = identity << 1 | u32::from(evaluated);
-        let node_and_provisional = node.unwrap_or(NO_NODE) | if provisional { PROVISIONAL } else { 0 };
+        let identity_and_evaluated = identity.0 << 1 | u32::from(evaluated);
+        let node = node.map_or(NO_NODE, |node| node.0);
+        let node_and_provisional = node | if provisional { PROVISIONAL } else { 0 };
         Self { pod, identity_and_evaluated, node_and_provisional, ports }
     }
 
@@ -87,13 +88,13 @@ impl PodEntry {
     /// The pod's identity; the strict one if it has two.
     #[inline]
     pub(crate) fn identity(&self) -> IdentityId {
-        self.identity_and_evaluated >> 1
+        IdentityId(self.identity_and_evaluated >> 1)
     }
 
     /// The identity that reads unknown labels permissively (semantics 37); the same as [`PodEntry::identity`]
     /// if no labels are unknown.
     pub(crate) fn permissive_identity(&self) -> IdentityId {
-        self.identity() + IdentityId::from(self.is_provisional())
+        if self.is_provisional() { self.identity().next() } else { self.identity() }
     }
 
     /// Whether policies refer to unknown labels of the pod or of its namespace.
@@ -112,6 +113,6 @@ impl PodEntry {
     #[inline]
     pub(crate) fn node(&self) -> Option<NodeId> {
         let node = self.node_and_provisional & !PROVISIONAL;
-        (node != NO_NODE).then_some(node)
+        (node != NO_NODE).then_some(NodeId(node))
     }
 }

@@ -39,7 +39,9 @@ impl Page {
         let is_used = |entry: &IpCacheEntry| !entry.is_empty();
         entries.truncate(entries.iter().rposition(is_used).map_or(0, |last| last + 1));
         let before = entries.iter().position(is_used).unwrap_or(0);
-        *self = Self { first: first + before as u8, entries: entries.drain(before..).collect() };
+        #[expect(clippy::cast_possible_truncation, reason = "a page has 64 entries at most")]
+        let first = first + before as u8;
+        *self = Self { first, entries: entries.drain(before..).collect() };
     }
 }
 
@@ -51,6 +53,7 @@ const PAGE_ADDRESSES: u8 = 1 << OFFSET_BITS;
 
 /// The offset of an address in its page, from its bits or its key.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the offset is in the last bits")]
 pub(super) fn offset_in_page(bits: u128) -> u8 {
     bits as u8 % PAGE_ADDRESSES
 }

@@ -33,6 +33,7 @@ impl PageNumber for u128 {
     const NO_PAGE: Self = Self::MAX;
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "each half is hashed")]
     fn hash(self) -> u64 {
         let mut hasher = FxHasher::default();
         hasher.write_u64((self >> 64) as u64);
@@ -124,7 +125,7 @@ impl<N: PageNumber> Pages<N> {
             if let Some(page) = &slot.page {
                 let hash = slot.number.hash();
                 // The pages of a bucket are split over two, so no bucket gets fuller than before.
-                buckets[hash as usize & last].insert(hash, slot.number, page.clone());
+                buckets[lower_bits(hash) & last].insert(hash, slot.number, page.clone());
             }
         }
         self.buckets = buckets.into_iter().map(Arc::new).collect();
@@ -132,7 +133,7 @@ impl<N: PageNumber> Pages<N> {
 
     #[inline]
     fn bucket_of(&self, hash: u64) -> usize {
-        hash as usize & self.buckets.len().wrapping_sub(1)
+        lower_bits(hash) & self.buckets.len().wrapping_sub(1)
     }
 
     fn bucket_mut(&mut self, hash: u64) -> &mut Bucket<N> {
@@ -184,6 +185,13 @@ impl<N: PageNumber> Bucket<N> {
             slot = next(slot);
         }
     }
+}
+
+/// The bits of a hash that select the bucket.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "there are fewer buckets than 2^32")]
+fn lower_bits(hash: u64) -> usize {
+    hash as usize
 }
 
 /// The slot that a page hashes to. The lower bits of the hash select the bucket.

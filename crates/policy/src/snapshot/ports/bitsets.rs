@@ -16,17 +16,19 @@ use rustc_hash::FxBuildHasher;
 
 use super::port_set::{NO_RULE, RuleIndex};
 use crate::snapshot::arena::Arena;
+use crate::snapshot::ids::number_of;
 
 /// Bits per word, one for each rule.
 const WORD_BITS: usize = u64::BITS as usize;
 /// The most words of a chunk: one cache line.
 const MAX_CHUNK_WORDS: usize = 8;
 
-/// The start of a set in a [`Bitsets`].
-pub(super) type SetId = u32;
+/// The start of a set in a [`Bitsets`]: a position in its arena.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct SetId(pub(super) u32);
 
 /// The set without rules.
-pub(super) const EMPTY: SetId = 0;
+pub(super) const EMPTY: SetId = SetId(0);
 
 /// The start of the chunk without rules.
 const EMPTY_CHUNK: u32 = 0;
@@ -74,14 +76,14 @@ impl Bitsets {
             let both = a.iter().zip(b).map(|(a, b)| a & b).enumerate().find(|(_, word)| *word != 0);
             if let Some((word, bits)) = both {
                 let rule = (chunk * self.chunk_words + word) * WORD_BITS + bits.trailing_zeros() as usize;
-                return rule as RuleIndex;
+                return RuleIndex(number_of(rule));
             }
         }
         NO_RULE
     }
 
     fn chunks_of(&self, set: SetId) -> &[u32] {
-        &self.sets.from(set)[..self.set_chunks]
+        &self.sets.from(set.0)[..self.set_chunks]
     }
 
     fn chunk(&self, begin: u32) -> &[u64] {
@@ -115,7 +117,7 @@ pub(super) fn set_words(rules: usize) -> usize {
 
 /// Sets the bits of `rules`, which must be below 64 times the number of words.
 pub(crate) fn insert_rules(bits: &mut [u64], rules: impl IntoIterator<Item = RuleIndex>) {
-    rules.into_iter().for_each(|rule| bits[rule as usize / WORD_BITS] |= 1 << (rule as usize % WORD_BITS));
+    rules.into_iter().for_each(|rule| bits[rule.index() / WORD_BITS] |= 1 << (rule.index() % WORD_BITS));
 }
 
 /// The rules with a bit that is set, ascending.
@@ -125,7 +127,7 @@ pub(crate) fn rules_in(bits: &[u64]) -> impl Iterator<Item = RuleIndex> + '_ {
         std::iter::from_fn(move || {
             let bit = (left != 0).then(|| left.trailing_zeros())?;
             left &= left - 1;
-            Some(index * u64::BITS + bit)
+            Some(RuleIndex(index * u64::BITS + bit))
         })
     })
 }
@@ -170,7 +172,7 @@ impl SetInterner {
         if let Some(set) = found {
             return *set;
         }
-        let set = bitsets.sets.push(chunks);
+        let set = SetId(bitsets.sets.push(chunks));
         self.sets.insert_unique(hash, set, |set| FxBuildHasher.hash_one(bitsets.chunks_of(*set)));
         set
     }
@@ -215,12 +217,12 @@ pub(crate) struct Cursor {
 impl Cursor {
     /// Adds a rule.
     pub(crate) fn insert(&mut self, rule: RuleIndex) {
-        *self.word(rule) |= 1 << (rule % u64::BITS);
+        *self.word(rule) |= 1 << (rule.index() % WORD_BITS);
     }
 
     /// Removes a rule.
     pub(crate) fn remove(&mut self, rule: RuleIndex) {
-        *self.word(rule) &= !(1 << (rule % u64::BITS));
+        *self.word(rule) &= !(1 << (rule.index() % WORD_BITS));
     }
 
     /// The first rule of the set.
@@ -229,7 +231,7 @@ impl Cursor {
     }
 
     fn word(&mut self, rule: RuleIndex) -> &mut u64 {
-        let word = rule as usize / WORD_BITS;
+        let word = rule.index() / WORD_BITS;
         let chunk = word / self.chunk_words;
         if self.changed.last() != Some(&chunk) {
             self.changed.push(chunk);
@@ -251,9 +253,9 @@ mod tests {
     fn neighbouring_sets_share_their_chunks() {
         let (mut bitsets, mut interner) = (Bitsets::new(10_000), SetInterner::default());
         let mut cursor = bitsets.cursor();
-        (0..10_000).for_each(|rule| cursor.insert(rule));
+        (0..10_000).map(RuleIndex).for_each(|rule| cursor.insert(rule));
         let all = interner.set(&mut bitsets, &mut cursor);
-        for rule in 0..10_000 {
+        for rule in (0..10_000).map(RuleIndex) {
             cursor.remove(rule);
             interner.set(&mut bitsets, &mut cursor);
             cursor.insert(rule);
@@ -265,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_rule_of_both_sets_is_found(sets in vec(vec(0_u32..2_000, 0..12), 2..6)) {
+        fn the_first_rule_of_both_sets_is_found(sets in vec(vec((0_u32..2_000).prop_map(RuleIndex), 0..12), 2..6)) {
             let (mut bitsets, mut interner) = (Bitsets::new(2_000), SetInterner::default());
             let mut set_of = |rules: &Vec<RuleIndex>| interner.set_of(&mut bitsets, rules.iter().copied());
             let ids: Vec<SetId> = sets.iter().map(&mut set_of).collect();

@@ -65,7 +65,7 @@ impl PortsCompiler {
 
     /// The port set of a rule.
     pub(crate) fn set_of(&self, rule: RuleIndex) -> SetIndex {
-        self.rules[rule as usize]
+        self.rules[rule.index()]
     }
 
     /// Whether ports may be precomputed for this many rules in total.
@@ -102,7 +102,7 @@ impl PortsCompiler {
         if let Some(id) = self.known.get(&rules[..]) {
             return *id;
         }
-        let aliases = rules.iter().map(|(_, set)| self.sets[*set as usize].names.len()).sum::<usize>();
+        let aliases = rules.iter().map(|(_, set)| self.sets[set.index()].names.len()).sum::<usize>();
         if rules.len() > FEW && !self.allows(rules.len()) || aliases > FEW_ALIASES {
             let mut cursor = self.cursor(table);
             rules.iter().for_each(|(rule, _)| cursor.insert(*rule));
@@ -110,7 +110,7 @@ impl PortsCompiler {
         }
         self.allowed = self.allowed.saturating_sub(rules.len());
         let with_sets: Vec<(RuleIndex, &PortSet)> =
-            rules.iter().map(|(rule, set)| (*rule, &*self.sets[*set as usize])).collect();
+            rules.iter().map(|(rule, set)| (*rule, &*self.sets[set.index()])).collect();
         let id = table.compile(&with_sets);
         self.known.insert(rules.into(), id);
         id
@@ -129,7 +129,7 @@ impl PortsCompiler {
         self.found_in.resize(self.sets.len(), 0);
         self.calls += 1;
         let Self { found_in, calls, .. } = self;
-        rules.retain(|(_, set)| std::mem::replace(&mut found_in[*set as usize], *calls) != *calls);
+        rules.retain(|(_, set)| std::mem::replace(&mut found_in[set.index()], *calls) != *calls);
     }
 
     fn ports_of_set(&mut self, table: &mut PortTable, cursor: &mut Cursor) -> PortsId {
@@ -143,7 +143,7 @@ impl PortsCompiler {
     fn wide<'a>(&'a mut self, table: &'a mut PortTable) -> (&'a mut WideTable, &'a mut SetInterner) {
         let Self { sets, rules, interner, .. } = self;
         let wide = table.wide.get_or_insert_with(|| {
-            let of_rules: Vec<&PortSet> = rules.iter().map(|set| &*sets[*set as usize]).collect();
+            let of_rules: Vec<&PortSet> = rules.iter().map(|set| &*sets[set.index()]).collect();
             Arc::new(WideTable::new(&of_rules, interner))
         });
         (Arc::make_mut(wide), interner)
@@ -161,8 +161,9 @@ mod tests {
 
     use super::*;
     use crate::packet::Protocol;
+    use crate::snapshot::ids::number_of;
     use crate::snapshot::ip_blocks::{self, RuleBlock};
-    use crate::snapshot::ports::{PortAlias, PortRange, ResolvedPort, Target};
+    use crate::snapshot::ports::{PortAlias, PortRange, PortSymbol, ResolvedPort, Target};
     use crate::spec::IpBlock;
 
     /// Nested and adjacent networks.
@@ -198,7 +199,8 @@ mod tests {
         let range = (protocol(), port(), port(), any::<bool>()).prop_map(|(protocol, a, b, portless)| {
             PortRange { protocol, first: a.min(b), last: a.max(b), portless }
         });
-        let alias = (0..4_u32, protocol()).prop_map(|(name, protocol)| PortAlias { name, protocol });
+        let name = || (0_u32..4).prop_map(PortSymbol);
+        let alias = (name(), protocol()).prop_map(|(name, protocol)| PortAlias { name, protocol });
         let ports = (vec(range, 0..3), vec(alias, 0..2));
         (vec(block, 0..4), ports).prop_map(|(blocks, (ranges, names))| {
             (blocks, PortSet { ranges: ranges.into(), names: names.into() })
@@ -213,21 +215,23 @@ mod tests {
 
     fn compile(rules: &[Rule], allowed: Option<usize>) -> Tables {
         let sets = rules.iter().map(|(_, ports)| Arc::new(ports.clone())).collect();
-        let numbers = || 0..rules.len() as RuleIndex;
-        let mut ports = PortsCompiler::new(numbers().collect(), sets, 0);
+        let numbers = || (0..number_of(rules.len())).map(RuleIndex);
+        // Each rule has its own port set.
+        let set_of = |rule: RuleIndex| SetIndex(rule.0);
+        let mut ports = PortsCompiler::new(numbers().map(set_of).collect(), sets, 0);
         ports.allowed = allowed.unwrap_or(ports.allowed);
         let mut table = PortTable::default();
         let blocks: Vec<RuleBlock<'_>> = numbers()
             .zip(rules)
             .flat_map(|(rule, (blocks, _))| {
-                blocks.iter().map(move |block| RuleBlock { rule, set: rule, block })
+                blocks.iter().map(move |block| RuleBlock { rule, set: set_of(rule), block })
             })
             .collect();
         // Rules without blocks match every address.
         let every_address: Vec<(RuleIndex, SetIndex)> = numbers()
             .zip(rules)
             .filter(|(_, (blocks, _))| blocks.is_empty())
-            .map(|(rule, _)| (rule, rule))
+            .map(|(rule, _)| (rule, set_of(rule)))
             .collect();
         let tries = ip_blocks::compile(&blocks, &every_address, &mut ports, &mut table);
         let every_address = ports.ports_of_rules(&mut table, every_address);
@@ -236,7 +240,7 @@ mod tests {
 
     impl Tables {
         fn found(&self, address: IpAddr, target: Target<'_>) -> [RuleIndex; 3] {
-            let ports = self.tries.longest_prefix(address).unwrap_or(self.every_address);
+            let ports = self.tries.longest_prefix(address).map_or(self.every_address, PortsId::from);
             let Self { table, .. } = self;
             [table.first(ports), table.first_match(ports, target), table.first_possible(ports, target)]
         }
@@ -245,11 +249,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn bitsets_and_precomputed_ports_agree(rules in vec(rule(), 1..60), names in vec((0..4_u32, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
+        fn bitsets_and_precomputed_ports_agree(rules in vec(rule(), 1..60), names in vec((0_u32..4, select(&PORTS[..]), select(&PROTOCOLS[..])), 0..6)) {
             let (precomputed, bits) = (compile(&rules, Some(usize::MAX)), compile(&rules, Some(0)));
             prop_assert!(precomputed.table.wide.is_none() && (rules.len() <= FEW || rules.iter().all(|(blocks, _)| blocks.is_empty()) || bits.table.wide.is_some()));
             let names: Vec<ResolvedPort> =
-                names.into_iter().map(|(name, number, protocol)| ResolvedPort { protocol, number, name }).collect();
+                names.into_iter().map(|(name, number, protocol)| ResolvedPort { protocol, number, name: PortSymbol(name) }).collect();
             let nets = NETS.iter().map(|net| net.parse::<IpNet>().unwrap());
             for address in nets.flat_map(|net| [net.network(), net.broadcast()]) {
                 for protocol in PROTOCOLS {

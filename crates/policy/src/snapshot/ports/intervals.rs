@@ -6,6 +6,7 @@
 //! starts. The number of starts up to a port is the position of its rule in the list of rules.
 
 use super::port_set::{NO_RULE, PortRange, RuleIndex};
+use crate::snapshot::ids::number_of;
 
 /// The most intervals that are searched: they fit into two cache lines.
 const FEW: usize = 16;
@@ -36,7 +37,7 @@ pub(super) fn rule_at(words: &[u32], count: usize, port: u16) -> RuleIndex {
     // The standard library's binary search compiles to code without unpredictable branches. The first
     // interval starts at 0, so at least one starts at or before the port.
     let after = intervals.partition_point(|[start, _]| *start <= u32::from(port));
-    intervals[after - 1][1]
+    RuleIndex(intervals[after - 1][1])
 }
 
 #[inline(always)]
@@ -50,7 +51,7 @@ fn indexed(words: &[u32], port: u16) -> RuleIndex {
     // A block without a start belongs to the last interval before it. The index is then that of the next
     // block.
     let starts = if held & bit == 0 { 0 } else { starts & (u64::MAX >> (BLOCK - 1 - port)) };
-    words[(words[position + 2] + starts.count_ones() - 1) as usize]
+    RuleIndex(words[(words[position + 2] + starts.count_ones() - 1) as usize])
 }
 
 /// The ports of one protocol.
@@ -114,7 +115,7 @@ impl Intervals {
     /// Appends the words that [`rule_at`] reads.
     pub(super) fn append(&self, words: &mut Vec<u32>) {
         if self.starts.len() <= FEW {
-            words.extend(self.starts.iter().flat_map(|(start, rule)| [u32::from(*start), *rule]));
+            words.extend(self.starts.iter().flat_map(|(start, rule)| [u32::from(*start), rule.0]));
             return;
         }
         let block_of = |start: u16| usize::from(start) / BLOCK;
@@ -136,12 +137,19 @@ impl Intervals {
         for block in blocks {
             let starts =
                 block.iter().fold(0, |bits, (start, _)| bits | 1_u64 << (usize::from(*start) % BLOCK));
-            words.extend([starts as u32, (starts >> 32) as u32, rule as u32]);
+            let [low, high] = halves(starts);
+            words.extend([low, high, number_of(rule)]);
             rule += block.len();
         }
-        words.extend([0, 0, rule as u32]);
-        words.extend(self.starts.iter().map(|(_, rule)| *rule));
+        words.extend([0, 0, number_of(rule)]);
+        words.extend(self.starts.iter().map(|(_, rule)| rule.0));
     }
+}
+
+/// The lower and the higher half of a word.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
 }
 
 /// The intervals of one segment: a rule, its first port, and the port after its last.
@@ -182,13 +190,16 @@ mod tests {
 
     #[test]
     fn every_port_is_found_among_many_intervals() {
-        let every = |step: usize| (0..=u16::MAX).step_by(step).map(|start| (start, u32::from(start) + 1));
+        let every =
+            |step: usize| (0..=u16::MAX).step_by(step).map(|start| (start, RuleIndex(u32::from(start) + 1)));
         for step in [1, 7, 64, 2048, 4095, 4096, 32_768] {
             check(every(step).collect());
         }
         // All in one block, and the last port alone.
-        check((0..FEW as u16 + 1).map(|start| (start, 5 + u32::from(start))).collect());
-        check((0..FEW as u16).chain([u16::MAX]).map(|start| (start, 5 + u32::from(start))).collect());
+        check((0..FEW as u16 + 1).map(|start| (start, RuleIndex(5 + u32::from(start)))).collect());
+        check(
+            (0..FEW as u16).chain([u16::MAX]).map(|start| (start, RuleIndex(5 + u32::from(start)))).collect(),
+        );
     }
 
     #[test]
@@ -196,10 +207,10 @@ mod tests {
         let last = u16::MAX;
         for (first, to) in [(0, 0), (0, 79), (80, 80), (80, last - 1), (80, last), (last, last), (0, last)] {
             let range = PortRange { protocol: None, first, last: to, portless: false };
-            let intervals = Intervals::compile([(7, range)].into_iter());
+            let intervals = Intervals::compile([(RuleIndex(7), range)].into_iter());
             let rule = |port| intervals.starts.iter().rfind(|(start, _)| *start <= port).unwrap().1;
             for port in [0, 1, 79, 80, 81, last - 1, last] {
-                let expected = if (first..=to).contains(&port) { 7 } else { NO_RULE };
+                let expected = if (first..=to).contains(&port) { RuleIndex(7) } else { NO_RULE };
                 assert_eq!(rule(port), expected, "port {port} of {first}-{to}");
             }
         }
@@ -209,7 +220,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn every_port_is_found(starts in btree_map(any::<u16>(), 0_u32..9, 0..100)) {
+        fn every_port_is_found(starts in btree_map(any::<u16>(), (0_u32..9).prop_map(RuleIndex), 0..100)) {
             check([(0, NO_RULE)].into_iter().chain(starts.into_iter().filter(|(start, _)| *start > 0)).collect());
         }
     }

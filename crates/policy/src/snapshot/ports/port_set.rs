@@ -5,14 +5,35 @@ use std::sync::Arc;
 
 use crate::packet::Protocol;
 
-/// The index of a rule in the order of its tier, or [`NO_RULE`].
-pub(crate) type RuleIndex = u32;
+/// The index of a rule in the order of its tier, below 2^32 - 1; or [`NO_RULE`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct RuleIndex(pub(crate) u32);
 
 /// No rule. Greater than every index, so that `min` returns the first of two rules.
-pub(crate) const NO_RULE: RuleIndex = u32::MAX;
+pub(crate) const NO_RULE: RuleIndex = RuleIndex(u32::MAX);
+
+impl RuleIndex {
+    /// Its position in the rules of the tier. [`NO_RULE`] is past their end.
+    #[inline(always)]
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// The index of a rule's port set, among the distinct port sets of a ruleset.
-pub(crate) type SetIndex = u32;
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct SetIndex(pub(crate) u32);
+
+impl SetIndex {
+    /// Its position in the list of port sets.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The symbol of a port name that some policy refers to: numbered from 0. Valid until the next full rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct PortSymbol(pub(crate) u32);
 
 /// A named port of a pod that some policy refers to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,8 +42,8 @@ pub(crate) struct ResolvedPort {
     pub protocol: Protocol,
     /// Its number.
     pub number: u16,
-    /// The symbol of its name.
-    pub name: u32,
+    /// Its name.
+    pub name: PortSymbol,
 }
 
 /// The named ports of a pod; `None` if policies refer to none of them.
@@ -59,7 +80,7 @@ pub(crate) struct PortRange {
 /// A port by name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct PortAlias {
-    pub name: u32,
+    pub name: PortSymbol,
     /// `None` matches every protocol for which the pod has the name.
     pub protocol: Option<Protocol>,
 }

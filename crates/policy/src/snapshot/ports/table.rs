@@ -8,9 +8,26 @@ use super::port_set::{NO_RULE, PortAlias, PortRange, PortSet, ResolvedPort, Rule
 use super::wide::WideTable;
 use crate::packet::Protocol;
 use crate::snapshot::arena::Arena;
+use crate::snapshot::ids::number_of;
+use crate::snapshot::trie::Value;
 
-/// The start of an entry of a [`PortTable`].
-pub(crate) type PortsId = u32;
+/// The start of an entry of a [`PortTable`]: a position in its arena, below 2^30.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub(crate) struct PortsId(pub(crate) u32);
+
+/// Tries map addresses to entries.
+impl From<PortsId> for Value {
+    fn from(ports: PortsId) -> Self {
+        Self(ports.0)
+    }
+}
+
+impl From<Value> for PortsId {
+    #[inline(always)]
+    fn from(value: Value) -> Self {
+        Self(value.0)
+    }
+}
 
 /// The ports of the rules of a tier. The words of an entry are contiguous, so that a verdict loads few cache
 /// lines.
@@ -34,7 +51,7 @@ pub(crate) struct PortTable {
 }
 
 /// The entry without rules. Most peers have it by address or by selector, and need no search.
-pub(super) const NO_PORTS: PortsId = 0;
+pub(super) const NO_PORTS: PortsId = PortsId(0);
 
 const HEADER_WORDS: usize = 3;
 const PROTOCOL_WORDS: usize = 4;
@@ -49,7 +66,7 @@ const WIDE: u32 = u32::MAX;
 impl Default for PortTable {
     fn default() -> Self {
         let mut words = Arena::default();
-        words.push(&[NO_RULE]);
+        words.push(&[NO_RULE.0]);
         Self { words, wide: None }
     }
 }
@@ -62,7 +79,7 @@ impl PortTable {
     }
 
     fn first_of_some(&self, ports: PortsId, target: Target<'_>) -> RuleIndex {
-        let words = self.words.from(ports);
+        let words = self.words.from(ports.0);
         if let Some((wide, set)) = self.wide(words) {
             return wide.first_match(set, target);
         }
@@ -79,14 +96,17 @@ impl PortTable {
         if ports == NO_PORTS {
             return NO_RULE;
         }
-        let words = self.words.from(ports);
+        let words = self.words.from(ports.0);
         if let Some((wide, set)) = self.wide(words) {
             return wide.first_possible(set, target);
         }
         let (first, port) = by_number(words, target);
         let aliases = if port.is_some() { aliases(words) } else { &[] };
         let of_protocol = |protocol| protocol == ANY_PROTOCOL || protocol == u32::from(target.protocol.0);
-        let named = aliases.iter().filter(|[_, protocol, _]| of_protocol(*protocol)).map(|[.., rule]| *rule);
+        let named = aliases
+            .iter()
+            .filter(|[_, protocol, _]| of_protocol(*protocol))
+            .map(|[.., rule]| RuleIndex(*rule));
         named.fold(first, RuleIndex::min)
     }
 
@@ -94,14 +114,14 @@ impl PortTable {
     #[inline(always)]
     fn wide(&self, words: &[u32]) -> Option<(&WideTable, SetId)> {
         match *words {
-            [_, WIDE, set, ..] => self.wide.as_deref().map(|wide| (wide, set)),
+            [_, WIDE, set, ..] => self.wide.as_deref().map(|wide| (wide, SetId(set))),
             _ => None,
         }
     }
 
     /// The first rule of the entry `ports`, regardless of its ports.
     pub(crate) fn first(&self, ports: PortsId) -> RuleIndex {
-        self.words.from(ports)[0]
+        RuleIndex(self.words.from(ports.0)[0])
     }
 
     /// Compiles rules, which must come in ascending order.
@@ -129,25 +149,26 @@ impl PortTable {
         aliases.dedup_by_key(|(alias, _)| *alias);
 
         let first = rules.first().map_or(NO_RULE, |(rule, _)| *rule);
-        let mut words = vec![first, intervals.len() as u32 - 1, aliases.len() as u32];
+        let mut words = vec![first.0, number_of(intervals.len() - 1), number_of(aliases.len())];
         let entries = words.len();
         words.resize(entries + intervals.len() * PROTOCOL_WORDS, 0);
         for (alias, rule) in aliases {
             let protocol = alias.protocol.map_or(ANY_PROTOCOL, |protocol| u32::from(protocol.0));
-            words.extend([alias.name, protocol, rule]);
+            words.extend([alias.name.0, protocol, rule.0]);
         }
         for (number, (protocol, intervals)) in intervals.iter().enumerate() {
-            let entry = [*protocol, intervals.portless, words.len() as u32, intervals.count() as u32];
+            let entry =
+                [*protocol, intervals.portless.0, number_of(words.len()), number_of(intervals.count())];
             let position = entries + number * PROTOCOL_WORDS;
             words[position..position + PROTOCOL_WORDS].copy_from_slice(&entry);
             intervals.append(&mut words);
         }
-        self.words.push(&words)
+        PortsId(self.words.push(&words))
     }
 
     /// Appends an entry for a bitset.
     pub(super) fn push_wide(&mut self, first: RuleIndex, set: SetId) -> PortsId {
-        self.words.push(&[first, WIDE, set])
+        PortsId(self.words.push(&[first.0, WIDE, set.0]))
     }
 
     /// Frees spare capacity.
@@ -171,7 +192,7 @@ fn by_number(words: &[u32], target: Target<'_>) -> (RuleIndex, Option<u16>) {
     }
     let [_, portless, from, count] = entries[entry];
     match target.port {
-        None => (portless, None),
+        None => (RuleIndex(portless), None),
         Some(port) => (rule_at(&words[from as usize..], count as usize, port), Some(port)),
     }
 }
@@ -194,11 +215,12 @@ fn first_alias(
     let mut first = NO_RULE;
     for resolved in names {
         if resolved.number == port && resolved.protocol == protocol {
-            let from = aliases.partition_point(|[name, ..]| *name < resolved.name);
-            for [_, protocol, rule] in aliases[from..].iter().take_while(|[name, ..]| *name == resolved.name)
+            let from = aliases.partition_point(|[name, ..]| *name < resolved.name.0);
+            for [_, protocol, rule] in
+                aliases[from..].iter().take_while(|[name, ..]| *name == resolved.name.0)
             {
                 if *protocol == ANY_PROTOCOL || *protocol == u32::from(resolved.protocol.0) {
-                    first = first.min(*rule);
+                    first = first.min(RuleIndex(*rule));
                 }
             }
         }
@@ -208,6 +230,7 @@ fn first_alias(
 
 #[cfg(test)]
 mod tests {
+    use super::super::port_set::PortSymbol;
     use super::*;
 
     fn range(protocol: Option<Protocol>, first: u16, last: u16) -> PortSet {
@@ -223,27 +246,27 @@ mod tests {
     fn the_first_rule_keeps_a_port() {
         let tcp = Some(Protocol::TCP);
         let sets = [range(tcp, 80, 90), range(tcp, 85, 100), range(tcp, 0, 65535), range(None, 99, 99)];
-        let rules: Vec<_> = (10..).zip(&sets).collect();
+        let rules: Vec<_> = (10..).map(RuleIndex).zip(&sets).collect();
         let mut table = PortTable::default();
         table.compile(&rules[1..2]);
         let ports = table.compile(&rules);
         for (port, rule) in
             [(0, 12), (79, 12), (80, 10), (90, 10), (91, 11), (100, 11), (101, 12), (65535, 12)]
         {
-            assert_eq!(table.first_match(ports, to(Protocol::TCP, port)), rule, "TCP port {port}");
+            assert_eq!(table.first_match(ports, to(Protocol::TCP, port)), RuleIndex(rule), "TCP port {port}");
         }
-        assert_eq!(table.first_match(ports, to(Protocol::UDP, 99)), 13);
+        assert_eq!(table.first_match(ports, to(Protocol::UDP, 99)), RuleIndex(13));
         assert_eq!(table.first_match(ports, to(Protocol::UDP, 98)), NO_RULE);
         assert_eq!(
             table.first_match(ports, Target { protocol: Protocol::TCP, port: None, names: None }),
             NO_RULE
         );
-        assert_eq!(table.first(ports), 10);
+        assert_eq!(table.first(ports), RuleIndex(10));
     }
 
     #[test]
     fn a_name_matches_only_where_the_pod_has_it() {
-        let alias = PortAlias { name: 7, protocol: Some(Protocol::TCP) };
+        let alias = PortAlias { name: PortSymbol(7), protocol: Some(Protocol::TCP) };
         let set = PortSet { ranges: Box::from([]), names: Box::from([alias]) };
         let mut table = PortTable::default();
         assert_eq!(table.compile(&[]), NO_PORTS);
@@ -251,10 +274,10 @@ mod tests {
             [table.first(NO_PORTS), table.first_match(NO_PORTS, to(Protocol::TCP, 8080))],
             [NO_RULE; 2]
         );
-        let ports = table.compile(&[(3, &set)]);
-        let names = vec![ResolvedPort { protocol: Protocol::TCP, number: 8080, name: 7 }];
+        let ports = table.compile(&[(RuleIndex(3), &set)]);
+        let names = vec![ResolvedPort { protocol: Protocol::TCP, number: 8080, name: PortSymbol(7) }];
         let target = Target { names: Some(&names), ..to(Protocol::TCP, 8080) };
-        assert_eq!(table.first_match(ports, target), 3);
+        assert_eq!(table.first_match(ports, target), RuleIndex(3));
         assert_eq!(table.first_match(ports, Target { protocol: Protocol::UDP, ..target }), NO_RULE);
         assert_eq!(table.first_match(ports, Target { port: Some(8081), ..target }), NO_RULE);
         assert_eq!(table.first_match(ports, to(Protocol::TCP, 8080)), NO_RULE);

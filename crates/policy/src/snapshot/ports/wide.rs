@@ -33,8 +33,8 @@ impl WideTable {
     /// The table for all rules of a tier, in order.
     pub(super) fn new(rules: &[&PortSet], interner: &mut SetInterner) -> Self {
         let mut bitsets = Bitsets::new(rules.len());
-        let all =
-            || (0..).zip(rules).flat_map(|(rule, set)| set.ranges.iter().map(move |range| (rule, *range)));
+        let numbered = || (0..).map(RuleIndex).zip(rules);
+        let all = || numbered().flat_map(|(rule, set)| set.ranges.iter().map(move |range| (rule, *range)));
         let mut named: Vec<Option<Protocol>> = all().map(|(_, range)| range.protocol).collect();
         named.sort_unstable();
         named.dedup();
@@ -48,10 +48,8 @@ impl WideTable {
                 WidePorts::new(protocol, ranges, &mut bitsets, interner)
             })
             .collect();
-        let mut aliases: Vec<(PortAlias, RuleIndex)> = (0..)
-            .zip(rules)
-            .flat_map(|(rule, set)| set.names.iter().map(move |alias| (*alias, rule)))
-            .collect();
+        let mut aliases: Vec<(PortAlias, RuleIndex)> =
+            numbered().flat_map(|(rule, set)| set.names.iter().map(move |alias| (*alias, rule))).collect();
         aliases.sort_unstable();
         let by_alias = aliases.chunk_by(|(a, _), (b, _)| a == b).map(|chunk| {
             let rules = chunk.iter().map(|(_, rule)| *rule);

@@ -7,7 +7,8 @@ use std::ops::{BitAnd, BitOr, BitXor, Not, Shl, ShlAssign, Shr};
 pub(super) const FIRST_STEP: u32 = 16;
 
 /// The value of a prefix: below 2^30.
-pub(crate) type Value = u32;
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Value(pub(crate) u32);
 
 /// The bits of an address of one family.
 pub(crate) trait Bits:
@@ -35,7 +36,7 @@ pub(crate) trait Bits:
     fn first(self, count: u32) -> usize;
 
     /// The inverse of [`Bits::first`]: the first `count` bits are `number`, the others 0.
-    fn with_first(number: usize, count: u32) -> Self;
+    fn with_first(number: u32, count: u32) -> Self;
 
     /// The next higher address, if there is one.
     fn next(self) -> Option<Self>;
@@ -60,8 +61,8 @@ macro_rules! bits_of {
                 (self >> (Self::NUMBER - count)) as usize
             }
 
-            fn with_first(number: usize, count: u32) -> Self {
-                (number as Self) << (Self::NUMBER - count)
+            fn with_first(number: u32, count: u32) -> Self {
+                Self::from(number) << (Self::NUMBER - count)
             }
 
             fn next(self) -> Option<Self> {

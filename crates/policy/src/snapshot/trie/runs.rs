@@ -4,6 +4,7 @@
 use ipnet::IpNet;
 
 use super::bits::{Bits, Value};
+use crate::snapshot::ids::number_of;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -29,8 +30,8 @@ impl<B: Bits> Runs<B> {
             self.starts.push(*start);
             self.values.push(*value);
         }
-        self.begins.push(self.starts.len() as u32);
-        self.begins.len() as u32 - 2
+        self.begins.push(number_of(self.starts.len()));
+        number_of(self.begins.len() - 2)
     }
 
     /// The value at an address that is in this run.
