@@ -1,7 +1,7 @@
 //! The rules with which the base chains begin, for packets that need no verdict of a worker now.
 
 use super::builder::Chains;
-use super::names::{ALLOWED, ALLOWED_INPUT, BYPASS, REVOKED};
+use super::names::{ALLOWED, ALLOWED_INPUT, REVOKED, UNFILTERED};
 use crate::drops::DropReason;
 use crate::marks::Mark;
 use crate::nft::expression::{Comparison, Connection, Expression, Meta, Payload, REPLY};
@@ -46,7 +46,7 @@ impl Chains<'_> {
             Expression::Compare(Comparison::NotEqual, vec![134]),
             Expression::Accept,
         ];
-        let from_node = local_source().into_iter().chain([Expression::Goto(BYPASS)]);
+        let from_node = local_source().into_iter().chain([Expression::Goto(UNFILTERED)]);
         let mut rules = Vec::new();
         if self.revalidating {
             // First, since reinjected packets would be queued again otherwise.
@@ -66,7 +66,7 @@ impl Chains<'_> {
             // The node's reply does not decide whether the connection may continue.
             rule(chain, "accept the node's own replies", nodes_reply),
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
-            rule(chain, "bypass the node's own packets", from_node),
+            rule(chain, "pass the node's own packets", from_node),
         ]);
         if !self.revalidating {
             rules.extend(self.accept_reinjected(chain));

@@ -49,7 +49,7 @@ impl Chains<'_> {
                 }
             }
         }
-        rules.push(Self::bypass_rest(UNPROVEN));
+        rules.push(Self::pass_rest(UNPROVEN));
         rules
     }
 }

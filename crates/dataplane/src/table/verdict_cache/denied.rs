@@ -1,9 +1,9 @@
 //! Flows that a worker has just denied: the kernel drops their next packets by itself.
 //!
 //! ```text
-//!  allowed, untracked-answered  --goto-->  denied        the verdict is deny: the flow key goes into a set,
-//!                                                        and the packet is dropped
-//!  allowed-input                --goto-->  denied-input  the same for packets to the node
+//!  allowed, untracked-reinjected  --goto-->  denied        the verdict is deny: the flow key goes into a
+//!                                                          set, and the packet is dropped
+//!  allowed-input                  --goto-->  denied-input  the same for packets to the node
 //!
 //!  postrouting, prerouting-dns, untracked  --jump-->  denied-forward
 //!  unproven                                --jump-->  denied-forward, denied-reverse
