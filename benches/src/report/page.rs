@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use workload::Kind;
+use workload::PacketKind;
 use workload::grid::Point;
 
 use crate::compile::{self, Event};
@@ -195,7 +195,7 @@ fn verdicts_section(rows: &[verdicts::Row]) -> Section {
         y: "ns".to_owned(),
         y_scale: Scale::Linear,
         curves: curves(rows.iter().map(|row| {
-            let kind = if row.packets == Kind::Hit { "allowed" } else { "denied" };
+            let kind = if row.packets == PacketKind::Hit { "allowed" } else { "denied" };
             (format!("{kind}, {} pods", row.point.pods), row.point.policies as f64, row.p50_ns)
         })),
     };
@@ -207,7 +207,7 @@ fn verdicts_section(rows: &[verdicts::Row]) -> Section {
         y_scale: Scale::Linear,
         curves: rows
             .iter()
-            .filter(|row| row.packets == Kind::Hit)
+            .filter(|row| row.packets == PacketKind::Hit)
             .filter(|row| row.point.policies == USUAL_POLICIES && row.point.rules == USUAL_RULES)
             .map(|row| Curve {
                 name: format!("{} pods, {}", row.point.pods, row.point.peers),

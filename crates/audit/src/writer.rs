@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
 use crate::policy_verdicts::PolicyVerdicts;
-use crate::record::{Bypass, Dropped, Lines, Lost, Record};
+use crate::record::{Bypass, Dropped, LineBuffer, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 
 mod output;
@@ -232,7 +232,7 @@ struct Writer<F> {
     shared: Arc<Shared>,
     observe: F,
     /// Whole lines that are not written yet.
-    lines: Lines,
+    lines: LineBuffer,
     /// How many records are among them.
     records: u64,
     /// How many were lost in rings that have been freed.
@@ -261,7 +261,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             events,
             shared,
             observe,
-            lines: Lines::with_capacity(BATCH + (BATCH >> 4)),
+            lines: LineBuffer::with_capacity(BATCH + (BATCH >> 4)),
             records: 0,
             lost_in_old_rings: 0,
             lost_in_writes: 0,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
-use crate::marks::{DeniedFlow, Marks, QueueReason as Kind};
+use crate::marks::{DeniedFlow, Marks, QueueReason};
 use crate::netlink::PortId;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
@@ -103,7 +103,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
-        let is_reply = self.marks.queue_reason(message.get_nfmark()) == Kind::EstablishedReply;
+        let is_reply = self.marks.queue_reason(message.get_nfmark()) == QueueReason::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let pending = PendingPacket { message, packet, since: None };
         let Evaluated::Provisional(message, packet, generation) =
@@ -176,8 +176,8 @@ impl<R: FnMut(Evaluation)> Worker<R> {
                 let directions = directions(message.get_hook());
                 match self.marks.queue_reason(message.get_nfmark()) {
                     // It is unknown which end opened the connection (semantics 34).
-                    Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
-                    Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
+                    QueueReason::UnprovenReply => pass.evaluate_unproven(packet, directions),
+                    QueueReason::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
                     _ => pass.evaluate(packet, directions),
                 }
             }
@@ -302,7 +302,7 @@ struct PendingPacket {
 pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     let others = mark & !marks.queue_reason_mask().0;
     match marks.queue_reason(mark) {
-        Kind::Untracked => (others, KernelVerdict::Accept),
+        QueueReason::Untracked => (others, KernelVerdict::Accept),
         _ => ((others ^ marks.verdict_bit().0) | marks.agent_bits().0, KernelVerdict::Repeat),
     }
 }
@@ -328,11 +328,11 @@ fn denied_flow(
 ) -> Option<DeniedFlow> {
     let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_provisional();
     let is_unproven = match marks.queue_reason(message.get_nfmark()) {
-        Kind::First => packet.is_mid_stream,
-        Kind::UnprovenReply => true,
-        Kind::UntrackedFlow => false,
+        QueueReason::First => packet.is_mid_stream,
+        QueueReason::UnprovenReply => true,
+        QueueReason::UntrackedFlow => false,
         // The connection of such a packet was evaluated before, and the sweep revokes it.
-        Kind::Established | Kind::EstablishedReply | Kind::Untracked => return None,
+        QueueReason::Established | QueueReason::EstablishedReply | QueueReason::Untracked => return None,
     };
     if !is_unproven {
         return is_denied(decision).then_some(DeniedFlow::Forward);

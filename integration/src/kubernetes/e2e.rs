@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
-use super::scenarios::{LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE, Scenario};
+use super::scenarios::{ClusterScenario, LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE};
 use super::{Cluster, Components, InstallMethod, Step, Workdir, evidence, suite};
 
 /// What to run on a cluster with one installation method.
@@ -18,7 +18,7 @@ pub struct RunPlan {
     /// How many times in a row the suite must pass.
     pub suites: u32,
     /// The scenarios to run.
-    pub scenarios: Vec<Scenario>,
+    pub scenarios: Vec<ClusterScenario>,
 }
 
 /// A row of the table: a test and its result.

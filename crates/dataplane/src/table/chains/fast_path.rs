@@ -4,7 +4,7 @@ use super::builder::Chains;
 use super::names::{ALLOWED, ALLOWED_INPUT, REVOKED, UNFILTERED};
 use crate::drops::DropReason;
 use crate::marks::Mark;
-use crate::nft::expression::{Comparison, Connection, Expression, Meta, Payload, REPLY};
+use crate::nft::expression::{Comparison, ConntrackKey, Expression, Meta, Payload, REPLY};
 use crate::nft::rule::Rule;
 use crate::table::family::FAMILIES;
 use crate::table::names::INPUT;
@@ -18,14 +18,14 @@ impl Chains<'_> {
         let ours = marks.accepted().0 | marks.revoked().0;
         // ACCEPTED without REVOKED, which takes precedence. First, because nearly every packet ends here.
         let accepted = [
-            Expression::LoadConnection(Connection::Mark),
+            Expression::LoadConnection(ConntrackKey::Mark),
             Expression::Bits { mask: ours, flip: 0 },
             Expression::Compare(Comparison::Equal, marks.accepted().0.to_ne_bytes().to_vec()),
             Expression::Accept,
         ];
         let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Goto(REVOKED)]);
         let is_reply = [
-            Expression::LoadConnection(Connection::Direction),
+            Expression::LoadConnection(ConntrackKey::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
         let reply = is_reply.clone().into_iter().chain([Expression::Accept]);
@@ -113,7 +113,7 @@ impl Chains<'_> {
 /// Matches if the connection's mark has any of these bits.
 fn connection_has(mark: Mark) -> [Expression; 3] {
     [
-        Expression::LoadConnection(Connection::Mark),
+        Expression::LoadConnection(ConntrackKey::Mark),
         Expression::Bits { mask: mark.0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ]
