@@ -6,6 +6,7 @@
 //! policy isolates as soon as its address is set (`start`), which is earlier than any container starts. The
 //! same without an agent shows the kernel's own time.
 
+mod order;
 mod start;
 
 use std::fmt::{self, Write as _};
@@ -13,11 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use integration::agent::{Agent, Launch};
 use integration::{ClusterSpec, Family, Testbed};
 use serde::{Deserialize, Serialize};
 
+pub use self::order::Order;
 use self::start::{Outcome, Pod};
 use crate::load::ByteServer;
 use crate::report::{Figures, Output, progress, show};
@@ -66,16 +67,6 @@ pub enum NodeMode {
     Agent,
 }
 
-/// The order in which an interface is set up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// It is up and running when it gets its addresses: packets can flow at once.
-    UpFirst,
-    /// It gets its addresses while it is down.
-    AddressFirst,
-}
-
 /// Milliseconds, over all starts of a row.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Times {
@@ -117,15 +108,6 @@ impl fmt::Display for NodeMode {
         f.write_str(match self {
             Self::NoAgent => "no agent",
             Self::Agent => "agent",
-        })
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UpFirst => "up, address",
-            Self::AddressFirst => "address, up",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use benches::compile::{self, Event};
-use benches::report::page;
+use benches::page;
 use benches::verdicts;
 use workload::PacketKind;
 use workload::grid::{Extent, Point};

@@ -31,7 +31,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::Order;
+use super::order::Order;
 
 /// The time limit for a connection and a binding: TCP retransmits a lost packet after one second.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(4);

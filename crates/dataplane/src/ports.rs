@@ -21,17 +21,16 @@ mod bindings;
 mod check;
 mod interfaces;
 mod learning;
-mod link;
 mod link_local;
 mod monitor;
 mod queue;
 mod rtnetlink;
 
+pub use crate::link::{Attachment, InterfaceIndex, Mac, Overlay};
 pub use bindings::{Bindings, Conflict, Owners, Port, PortAddress};
 pub use check::PortState;
 pub use interfaces::{BridgeNetfilter, Interface, InterfaceKind, Interfaces, InterfacesError};
 pub use learning::set_link_local_learning;
-pub use link::{Attachment, InterfaceIndex, Mac, Overlay};
 pub(crate) use link_local::is_link_local;
 pub use monitor::PortMonitor;
 pub use queue::{PortQueue, PortQueueConfig, PortQueueCounters};

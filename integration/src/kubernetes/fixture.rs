@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Cluster, InstallMethod};
-
-/// The image of our prober.
-pub const PROBER: &str = "localhost/prober:1";
+use super::Cluster;
+use super::images::PROBER;
+use super::install::InstallMethod;
 
 /// The port of the scenarios' servers.
 pub const PORT: u16 = 8080;

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::Cluster;
 use super::fixture::Fixture;
-use super::{Cluster, InstallMethod};
+use super::install::InstallMethod;
 
 mod api_server;
 mod first_packet;

@@ -14,8 +14,8 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-use super::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 use super::link_local::is_link_local;
+use crate::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 
 /// How often the namespace of a new port is read.
 const READ_INTERVAL: Duration = Duration::from_millis(4);

@@ -17,9 +17,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 
 use super::check::{PortState, PortVerdict, check};
-use super::link::{InterfaceIndex, Mac};
 use super::monitor::{MonitorWaker, PortMonitor};
 use crate::drops::{DropReason, DropSample};
+use crate::link::{InterfaceIndex, Mac};
 use crate::marks::Marks;
 use crate::packet;
 use crate::worker::{Opened, WorkerError, open};

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::policies::{allow_egress, allow_ingress, allow_ingress_from, deny_all};
-use crate::kubernetes::Node;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
+use crate::kubernetes::node::Node;
 
 /// The number of pods of each kind.
 const PODS: usize = 200;

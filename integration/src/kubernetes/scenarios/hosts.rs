@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::Node;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
+use crate::kubernetes::node::Node;
 
 /// A host port of the server.
 const HOST_PORT: u16 = 18_080;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::policies::allow_ingress;
+use crate::kubernetes::Cluster;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
-use crate::kubernetes::install::{Agents, cleanup, own_chart};
-use crate::kubernetes::{Cluster, InstallMethod};
+use crate::kubernetes::install::{Agents, InstallMethod, cleanup, own_chart};
 
 /// How long the load lasts.
 const LOAD: Duration = Duration::from_secs(120);

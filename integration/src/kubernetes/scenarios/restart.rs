@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::InstallMethod;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
+use crate::kubernetes::install::InstallMethod;
 
 /// How long the load lasts: a rollout of two nodes takes half of it.
 const LOAD: Duration = Duration::from_secs(90);

@@ -16,10 +16,10 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::agent::HTTP_PORT;
-use crate::kubernetes::Node;
 use crate::kubernetes::api_proxy::{ApiProxy, Request};
 use crate::kubernetes::fake_pods::FakePods;
 use crate::kubernetes::fixture::{Fixture, PodManifest};
+use crate::kubernetes::node::Node;
 
 const PODS: usize = 10_000;
 const POLICIES: usize = 1_000;

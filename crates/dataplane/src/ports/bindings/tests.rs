@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use policy::PodName;
 
 use super::*;
+use crate::link::Mac;
 use crate::ports::interfaces::InterfaceKind;
-use crate::ports::link::Mac;
 
 /// The pod CIDRs `10.244.1.0/24` and `fd00:1::/64`, pods with their addresses, and the CNI cache by
 /// interface.

@@ -5,6 +5,10 @@
 //!
 //! To: the page, and beside it a folder with the plots and the reports themselves.
 
+mod bounds;
+pub mod plots;
+mod usual;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -14,11 +18,11 @@ use anyhow::{Context, Result, bail};
 use workload::PacketKind;
 use workload::grid::Point;
 
+use self::plots::{Curve, Plot, Scale};
+use self::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
-use crate::report::plots::{Curve, Plot, Scale};
-use crate::report::usual::{USUAL_POLICIES, USUAL_RULES};
-use crate::report::{Report, bounds};
+use crate::report::Report;
 use crate::verdicts::{self, QUANTILES};
 use crate::{connections, scale};
 

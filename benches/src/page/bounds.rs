@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::Report;
 use super::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
+use crate::report::Report;
 use crate::{apply, connections, flows, ports, scale, verdicts};
 
 /// One bound.
