@@ -296,8 +296,9 @@ struct PendingPacket {
 
 /// The answer that allows a packet with this mark: the packet's new mark, and the verdict for the kernel.
 ///
-/// The packet is reinjected into the chain that queued it, which marks its connection. A packet without a
-/// connection is accepted instead.
+/// The packet is reinjected into the chain that queued it, which marks its connection. A packet for which
+/// neither a connection nor a set records that it is queued continues behind that chain instead: the chain
+/// would not know it again, and would queue it in a loop.
 #[inline]
 pub fn allow(marks: &Marks, mark: u32) -> (u32, KernelVerdict) {
     let others = mark & !marks.queue_reason_mask().0;

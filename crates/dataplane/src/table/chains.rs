@@ -50,8 +50,8 @@
 //! direction in which it travels, so only packets pass that policy would allow as a new connection. `enqueue`
 //! hands it to `untracked` (see [`verdict_cache`]), whose sets take the place of a connection's mark. The
 //! sets can't do that if they are full, if the packet has no ports, or if it goes to the node. Then the
-//! packet's mark says so, and the worker's verdict is NF_ACCEPT: NF_REPEAT would queue the packet in a loop.
-//! Such a packet is evaluated each time.
+//! packet's mark says so, and the worker's verdict is NF_ACCEPT: the packet continues behind the chain that
+//! queued it. NF_REPEAT would queue it in a loop. Such a packet is evaluated each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it has its
 //! marks, and the direction opposite to the packet that it quotes. So it passes like a reply, and is dropped
