@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use policy::{Change, Compiler, Directions, Packet, Scope, Snapshot, Verdict};
-use workload::{NODE, Peers, Shape, Workload, cluster, pod};
+use workload::{NODE, PeerKind, Shape, Workload, cluster, pod};
 
 const PODS: usize = 10_000;
 const RULES: usize = 5;
 
-fn shape(policies: usize, peers: Peers) -> Shape {
+fn shape(policies: usize, peers: PeerKind) -> Shape {
     Shape { pods: PODS, policies, rules: RULES, peers }
 }
 
@@ -27,7 +27,7 @@ fn compiled(changes: &[Change]) -> (Compiler, Arc<Snapshot>) {
 
 /// Both directions of one packet, as a worker of the server's node evaluates it.
 fn verdict(criterion: &mut Criterion) {
-    for (peers, name) in [(Peers::Selector, "selector"), (Peers::IpBlock, "ipBlock")] {
+    for (peers, name) in [(PeerKind::Selector, "selector"), (PeerKind::IpBlock, "ipBlock")] {
         let mut group = criterion.benchmark_group(format!("verdict/{name}"));
         group.throughput(Throughput::Elements(1));
         for policies in [1, 10, 100, 1_000] {
@@ -55,7 +55,7 @@ fn verdict(criterion: &mut Criterion) {
 fn full_compile(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(20);
-    for (peers, name) in [(Peers::Selector, "selector"), (Peers::IpBlock, "ipBlock")] {
+    for (peers, name) in [(PeerKind::Selector, "selector"), (PeerKind::IpBlock, "ipBlock")] {
         let Workload { changes, .. } = cluster(shape(1_000, peers));
         group.bench_function(BenchmarkId::new("full", name), |bencher| {
             let compile = |changes: Vec<Change>| Compiler::new(Scope::Node(NODE.into())).apply(changes);
@@ -69,7 +69,7 @@ fn full_compile(criterion: &mut Criterion) {
 fn event(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("event");
     for pods in [100, 10_000, 100_000] {
-        let workload = cluster(Shape { pods, ..shape(1_000, Peers::Selector) });
+        let workload = cluster(Shape { pods, ..shape(1_000, PeerKind::Selector) });
         let (mut compiler, _) = compiled(&workload.changes);
         let mut number = 0;
         group.bench_function(BenchmarkId::new("pod", pods), |bencher| {
@@ -81,7 +81,7 @@ fn event(criterion: &mut Criterion) {
             });
         });
     }
-    let workload = cluster(shape(1_000, Peers::Selector));
+    let workload = cluster(shape(1_000, PeerKind::Selector));
     let policies: Vec<_> = workload
         .changes
         .iter()

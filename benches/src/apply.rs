@@ -21,7 +21,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use dataplane::conntrack::{Conntrack, EntryChange};
 use integration::agent::{Agent, Launch};
 use integration::flood::fill_conntrack;
-use integration::{Busy, Cluster, Testbed};
+use integration::{Busy, ClusterSpec, Testbed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -210,7 +210,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let progress = progress(cases.len() * arguments.rounds as usize);
     let mut rows: Vec<Row> = Vec::new();
     for case in cases {
-        let testbed = Cluster::new()
+        let testbed = ClusterSpec::new()
             .node(NODE, "10.244.1.0/24", "fd00:10:244:1::/64")
             .pod(CLIENT, NODE, &[("app", "client")], &[])
             .pod(SERVER, NODE, &[("app", "server")], &[])

@@ -14,7 +14,7 @@ use dataplane::marks::{Mark, Marks};
 use dataplane::queues::{QueueNumber, QueueRange};
 use dataplane::table::{FailMode, OpenAddresses, Table, TableConfig};
 use dataplane::worker::allow;
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use ipnet::IpNet;
 use nfq::Queue;
 use policy::Generation;
@@ -39,7 +39,7 @@ pub struct Baseline {
 impl Baseline {
     /// Starts it on a node with these pod CIDRs, and waits until its rules are in force. `program` is the
     /// program that has [`COMMAND`].
-    pub fn start(program: &Path, node: &Namespace, pod_cidrs: &[IpNet]) -> Result<Self> {
+    pub fn start(program: &Path, node: &NetworkNamespace, pod_cidrs: &[IpNet]) -> Result<Self> {
         let mut command = Command::new(program);
         command
             .arg(COMMAND)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::events;
-use crate::load::{self, ByteServer, Sample, Shape};
+use crate::load::{self, ByteServer, LoadPlan, Sample};
 use crate::modes::{Against, CLIENT, Mode, Route, Running, testbed};
 use crate::report::{Figures, Output, median, progress, show};
 
@@ -162,7 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             for &route in &arguments.routes {
                 for &clients in &arguments.clients {
                     progress.set_message(format!("{mode}, {route}, {clients} clients"));
-                    let shape = Shape {
+                    let shape = LoadPlan {
                         clients,
                         warm_up: Duration::from_secs_f64(arguments.warm_up),
                         measured: Duration::from_secs_f64(arguments.seconds),

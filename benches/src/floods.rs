@@ -12,10 +12,10 @@ use integration::agent::{Agent, Launch};
 use integration::command::nft;
 use integration::flood::{Varying, flood};
 use integration::probe::Family;
-use integration::{Cluster, Testbed};
+use integration::{ClusterSpec, Testbed};
 use serde::{Deserialize, Serialize};
 
-use crate::load::{ByteServer, Sample, Shape, run as load};
+use crate::load::{ByteServer, LoadPlan, Sample, run as load};
 use crate::processes::cpu;
 use crate::report::{Figures, Output, progress, show};
 
@@ -148,7 +148,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn measure(case: Case, arguments: &Arguments) -> Result<Row> {
-    let testbed = Cluster::new()
+    let testbed = ClusterSpec::new()
         .node(NODE, "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod(CLIENT, NODE, &[("app", "client")], &[])
         .pod(FLOODER, NODE, &[("app", "flooder")], &[])
@@ -166,7 +166,7 @@ fn measure(case: Case, arguments: &Arguments) -> Result<Row> {
     let time = Duration::from_secs(arguments.seconds);
     let before = cpu(agent.process())?;
     let flooding = start_flood(&testbed, case, to, time)?;
-    let shape = Shape { clients: arguments.clients, warm_up: Duration::ZERO, measured: time };
+    let shape = LoadPlan { clients: arguments.clients, warm_up: Duration::ZERO, measured: time };
     let Sample { failures, rate, connect, .. } = load(testbed.namespace(CLIENT)?, server, shape)?;
     let sent = match flooding {
         Some(thread) => thread.join().map_err(|_| anyhow!("the flooding thread panicked"))???,

@@ -10,10 +10,10 @@
 //! The turns are without rules, with the agent's rules, and with handwritten baselines (`rules`).
 
 mod ends;
+mod flow;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use self::ends::Ends;
+pub use self::flow::Flow;
 use self::rules::RuleSwitch;
 pub use self::rules::Rules;
 use crate::modes::{Against, Mode, Route, Running, testbed};
@@ -49,16 +50,6 @@ pub struct Arguments {
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
-}
-
-/// The kind of flow.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Flow {
-    /// Bytes through one TCP connection.
-    Bytes,
-    /// Datagrams of 64 bytes from one UDP socket to another.
-    Packets,
 }
 
 /// One row of figures.
@@ -97,15 +88,6 @@ struct Series {
     rates: Vec<f64>,
     of_no_agent: Vec<f64>,
     of_bridge_baseline: Vec<f64>,
-}
-
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bytes => "TCP, bytes",
-            Self::Packets => "UDP, packets",
-        })
-    }
 }
 
 impl Figures for Row {

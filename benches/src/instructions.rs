@@ -17,7 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use workload::Kind;
+use workload::PacketKind;
 use workload::grid::Point;
 
 use crate::report::{COMPILER, Figures, Output, progress, show};
@@ -182,7 +182,7 @@ fn count(program: &Path) -> Result<BTreeMap<String, f64>> {
     let mut counted = BTreeMap::new();
     for name in POINTS {
         let point: Point = name.parse()?;
-        for packets in [Kind::Hit, Kind::Miss] {
+        for packets in [PacketKind::Hit, PacketKind::Miss] {
             let case = format!("{point}, {packets}");
             progress.set_message(case.clone());
             let instructions =
@@ -197,7 +197,7 @@ fn count(program: &Path) -> Result<BTreeMap<String, f64>> {
 }
 
 /// Runs the program under callgrind; returns the instructions of one verdict.
-fn count_one(program: &Path, point: Point, packets: Kind) -> Result<f64> {
+fn count_one(program: &Path, point: Point, packets: PacketKind) -> Result<f64> {
     let folder = tempfile::tempdir().context("making a folder for callgrind")?;
     let counts = folder.path().join("counts");
     let output = Command::new("valgrind")
@@ -294,7 +294,7 @@ mod tests {
     fn the_committed_cases_are_the_counted_ones() {
         let committed: Committed = serde_json::from_slice(&fs::read(file()).unwrap()).unwrap();
         for name in POINTS {
-            for packets in [Kind::Hit, Kind::Miss] {
+            for packets in [PacketKind::Hit, PacketKind::Miss] {
                 let case = format!("{}, {packets}", name.parse::<Point>().unwrap());
                 assert!(committed.instructions.contains_key(&case), "{case}: {RENEW}");
             }

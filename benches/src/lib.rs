@@ -17,7 +17,7 @@
 //!             (connections and edits under pod events of another node: [ events ])
 //!  API server -> an agent in a cluster of pods without kubelets           -> [ scale ]
 //!
-//!  all of them -> [ report ] as table, JSON, plots and docs/performance.md
+//!  all of them -> [ report ] as table and JSON -> [ page ] docs/performance.md with plots
 //! ```
 #![deny(unsafe_code)]
 
@@ -35,6 +35,7 @@ pub mod load;
 pub mod memory;
 pub mod modes;
 pub mod objects;
+pub mod page;
 pub mod ports;
 pub mod processes;
 pub mod report;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Shutdown, SockFlag, SockType, SockaddrStorage, connect, setsockopt, shutdown, socket,
@@ -34,7 +34,7 @@ pub struct ByteServer {
 
 impl ByteServer {
     /// Listens on `address` with `threads` threads, each with one connection at a time.
-    pub fn start(namespace: &Namespace, address: SocketAddr, threads: usize) -> Result<Self> {
+    pub fn start(namespace: &NetworkNamespace, address: SocketAddr, threads: usize) -> Result<Self> {
         let listener = namespace
             .run(|| TcpListener::bind(address))?
             .with_context(|| format!("listening on {address} in {}", namespace.name()))?;
@@ -76,7 +76,7 @@ fn serve(listener: &TcpListener) {
 
 /// How many clients run, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct LoadPlan {
     /// Threads, each with one connection at a time.
     pub clients: usize,
     /// The time before connections are counted.
@@ -101,7 +101,7 @@ pub struct Sample {
 }
 
 /// Opens connections to `server` from `namespace`, as fast as possible.
-pub fn run(namespace: &Namespace, server: SocketAddr, shape: Shape) -> Result<Sample> {
+pub fn run(namespace: &NetworkNamespace, server: SocketAddr, shape: LoadPlan) -> Result<Sample> {
     if shape.clients == 0 {
         bail!("a load needs at least one client");
     }
@@ -131,7 +131,7 @@ fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1_000, 10_000_000_000, 3)?)
 }
 
-fn client(server: SocketAddr, shape: Shape, start: &Barrier) -> Result<Sample> {
+fn client(server: SocketAddr, shape: LoadPlan, start: &Barrier) -> Result<Sample> {
     let mut connect = histogram()?;
     let (mut connections, mut failures, mut warm_up) = (0, 0, 0);
     start.wait();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use benches::report::page;
+use benches::page;
 use benches::{
     apply, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
     verdicts,

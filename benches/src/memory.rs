@@ -10,12 +10,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use integration::Cluster;
+use integration::ClusterSpec;
 use integration::agent::{Agent, Launch};
 use policy::Change;
 use serde::Serialize;
 use serde_json::Value;
-use workload::{Peers, Shape};
+use workload::{PeerKind, Shape};
 
 use crate::objects::{object, yaml};
 use crate::processes::memory;
@@ -75,7 +75,7 @@ impl Figures for Row {
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let shape =
-        Shape { pods: arguments.pods, policies: arguments.policies, rules: RULES, peers: Peers::Selector };
+        Shape { pods: arguments.pods, policies: arguments.policies, rules: RULES, peers: PeerKind::Selector };
     let cluster = workload::cluster(shape).changes;
     let folder = tempfile::tempdir().context("making a folder for manifests")?;
     let files = files(&cluster)?;
@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .context("the cluster has no policy")?;
 
     let node = workload::NODE;
-    let testbed = Cluster::new().node(node, "10.244.0.0/24", "fd00:10:244::/64").build()?;
+    let testbed = ClusterSpec::new().node(node, "10.244.0.0/24", "fd00:10:244::/64").build()?;
     let started = Instant::now();
     let mut agent =
         Agent::start(&testbed, node, &Launch { source: Some(folder.path()), ..Launch::default() })?;

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use dataplane::table::Table;
 use integration::agent::{Agent, Launch};
 use integration::command::{nft, nft_output};
-use integration::namespace::Namespace;
-use integration::{Cluster, Testbed};
+use integration::namespace::NetworkNamespace;
+use integration::{ClusterSpec, Testbed};
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -130,7 +130,7 @@ impl fmt::Display for Mode {
 /// Two nodes, a client on the first and a server on each.
 pub fn testbed() -> Result<Testbed> {
     let [near, far] = NODES;
-    let testbed = Cluster::new()
+    let testbed = ClusterSpec::new()
         .node(near, "10.244.1.0/24", "fd00:10:244:1::/64")
         .node(far, "10.244.2.0/24", "fd00:10:244:2::/64")
         .pod(CLIENT, near, &[("app", "client")], &[])
@@ -275,7 +275,7 @@ impl Other {
         }
     }
 
-    fn stop(mut self, namespace: &Namespace) -> Result<()> {
+    fn stop(mut self, namespace: &NetworkNamespace) -> Result<()> {
         let group = Pid::from_raw(self.child.id().cast_signed());
         let end = Instant::now() + TIMEOUT;
         // A group that no longer exists has ended by itself.

@@ -6,6 +6,7 @@
 //! policy isolates as soon as its address is set (`start`), which is earlier than any container starts. The
 //! same without an agent shows the kernel's own time.
 
+mod order;
 mod start;
 
 use std::fmt::{self, Write as _};
@@ -13,11 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use integration::agent::{Agent, Launch};
-use integration::{Cluster, Family, Testbed};
+use integration::{ClusterSpec, Family, Testbed};
 use serde::{Deserialize, Serialize};
 
+pub use self::order::Order;
 use self::start::{Outcome, Pod};
 use crate::load::ByteServer;
 use crate::report::{Figures, Output, progress, show};
@@ -59,21 +60,11 @@ pub struct Arguments {
 /// What runs on the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mode {
+pub enum NodeMode {
     /// Nothing.
     NoAgent,
     /// The agent.
     Agent,
-}
-
-/// The order in which an interface is set up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// It is up and running when it gets its addresses: packets can flow at once.
-    UpFirst,
-    /// It gets its addresses while it is down.
-    AddressFirst,
 }
 
 /// Milliseconds, over all starts of a row.
@@ -91,7 +82,7 @@ pub struct Times {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What ran on the node.
-    pub mode: Mode,
+    pub mode: NodeMode,
     /// How the interface was set up.
     pub order: Order,
     /// IPv4 or IPv6: of the connection, and of the binding that was awaited.
@@ -112,20 +103,11 @@ pub struct Row {
     pub bounds_ms: Vec<f64>,
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for NodeMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoAgent => "no agent",
             Self::Agent => "agent",
-        })
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UpFirst => "up, address",
-            Self::AddressFirst => "address, up",
         })
     }
 }
@@ -184,8 +166,10 @@ struct Case {
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let testbed =
-        Cluster::new().node(NODE, CIDRS[0], CIDRS[1]).pod(SERVER, NODE, &[("app", "server")], &[]).build()?;
+    let testbed = ClusterSpec::new()
+        .node(NODE, CIDRS[0], CIDRS[1])
+        .pod(SERVER, NODE, &[("app", "server")], &[])
+        .build()?;
     testbed.manifests().write("new-pods.yaml", &manifests())?;
     testbed.manifests().policy("bench/server", POLICY)?;
     let servers = testbed.addresses(SERVER)?.map(|address| SocketAddr::new(address, PORT));
@@ -195,10 +179,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let steps = 2 * arguments.orders.len() * Family::BOTH.len();
     let progress = progress(arguments.starts as usize * steps);
     let (mut number, mut rows) = (0, Vec::new());
-    for mode in [Mode::NoAgent, Mode::Agent] {
+    for mode in [NodeMode::NoAgent, NodeMode::Agent] {
         let mut agent = match mode {
-            Mode::NoAgent => None,
-            Mode::Agent => Some(Agent::start(&testbed, NODE, &Launch::default())?),
+            NodeMode::NoAgent => None,
+            NodeMode::Agent => Some(Agent::start(&testbed, NODE, &Launch::default())?),
         };
         if let Some(agent) = &mut agent {
             agent.wait_ready()?;
@@ -239,12 +223,12 @@ impl Case {
         testbed: &Testbed,
         number: usize,
         servers: [SocketAddr; 2],
-        mode: Mode,
+        mode: NodeMode,
     ) -> Result<Outcome> {
         let [v4, v6] = addresses(number % PODS);
         let pod = Pod { number, addresses: [(v4, 24), (v6, 64)] };
         let server = servers[self.family as usize];
-        pod.start(testbed.namespace(NODE)?, self.order, self.family, server, mode == Mode::Agent)
+        pod.start(testbed.namespace(NODE)?, self.order, self.family, server, mode == NodeMode::Agent)
     }
 }
 
@@ -279,7 +263,7 @@ fn manifests() -> String {
 }
 
 /// `None` if there were no starts.
-fn row(mode: Mode, case: &Case) -> Option<Row> {
+fn row(mode: NodeMode, case: &Case) -> Option<Row> {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     let connects_ms: Vec<f64> = case.outcomes.iter().map(|outcome| milliseconds(outcome.connect)).collect();
     let bounds_ms: Vec<f64> =
@@ -323,12 +307,12 @@ mod tests {
         };
         let outcomes = vec![outcome(1, Some(5)), outcome(300, Some(7)), outcome(1_050, Some(900))];
         let case = Case { order: Order::UpFirst, family: Family::BOTH[0], outcomes };
-        let row = row(Mode::Agent, &case).unwrap();
+        let row = row(NodeMode::Agent, &case).unwrap();
         assert_eq!((row.starts, row.late, row.resent), (3, 2, 1));
         assert_eq!(row.bound_ms.map(|times| (times.p50, times.max)), Some((7.0, 900.0)));
         assert_eq!(row.row().len(), Row::header().len());
         let alone = Case { outcomes: vec![outcome(1, None)], ..case };
-        let row = super::row(Mode::NoAgent, &alone).unwrap();
+        let row = super::row(NodeMode::NoAgent, &alone).unwrap();
         assert_eq!((row.bound_ms, row.row().len()), (None, Row::header().len()));
     }
 

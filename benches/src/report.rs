@@ -3,12 +3,7 @@
 //!
 //! From: a measurement's figures.
 //!
-//! To: the screen, a folder of results, and from there a [`page`] with [`plots`].
-
-mod bounds;
-pub mod page;
-pub mod plots;
-mod usual;
+//! To: the screen, and a folder of results, from which a [`page`](crate::page) with plots is generated.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -137,7 +132,7 @@ impl Report {
         self.results.iter().filter(|_| self.benchmark == F::NAME).map(read).collect()
     }
 
-    fn keep(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn keep(&self, folder: &Path) -> Result<()> {
         let file = folder.join(format!("{}.json", self.benchmark));
         fs::create_dir_all(folder)
             .and_then(|()| fs::write(&file, serde_json::to_string_pretty(self)? + "\n"))

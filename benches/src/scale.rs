@@ -19,7 +19,7 @@ use integration::kubernetes::credentials::kubeconfig_name;
 use integration::kubernetes::fake_pods::FakePods;
 use integration::kubernetes::network::BRIDGE;
 use integration::kubernetes::{Cluster, Components, Workdir};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ pub struct Arguments {
     folder: PathBuf,
     /// The folder of the cluster's programs.
     #[arg(long)]
-    parts: PathBuf,
+    components: PathBuf,
     /// How figures are shown.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -122,7 +122,7 @@ impl Figures for Row {
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let place = Workdir::at(&arguments.folder)?;
-    let cluster = Cluster::without_nodes(&place, Components::at(&arguments.parts)?)?;
+    let cluster = Cluster::without_nodes(&place, Components::at(&arguments.components)?)?;
     let measured = grow(arguments, &cluster);
     Cluster::down(&place)?;
     show(arguments.output, &measured?)
@@ -130,25 +130,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Measures at each size while the cluster grows to the largest.
 fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
-    let crowd =
+    let fake_pods =
         FakePods { namespaces: NAMESPACES, policies: arguments.policies, pod_bytes: arguments.pod_bytes };
-    let bulk = ApiProxy::start(cluster)?;
+    let api_proxy = ApiProxy::start(cluster)?;
     let link = ApiLink::connect(cluster)?;
     let progress = progress(arguments.pods.len() * (1 + arguments.rounds as usize));
     progress.set_message("namespaces and policies");
-    crowd.create_policies(cluster, &bulk)?;
+    fake_pods.create_policies(cluster, &api_proxy)?;
     let (mut rows, mut settled) = (Vec::new(), 0);
     for &pods in &arguments.pods {
         ensure!(pods > settled, "numbers of pods must grow: {pods} after {settled}");
         progress.set_message(format!("creating {pods} pods"));
-        crowd.create_pods(&bulk, settled..pods)?;
+        fake_pods.create_pods(&api_proxy, settled..pods)?;
         settled = pods;
         progress.inc(1);
         let mut rounds = Vec::new();
         for _ in 0..arguments.rounds {
             progress.set_message(format!("an agent among {pods} pods"));
             rounds.push(
-                measure_agent(cluster, &link, &bulk, &crowd, pods).with_context(|| format!("{pods} pods"))?,
+                measure_agent(cluster, &link, &api_proxy, &fake_pods, pods)
+                    .with_context(|| format!("{pods} pods"))?,
             );
             progress.inc(1);
         }
@@ -173,8 +174,8 @@ fn grow(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Row>> {
 fn measure_agent(
     cluster: &Cluster,
     link: &ApiLink,
-    bulk: &ApiProxy<'_>,
-    crowd: &FakePods,
+    api_proxy: &ApiProxy<'_>,
+    fake_pods: &FakePods,
     pods: usize,
 ) -> Result<Row> {
     let before = link.received()?;
@@ -187,7 +188,7 @@ fn measure_agent(
     let status = agent.status()?;
     let known = |what: &str| status["inventory"][what].as_u64().unwrap_or_default() as usize;
     ensure!(
-        known("pods") == pods && known("policies") == crowd.policies,
+        known("pods") == pods && known("policies") == fake_pods.policies,
         "ready with {} pods and {} policies",
         known("pods"),
         known("policies")
@@ -198,13 +199,13 @@ fn measure_agent(
 
     let (cpu, bytes) = (processes::cpu(agent.child.id())?, link.received()?);
     let hundreds = SECONDS as f64 * EVENTS as f64 / 100.0;
-    events(bulk, crowd, pods, started)?;
+    events(api_proxy, fake_pods, pods, started)?;
     agent.wait_quiet()?;
     let cpu = processes::cpu(agent.child.id())? - cpu;
     let bytes = link.received()? - bytes;
     Ok(Row {
         pods,
-        policies: crowd.policies,
+        policies: fake_pods.policies,
         ready_s,
         ready_cpu_s,
         ready_mb: ready_bytes as f64 / 1e6,
@@ -216,7 +217,7 @@ fn measure_agent(
 }
 
 /// Changes labels of pods all over the cluster, evenly in time. `round` makes the labels different each time.
-fn events(bulk: &ApiProxy<'_>, crowd: &FakePods, pods: usize, round: Instant) -> Result<()> {
+fn events(api_proxy: &ApiProxy<'_>, fake_pods: &FakePods, pods: usize, round: Instant) -> Result<()> {
     const EVENT_BATCH: usize = 10;
     let label = format!("t{}", round.elapsed().as_nanos());
     let begun = Instant::now();
@@ -225,10 +226,10 @@ fn events(bulk: &ApiProxy<'_>, crowd: &FakePods, pods: usize, round: Instant) ->
             .map(|one| {
                 let pod = (piece * EVENT_BATCH + one) * 37 % pods;
                 let labels = json!({"metadata": {"labels": {"version": label}}});
-                Request::Merge(crowd.path(pod), labels)
+                Request::Merge(fake_pods.path(pod), labels)
             })
             .collect();
-        bulk.send(&changes)?;
+        api_proxy.send(&changes)?;
         let next = begun + Duration::from_secs(1) * (piece as u32 + 1) / (EVENTS / EVENT_BATCH) as u32;
         sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -237,12 +238,12 @@ fn events(bulk: &ApiProxy<'_>, crowd: &FakePods, pods: usize, round: Instant) ->
 
 /// The agent's network namespace, and its link to the API server.
 struct ApiLink {
-    namespace: Namespace,
+    namespace: NetworkNamespace,
 }
 
 impl ApiLink {
     fn connect(cluster: &Cluster) -> Result<Self> {
-        let namespace = Namespace::create(&cluster.workdir.namespace("agent"))?;
+        let namespace = NetworkNamespace::create(&cluster.workdir.namespace("agent"))?;
         ip(
             cluster.control.namespace(),
             &format!(

@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use policy::{Compiler, Directions, Packet, Scope, Snapshot, Verdict};
 use serde::{Deserialize, Serialize};
 use workload::grid::{Extent, Point};
-use workload::{Kind, NODE, Workload};
+use workload::{NODE, PacketKind, Workload};
 
 use crate::allocations;
 use crate::report::{Figures, Output, median, progress, show};
@@ -51,7 +51,7 @@ pub struct Row {
     #[serde(flatten)]
     pub point: Point,
     /// The kind of packets.
-    pub packets: Kind,
+    pub packets: PacketKind,
     /// Nanoseconds for each verdict of a batch: the median over all batches.
     pub p50_ns: f64,
     /// The same: the 99th percentile over all batches.
@@ -115,7 +115,7 @@ pub fn measure(points: &[Point], timed: Duration, together: Duration) -> Result<
 /// The figures of one kind of packets at one point, pass by pass.
 struct Series {
     point: Point,
-    packets: Kind,
+    packets: PacketKind,
     /// Nanoseconds of each batch.
     batches: Histogram<u64>,
     /// Calls of the allocator for each verdict: the maximum over the passes.
@@ -126,7 +126,7 @@ struct Series {
 
 impl Series {
     fn both(point: Point) -> [Self; 2] {
-        [Kind::Hit, Kind::Miss].map(|packets| {
+        [PacketKind::Hit, PacketKind::Miss].map(|packets| {
             // Three digits, from 1 ns to a second; longer times count as a second.
             let batches = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("these bounds are valid");
             Self { point, packets, batches, allocations: 0.0, rates: Vec::new() }
@@ -141,8 +141,8 @@ impl Series {
         together: Duration,
     ) -> Result<()> {
         let expected = match self.packets {
-            Kind::Hit => Verdict::Allow,
-            Kind::Miss => Verdict::Deny,
+            PacketKind::Hit => Verdict::Allow,
+            PacketKind::Miss => Verdict::Deny,
         };
         check(snapshot, packets, expected).with_context(|| format!("{} at {}", self.packets, self.point))?;
         let ((), allocated) = allocations::during(|| evaluate(snapshot, packets));

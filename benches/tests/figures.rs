@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use benches::compile::{self, Event};
-use benches::report::page;
+use benches::page;
 use benches::verdicts;
-use workload::Kind;
+use workload::PacketKind;
 use workload::grid::{Extent, Point};
 
 const SHORT: Duration = Duration::from_millis(5);
@@ -19,7 +19,7 @@ fn verdicts_are_timed_at_every_quick_point() {
     let rows = verdicts::measure(&points, SHORT, SHORT).unwrap();
     assert_eq!(rows.len(), points.len() * 2);
     for (point, rows) in points.iter().zip(rows.chunks_exact(2)) {
-        assert_eq!([rows[0].packets, rows[1].packets], [Kind::Hit, Kind::Miss]);
+        assert_eq!([rows[0].packets, rows[1].packets], [PacketKind::Hit, PacketKind::Miss]);
         for row in rows {
             assert_eq!(row.point, *point);
             assert!(row.p50_ns > 1.0 && row.p50_ns <= row.p99_ns, "{row:?}");

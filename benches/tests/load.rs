@@ -7,22 +7,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use benches::baseline::Baseline;
-use benches::load::{self, ByteServer, Shape};
+use benches::load::{self, ByteServer, LoadPlan};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::table::Table;
 use integration::command::nft;
-use integration::{Cluster, Testbed};
+use integration::{ClusterSpec, Testbed};
 use ipnet::IpNet;
 
 const NODE: &str = "node-a";
 const CLIENT: &str = "bench/client";
 const SERVER: &str = "bench/server";
 
-const SHORT: Shape =
-    Shape { clients: 2, warm_up: Duration::from_millis(50), measured: Duration::from_millis(250) };
+const SHORT: LoadPlan =
+    LoadPlan { clients: 2, warm_up: Duration::from_millis(50), measured: Duration::from_millis(250) };
 
 fn testbed() -> Testbed {
-    Cluster::new()
+    ClusterSpec::new()
         .node(NODE, "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod(CLIENT, NODE, &[], &[])
         .pod(SERVER, NODE, &[], &[])

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::dropped::{self, Dropped};
 use crate::http::{self, HttpResponse};
-use crate::namespace::{Namespace, keep_testbed};
+use crate::namespace::{NetworkNamespace, keep_testbed};
 use crate::record::{self, Record};
 use crate::testbed::Testbed;
 
@@ -36,7 +36,7 @@ pub const HTTP_PORT: u16 = 9476;
 pub struct Agent {
     child: Child,
     node: String,
-    namespace: Arc<Namespace>,
+    namespace: Arc<NetworkNamespace>,
     http_port: u16,
     audit_log: PathBuf,
     log: PathBuf,

@@ -22,10 +22,10 @@ pub enum Links {
     Vxlan,
 }
 
-/// The description of a cluster. Its methods keep the first error for [`Cluster::build`], so that calls can
-/// be chained.
+/// The description of a cluster. Its methods keep the first error for [`ClusterSpec::build`], so that calls
+/// can be chained.
 #[derive(Debug, Default)]
-pub struct Cluster {
+pub struct ClusterSpec {
     /// Nodes, in the order in which they were added.
     pub nodes: Vec<NodeSpec>,
     /// Namespaces with their labels.
@@ -44,7 +44,7 @@ pub struct Cluster {
     error: Option<anyhow::Error>,
 }
 
-impl Cluster {
+impl ClusterSpec {
     /// A cluster without nodes.
     pub fn new() -> Self {
         Self::default()
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn pods_get_addresses_after_the_gateway() {
         let cluster =
-            Cluster::of_two_nodes().pod("web/a", "node-a", &[], &["80"]).pod("web/b", "node-a", &[], &[]);
+            ClusterSpec::of_two_nodes().pod("web/a", "node-a", &[], &["80"]).pod("web/b", "node-a", &[], &[]);
         assert_eq!(cluster.pod_named("web/b").unwrap().addresses[0].to_string(), "10.244.1.3");
         assert_eq!(cluster.pod_named("web/a").unwrap().addresses[1].to_string(), "fd00:10:244:1::2");
         assert_eq!(cluster.nodes[0].gateway4().to_string(), "10.244.1.1");
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_pod_on_an_unknown_node_is_refused() {
-        let error = Cluster::new().pod("web/a", "nowhere", &[], &[]).build().unwrap_err();
+        let error = ClusterSpec::new().pod("web/a", "nowhere", &[], &[]).build().unwrap_err();
         assert!(format!("{error:#}").contains("nowhere"), "{error:#}");
     }
 }

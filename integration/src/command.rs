@@ -5,36 +5,41 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// Runs lines of `ip` commands (`link add ...`) in a namespace, with one process.
-pub fn ip(namespace: &Namespace, lines: &str) -> Result<()> {
+pub fn ip(namespace: &NetworkNamespace, lines: &str) -> Result<()> {
     run_with_input(namespace, "ip", &["-batch", "-"], lines).map(drop)
 }
 
 /// The output of `ip` in a namespace, for example of `neigh show`.
-pub fn ip_output(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+pub fn ip_output(namespace: &NetworkNamespace, arguments: &[&str]) -> Result<String> {
     run_with_input(namespace, "ip", arguments, "")
 }
 
 /// Runs lines of `bridge` commands (`fdb add ...`) in a namespace, with one process.
-pub fn bridge(namespace: &Namespace, lines: &str) -> Result<()> {
+pub fn bridge(namespace: &NetworkNamespace, lines: &str) -> Result<()> {
     run_with_input(namespace, "bridge", &["-batch", "-"], lines).map(drop)
 }
 
 /// Loads nftables rules in a namespace, atomically.
-pub fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
+pub fn nft(namespace: &NetworkNamespace, rules: &str) -> Result<()> {
     run_with_input(namespace, "nft", &["-f", "-"], rules).map(drop)
 }
 
 /// The output of `nft` in a namespace, for example of `list ruleset`.
-pub fn nft_output(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+pub fn nft_output(namespace: &NetworkNamespace, arguments: &[&str]) -> Result<String> {
     run_with_input(namespace, "nft", arguments, "")
 }
 
 /// Runs a program in a namespace with `input` as its standard input, and returns its standard output. Fails
 /// unless the program succeeds.
-fn run_with_input(namespace: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+fn run_with_input(
+    namespace: &NetworkNamespace,
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
     let output = output_with_input(namespace, command, input)
@@ -51,7 +56,11 @@ fn run_with_input(namespace: &Namespace, program: &str, arguments: &[&str], inpu
 }
 
 /// Runs a command in a namespace with `input` as its standard input, and returns its output and exit status.
-pub(crate) fn output_with_input(namespace: &Namespace, mut command: Command, input: &str) -> Result<Output> {
+pub(crate) fn output_with_input(
+    namespace: &NetworkNamespace,
+    mut command: Command,
+    input: &str,
+) -> Result<Output> {
     let output = namespace.run(|| -> io::Result<Output> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -124,11 +124,11 @@ fn tuple(source: (u32, u16), destination: (u32, u16)) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::namespace::Namespace;
+    use crate::namespace::NetworkNamespace;
 
     #[test]
     fn the_table_is_filled_and_drained() {
-        let namespace = Namespace::create("conntrack").unwrap();
+        let namespace = NetworkNamespace::create("conntrack").unwrap();
         let tracked = || namespace.read_sysctl("net.netfilter.nf_conntrack_count").unwrap();
         namespace.run(|| fill(2_500, 600)).unwrap().unwrap();
         assert_eq!(tracked(), "2500");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::probe::Family;
 use crate::scenario::Scenario;
 use crate::testbed::Testbed;
@@ -21,7 +21,7 @@ pub const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 #[track_caller]
 pub fn scenario(flags: &[&str]) -> Scenario {
     let servers = ["kube-system/dns-0", "kube-system/dns-1"];
-    let cluster = Cluster::of_two_nodes()
+    let cluster = ClusterSpec::of_two_nodes()
         .pod("web/a", "node-a", &[], &[])
         .pod(servers[0], "node-a", &[("app", "dns")], &["53/UDP"])
         .pod(servers[1], "node-b", &[("app", "dns")], &["53/UDP"])

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// A response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +18,7 @@ pub struct HttpResponse {
 }
 
 /// Requests `http://127.0.0.1:<port><path>` in a namespace.
-pub fn get(namespace: &Namespace, port: u16, path: &str) -> Result<HttpResponse> {
+pub fn get(namespace: &NetworkNamespace, port: u16, path: &str) -> Result<HttpResponse> {
     namespace
         .run(|| request(port, path))?
         .with_context(|| format!("requesting http://127.0.0.1:{port}{path} in {}", namespace.name()))

@@ -51,7 +51,7 @@ pub use workdir::Workdir;
 use control_plane::ControlPlane;
 use progress::Step;
 
-use crate::namespace::{Namespace, require_root};
+use crate::namespace::{NetworkNamespace, require_root};
 
 /// The number of nodes.
 const NODES: u8 = 2;
@@ -142,7 +142,7 @@ impl Cluster {
             node.cut_power()?;
             remove_folder(&workdir.join(&node.name))?;
         }
-        if let Some(namespace) = Namespace::open(&workdir.namespace("control"))? {
+        if let Some(namespace) = NetworkNamespace::open(&workdir.namespace("control"))? {
             namespace.destroy();
         }
         for folder in ["etcd", "pids", "pki", "kubeconfig", "logs"] {

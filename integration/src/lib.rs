@@ -1,7 +1,7 @@
 //! A testbed of network namespaces, and a virtual machine, for tests that read as cluster scenarios.
 //!
 //! ```text
-//!  [ Cluster ] -> [ Testbed ] -> [ Manifests ] -> [ Agent ] (the real program, in a node's namespace)
+//!  [ ClusterSpec ] -> [ Testbed ] -> [ Manifests ] -> [ Agent ] (the real program, in a node's namespace)
 //!                     |                               |
 //!                     v                               v
 //!              [ Server ] <- [ probe ] -> [ Observed ] == [ Record ] (of its audit log)
@@ -62,7 +62,7 @@ mod wiring;
 pub use agent::{Agent, Launch};
 pub use attachment::Attachment;
 pub use busy::Busy;
-pub use cluster::{Cluster, Links, OUTSIDE};
+pub use cluster::{ClusterSpec, Links, OUTSIDE};
 pub use dropped::Dropped;
 pub use load::{Load, LoadReport};
 pub use port::Transport;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::namespace::{creator_pid, is_alive, keep_testbed};
 use crate::specs::PodSpec;
 
@@ -48,13 +48,13 @@ impl Manifests {
     }
 
     /// Writes the namespaces, nodes and pods of a cluster as `cluster.yaml`.
-    pub fn write_cluster(&self, cluster: &Cluster) -> Result<Instant> {
+    pub fn write_cluster(&self, cluster: &ClusterSpec) -> Result<Instant> {
         self.write_cluster_without(cluster, &[])
     }
 
     /// [`Manifests::write_cluster`] without some of the pods (`namespace/name`). These run, but agents don't
     /// know them.
-    pub fn write_cluster_without(&self, cluster: &Cluster, pods: &[&str]) -> Result<Instant> {
+    pub fn write_cluster_without(&self, cluster: &ClusterSpec, pods: &[&str]) -> Result<Instant> {
         self.write("cluster.yaml", &cluster_text(cluster, pods))
     }
 
@@ -110,7 +110,7 @@ fn policy_file(name: &str) -> String {
 
 /// The manifests of a cluster, without some of its pods. Names are quoted, since `n` and `y` are booleans in
 /// YAML 1.1.
-pub(crate) fn cluster_text(cluster: &Cluster, without: &[&str]) -> String {
+pub(crate) fn cluster_text(cluster: &ClusterSpec, without: &[&str]) -> String {
     let mut documents = Vec::new();
     for (name, labels) in &cluster.namespaces {
         let labels = labels_text(labels);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_cluster_is_written_as_manifests() {
-        let cluster = Cluster::of_two_nodes().namespace("web", &[("team", "front")]).pod(
+        let cluster = ClusterSpec::of_two_nodes().namespace("web", &[("team", "front")]).pod(
             "web/a",
             "node-a",
             &[("app", "web")],

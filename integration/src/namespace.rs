@@ -34,20 +34,20 @@ const LINKS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A network namespace. Unless it is persistent, it is removed when this is dropped. `KEEP_TESTBED=1` in the
 /// environment keeps it.
 #[derive(Debug)]
-pub struct Namespace {
+pub struct NetworkNamespace {
     name: String,
     file: File,
     /// Whether it remains when this is dropped and when the process exits.
     persistent: bool,
 }
 
-impl Namespace {
+impl NetworkNamespace {
     /// Creates the network namespace `kv-<process id>-<name>`. Its loopback device is down.
     pub fn create(name: &str) -> Result<Self> {
         Self::make(format!("{PREFIX}{}-{name}", std::process::id()), false)
     }
 
-    /// Creates a network namespace with exactly this name, which remains until [`Namespace::destroy`].
+    /// Creates a network namespace with exactly this name, which remains until [`NetworkNamespace::destroy`].
     pub fn create_persistent(name: &str) -> Result<Self> {
         Self::make(name.to_owned(), true)
     }
@@ -194,7 +194,7 @@ impl Namespace {
     }
 }
 
-impl Drop for Namespace {
+impl Drop for NetworkNamespace {
     fn drop(&mut self) {
         if !self.persistent && !keep_testbed() {
             remove(&Path::new(FOLDER).join(&self.name));
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_namespace_is_entered_and_removed() {
-        let namespace = Namespace::create("unit").unwrap();
+        let namespace = NetworkNamespace::create("unit").unwrap();
         let path = Path::new(FOLDER).join(namespace.name());
         let outside = fs::read_link("/proc/thread-self/ns/net").unwrap();
         let inside = namespace.run(|| fs::read_link("/proc/thread-self/ns/net")).unwrap().unwrap();
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn waits_for_a_device_that_has_a_carrier_but_is_not_operational_yet() {
-        let namespace = Namespace::create("links").unwrap();
+        let namespace = NetworkNamespace::create("links").unwrap();
         ip(
             &namespace,
             "link add near type veth peer name far\nlink set near mode dormant\nlink set near up\n\

@@ -28,7 +28,7 @@ impl fmt::Display for Transport {
 
 /// A port of a pod: `80`, `53/UDP`, `http=8080/TCP`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Port {
+pub struct PodPort {
     /// The name that policies may use for it.
     pub name: Option<String>,
     /// Its number.
@@ -37,7 +37,7 @@ pub struct Port {
     pub transport: Transport,
 }
 
-impl FromStr for Port {
+impl FromStr for PodPort {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -58,7 +58,7 @@ impl FromStr for Port {
     }
 }
 
-impl fmt::Display for Port {
+impl fmt::Display for PodPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.number, self.transport)
     }
@@ -70,10 +70,10 @@ mod tests {
 
     #[test]
     fn ports_are_parsed() {
-        let port: Port = "http=8080/TCP".parse().unwrap();
+        let port: PodPort = "http=8080/TCP".parse().unwrap();
         assert_eq!((port.name.as_deref(), port.number, port.transport), (Some("http"), 8080, Transport::Tcp));
-        assert_eq!("53/UDP".parse::<Port>().unwrap().transport, Transport::Udp);
-        assert!("80/ICMP".parse::<Port>().is_err());
-        assert!("x".parse::<Port>().is_err());
+        assert_eq!("53/UDP".parse::<PodPort>().unwrap().transport, Transport::Udp);
+        assert!("80/ICMP".parse::<PodPort>().is_err());
+        assert!("x".parse::<PodPort>().is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::port::{Port, Transport};
+use crate::port::{PodPort, Transport};
 use crate::server::Greeting;
 use crate::socket::{self, SocketOutcome};
 
@@ -50,7 +50,7 @@ impl FromStr for ProbeTarget {
         if text == "ping" {
             return Ok(Self::Ping);
         }
-        let port: Port = text.parse()?;
+        let port: PodPort = text.parse()?;
         Ok(Self::Port(port.number, port.transport))
     }
 }

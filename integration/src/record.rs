@@ -31,9 +31,9 @@ pub struct Record {
     /// The index of its rule.
     pub rule: Option<usize>,
     /// The verdict in direction egress.
-    pub egress: Direction,
+    pub egress: Side,
     /// The verdict in direction ingress.
-    pub ingress: Direction,
+    pub ingress: Side,
     /// For a default deny, the rule that came nearest to allowing the packet.
     #[serde(default)]
     pub nearest_miss: Option<NearestMiss>,
@@ -75,7 +75,7 @@ pub struct Endpoint {
 
 /// The verdict in one direction.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Direction {
+pub struct Side {
     /// `allow` or `deny`.
     pub verdict: String,
     /// The reason for the verdict.

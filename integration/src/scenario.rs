@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::agent::{Agent, Launch};
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::probe::{Answer, Family, Observed, ProbeTarget};
 use crate::record::Record;
 use crate::testbed::Testbed;
@@ -86,7 +86,7 @@ pub struct Scenario {
 impl Scenario {
     /// Builds the cluster, without agents.
     #[track_caller]
-    pub fn new(cluster: Cluster) -> Self {
+    pub fn new(cluster: ClusterSpec) -> Self {
         Self { agents: BTreeMap::new(), testbed: or_panic(cluster.build()) }
     }
 

@@ -19,8 +19,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use crate::namespace::Namespace;
-use crate::port::{Port, Transport};
+use crate::namespace::NetworkNamespace;
+use crate::port::{PodPort, Transport};
 use crate::socket;
 
 /// The first line that a server sends: its pod, and the client's address and port as the server sees them.
@@ -92,7 +92,12 @@ pub struct Server {
 
 impl Server {
     /// Starts the server of `name` on each of its addresses and ports. When this returns, the server listens.
-    pub fn start(namespace: &Namespace, name: &str, addresses: &[IpAddr], ports: &[Port]) -> Result<Self> {
+    pub fn start(
+        namespace: &NetworkNamespace,
+        name: &str,
+        addresses: &[IpAddr],
+        ports: &[PodPort],
+    ) -> Result<Self> {
         let mut server = namespace
             .run(|| ServerLoop::listen(name, addresses, ports))?
             .with_context(|| format!("starting the server of {name} in {}", namespace.name()))?;
@@ -147,7 +152,7 @@ struct Connection {
 const MAX_PENDING: usize = 64 * 1024;
 
 impl ServerLoop {
-    fn listen(name: &str, addresses: &[IpAddr], ports: &[Port]) -> io::Result<Self> {
+    fn listen(name: &str, addresses: &[IpAddr], ports: &[PodPort]) -> io::Result<Self> {
         let mut listeners = Vec::new();
         let mut datagrams = Vec::new();
         for address in addresses {

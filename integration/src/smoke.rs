@@ -2,7 +2,7 @@
 //!
 //! It runs in network namespaces on this kernel and, unchanged, in the virtual machine on another kernel.
 
-use crate::cluster::{Cluster, Links, OUTSIDE};
+use crate::cluster::{ClusterSpec, Links, OUTSIDE};
 use crate::probe::Family;
 use crate::scenario::{Direction, Scenario, allowed, allowed_because, denied, unevaluated};
 
@@ -12,8 +12,8 @@ use Direction::{Egress, Ingress};
 pub const SERVICE: [&str; 2] = ["10.96.0.20", "fd00:10:96::20"];
 
 /// Web servers, a database and unrelated pods, on two nodes.
-pub fn cluster(links: Links) -> Cluster {
-    Cluster::of_two_nodes()
+pub fn cluster(links: Links) -> ClusterSpec {
+    ClusterSpec::of_two_nodes()
         .links(links)
         .namespace("web", &[("team", "front")])
         .namespace("db", &[])

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::port::Port;
+use crate::port::PodPort;
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub struct PodSpec {
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// Its ports.
-    pub ports: Vec<Port>,
+    pub ports: Vec<PodPort>,
     /// Whether it runs in the node's own network namespace.
     pub host_network: bool,
     /// Its addresses: IPv4, then IPv6.
@@ -76,7 +76,7 @@ pub struct ServiceSpec {
     /// Its addresses: IPv4, then IPv6.
     pub addresses: [IpAddr; 2],
     /// The port at that address.
-    pub port: Port,
+    pub port: PodPort,
     /// The pods behind it, as `namespace/name`.
     pub pods: Vec<String>,
     /// The port of the pods.

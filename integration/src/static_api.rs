@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// Objects by the path of their list, such as `/api/v1/pods`.
 pub type Objects = BTreeMap<&'static str, Vec<Value>>;
@@ -55,7 +55,7 @@ struct Held {
 
 impl StaticApi {
     /// Serves objects in a network namespace, on a port of 127.0.0.1; 0 for any port.
-    pub fn start(namespace: &Namespace, port: u16, objects: Objects) -> Result<Self> {
+    pub fn start(namespace: &NetworkNamespace, port: u16, objects: Objects) -> Result<Self> {
         let listener =
             namespace.run(|| TcpListener::bind(("127.0.0.1", port)))?.context("binding the API server")?;
         let address = listener.local_addr().context("the API server's address")?;
@@ -124,7 +124,7 @@ impl StaticApi {
     }
 
     /// Stops it: closes its connections and refuses new ones. `namespace` is its own.
-    pub fn stop(mut self, namespace: &Namespace) -> Result<()> {
+    pub fn stop(mut self, namespace: &NetworkNamespace) -> Result<()> {
         self.is_down.store(true, Ordering::Relaxed);
         // Wakes the thread, whose listener closes when it ends.
         let _ = namespace.run(|| TcpStream::connect(self.address))?;

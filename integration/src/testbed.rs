@@ -1,6 +1,6 @@
 //! A running cluster of network namespaces, with servers in its pods.
 //!
-//! From: a [`Cluster`] description. To: probes, agents and scenarios. Everything is removed when the testbed
+//! From: a [`ClusterSpec`]. To: probes, agents and scenarios. Everything is removed when the testbed
 //! is dropped, also by a panic. If the process was killed, the next one cleans up. With `KEEP_TESTBED=1` in
 //! the environment, everything remains for inspection.
 
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::{Cluster, Links, OUTSIDE};
+use crate::cluster::{ClusterSpec, Links, OUTSIDE};
 use crate::command::{bridge, ip, nft, nft_output};
 use crate::manifests::Manifests;
-use crate::namespace::{self, Namespace};
-use crate::port::Port;
+use crate::namespace::{self, NetworkNamespace};
+use crate::port::PodPort;
 use crate::probe::{Family, Observed, ProbeTarget, probe};
 use crate::server::Server;
 use crate::wiring;
@@ -34,13 +34,13 @@ pub struct Testbed {
     manifests: Manifests,
     /// By the name of a pod (`namespace/name`), of a node, or [`OUTSIDE`]. Pods of the host network have
     /// none.
-    namespaces: BTreeMap<String, Arc<Namespace>>,
+    namespaces: BTreeMap<String, Arc<NetworkNamespace>>,
     /// The node's end of each pod's veth pair.
     devices: BTreeMap<String, String>,
-    cluster: Cluster,
+    cluster: ClusterSpec,
 }
 
-impl Cluster {
+impl ClusterSpec {
     /// Builds the testbed. Fails with the first error in the description, if there is one.
     pub fn build(self) -> Result<Testbed> {
         Testbed::build(self.checked()?)
@@ -50,12 +50,12 @@ impl Cluster {
 impl Testbed {
     /// Starts the description of a cluster.
     #[expect(clippy::new_ret_no_self, reason = "a testbed starts as the description of its cluster")]
-    pub fn new() -> Cluster {
-        Cluster::new()
+    pub fn new() -> ClusterSpec {
+        ClusterSpec::new()
     }
 
     /// Builds what `cluster` describes.
-    pub(crate) fn build(cluster: Cluster) -> Result<Self> {
+    pub(crate) fn build(cluster: ClusterSpec) -> Result<Self> {
         namespace::require_root()?;
         namespace::remove_stale();
         let mut testbed = Self {
@@ -72,7 +72,7 @@ impl Testbed {
     }
 
     /// The description from which it was built.
-    pub fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &ClusterSpec {
         &self.cluster
     }
 
@@ -82,7 +82,7 @@ impl Testbed {
     }
 
     /// The network namespace of a pod (`namespace/name`), of a node, or of [`OUTSIDE`].
-    pub fn namespace(&self, name: &str) -> Result<&Arc<Namespace>> {
+    pub fn namespace(&self, name: &str) -> Result<&Arc<NetworkNamespace>> {
         if let Some(namespace) = self.namespaces.get(name) {
             return Ok(namespace);
         }
@@ -196,7 +196,7 @@ impl Testbed {
     }
 
     fn start_servers(&mut self) -> Result<()> {
-        let host_ports: Vec<Port> = HOST_PORTS.iter().map(|port| port.parse()).collect::<Result<_>>()?;
+        let host_ports: Vec<PodPort> = HOST_PORTS.iter().map(|port| port.parse()).collect::<Result<_>>()?;
         let mut wanted = vec![(OUTSIDE.to_owned(), self.addresses(OUTSIDE)?, host_ports.clone())];
         for node in &self.cluster.nodes {
             wanted.push((node.name.clone(), node.addresses(), host_ports.clone()));
@@ -219,7 +219,7 @@ impl Drop for Testbed {
     }
 }
 
-fn namespaces(cluster: &Cluster) -> Result<BTreeMap<String, Arc<Namespace>>> {
+fn namespaces(cluster: &ClusterSpec) -> Result<BTreeMap<String, Arc<NetworkNamespace>>> {
     static TESTBEDS: AtomicU32 = AtomicU32::new(1);
     let number = TESTBEDS.fetch_add(1, Ordering::Relaxed);
     let mut names = vec![OUTSIDE.to_owned()];
@@ -227,7 +227,7 @@ fn namespaces(cluster: &Cluster) -> Result<BTreeMap<String, Arc<Namespace>>> {
     names.extend(cluster.pods.iter().filter(|pod| !pod.host_network).map(|pod| pod.full_name()));
     let mut made = BTreeMap::new();
     for name in names {
-        let namespace = Namespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
+        let namespace = NetworkNamespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
         if made.insert(name.clone(), Arc::new(namespace)).is_some() {
             bail!("two nodes or pods are named {name:?}");
         }

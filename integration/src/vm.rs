@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 mod archive;
-mod image;
+mod initramfs;
 mod kernel;
 
-pub use image::Image;
+pub use initramfs::Initramfs;
 pub use kernel::Kernel;
 
-use image::RESULT;
+use initramfs::RESULT;
 
 /// The output of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ impl Console {
 }
 
 /// Boots the kernel with an image and waits until the machine powers off, at most `timeout`.
-pub fn run(kernel: &Kernel, image: &Image, timeout: Duration) -> Result<Console> {
+pub fn run(kernel: &Kernel, image: &Initramfs, timeout: Duration) -> Result<Console> {
     let initramfs = tempfile::NamedTempFile::new().context("creating a file for the initramfs")?;
     image.write(kernel, initramfs.path())?;
     let mut child = Command::new("qemu-system-x86_64")

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::probe::Family;
 use crate::stream::Stream;
 use crate::testbed::Testbed;
@@ -29,8 +29,8 @@ pub const FORBIDDEN: &str = "
 const PORTS: [&str; 2] = ["5432", "53/UDP"];
 
 /// One node, `node-a`, with both pods.
-pub fn cluster() -> Cluster {
-    Cluster::new()
+pub fn cluster() -> ClusterSpec {
+    ClusterSpec::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[("app", "a")], &["80"])
         .pod("db/s", "node-a", &[("app", "s")], &PORTS)
@@ -38,7 +38,7 @@ pub fn cluster() -> Cluster {
 
 /// [`cluster`] with pods `other/x` and `other/y`, between which [`crate::flood::fill_conntrack`] can add
 /// connections.
-pub fn cluster_with_others() -> Cluster {
+pub fn cluster_with_others() -> ClusterSpec {
     cluster().pod("other/x", "node-a", &[], &[]).pod("other/y", "node-a", &[], &[])
 }
 

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::cluster::{Cluster, Links};
+use crate::cluster::{ClusterSpec, Links};
 use crate::port::Transport;
 use crate::probe::Family;
 use crate::specs::{NodeSpec, ServiceSpec};
@@ -37,7 +37,7 @@ pub(crate) const BRIDGED: [&str; 2] =
 const VXLAN: &str = "vxlan id 1 dstport 8472 nolearning";
 
 /// Commands for the host outside: its bridge, to which every node is attached, and routes to the pods.
-pub(crate) fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) -> String {
+pub(crate) fn outside(cluster: &ClusterSpec, namespace_of: impl Fn(&str) -> String) -> String {
     let [address4, address6] = OUTSIDE_ADDRESSES;
     let mut text = format!(
         "link set lo up\n\
@@ -59,7 +59,7 @@ pub(crate) fn outside(cluster: &Cluster, namespace_of: impl Fn(&str) -> String) 
 }
 
 /// Commands for a node: its address, the bridge of its pods if they have one, and the routes to other nodes.
-pub(crate) fn node(cluster: &Cluster, node: &NodeSpec) -> String {
+pub(crate) fn node(cluster: &ClusterSpec, node: &NodeSpec) -> String {
     let NodeSpec { address4, address6, .. } = node;
     let [outside4, outside6] = OUTSIDE_ADDRESSES;
     let mut text = format!(
@@ -93,7 +93,7 @@ pub(crate) fn node(cluster: &Cluster, node: &NodeSpec) -> String {
 
 /// Rules for a node: Flannel's masquerading, and services as kube-proxy translates them. The mark `0x4000`
 /// selects a packet for masquerading, here and in kube-proxy.
-pub(crate) fn rules(cluster: &Cluster) -> String {
+pub(crate) fn rules(cluster: &ClusterSpec) -> String {
     let cidrs = |at: usize| {
         let all: Vec<String> = cluster.nodes.iter().map(|node| node.cidrs()[at].to_string()).collect();
         all.join(", ")
@@ -126,7 +126,7 @@ pub(crate) fn rules(cluster: &Cluster) -> String {
 /// reaches itself through the service must see the node's address as the client's. Otherwise its answer would
 /// not pass the node.
 fn service_rules(
-    cluster: &Cluster,
+    cluster: &ClusterSpec,
     number: usize,
     service: &ServiceSpec,
     family: Family,
@@ -205,7 +205,7 @@ fn vtep(node: &NodeSpec) -> String {
 }
 
 /// The forwarding table of `flannel.1`: lines for the program `bridge`.
-pub(crate) fn forwarding(cluster: &Cluster, node: &NodeSpec) -> String {
+pub(crate) fn forwarding(cluster: &ClusterSpec, node: &NodeSpec) -> String {
     let others = cluster.nodes.iter().filter(|other| other.name != node.name);
     others
         .map(|other| format!("fdb add {} dev flannel.1 dst {} self permanent\n", vtep(other), other.address4))

@@ -11,7 +11,7 @@ use integration::attack::suite::AttackContext;
 use integration::attack::{Case, Flow, Mark, Suite, frame, packet, wire};
 use integration::command::{ip, nft};
 use integration::port::Transport;
-use integration::{Attachment, Cluster, Family, Links, Scenario, Testbed};
+use integration::{Attachment, ClusterSpec, Family, Links, Scenario, Testbed};
 
 /// Sysctls by which conntrack entries expire within a second instead of minutes.
 const SHORT_CONNTRACK_TIMEOUTS: [(&str, &str); 3] = [
@@ -40,7 +40,7 @@ const SILENT: &str = "table inet silent {
 }
 ";
 
-fn scenario(cluster: Cluster) -> Scenario {
+fn scenario(cluster: ClusterSpec) -> Scenario {
     let mut scenario = Scenario::new(cluster);
     for node in ["node-a", "node-b"] {
         scenario.testbed.namespace(node).unwrap().sysctls(&SHORT_CONNTRACK_TIMEOUTS).unwrap();
@@ -96,7 +96,7 @@ fn client_data(context: AttackContext<'_>, flow: &Flow, servers: Mark, data: &[u
 /// A connection that a change forbids stays cut, although its client makes its conntrack entry expire and its
 /// server retransmits.
 fn revoked(title: &str, links: Links, attachment: Attachment) {
-    let cluster = Cluster::of_two_nodes()
+    let cluster = ClusterSpec::of_two_nodes()
         .links(links)
         .attachment(attachment)
         .pod("web/a", "node-a", &[], &[])
@@ -142,7 +142,7 @@ fn revoked(title: &str, links: Links, attachment: Attachment) {
 
 /// A pod that gets the addresses of a deleted pod receives nothing from that pod's peers.
 fn reused(title: &str, links: Links, attachment: Attachment) {
-    let cluster = Cluster::of_two_nodes()
+    let cluster = ClusterSpec::of_two_nodes()
         .links(links)
         .attachment(attachment)
         .pod("web/a", "node-a", &[], &["80"])

@@ -14,7 +14,7 @@ use integration::attack::packet::{fragments, packet, packet_with_extension};
 use integration::attack::{Flow, Mark, Receivers, Topology, frame, overlay, wire};
 use integration::cluster::OUTSIDE;
 use integration::command::ip;
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use integration::port::Transport;
 use integration::probe::probe;
 use integration::{Agent, Attachment, Family, Launch, Links, Scenario};
@@ -45,7 +45,7 @@ impl Trial {
         Mark(self.marks)
     }
 
-    fn namespace(&self, name: &str) -> Arc<Namespace> {
+    fn namespace(&self, name: &str) -> Arc<NetworkNamespace> {
         Arc::clone(self.scenario.testbed.namespace(name).unwrap())
     }
 
@@ -102,7 +102,7 @@ fn restart(scenario: &mut Scenario, flags: &[&str]) {
 }
 
 /// Changes a pod's addresses, as a process with CAP_NET_ADMIN in its namespace can.
-fn change_addresses(namespace: &Namespace, [old4, old6]: [IpAddr; 2], [new4, new6]: [IpAddr; 2]) {
+fn change_addresses(namespace: &NetworkNamespace, [old4, old6]: [IpAddr; 2], [new4, new6]: [IpAddr; 2]) {
     let lines = format!(
         "addr del {old4}/24 dev eth0\n\
          addr del {old6}/64 dev eth0\n\
@@ -118,7 +118,7 @@ fn text(mac: frame::Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn tool(namespace: &Namespace, program: &str, arguments: &[&str]) -> String {
+fn tool(namespace: &NetworkNamespace, program: &str, arguments: &[&str]) -> String {
     let output = namespace.run(|| std::process::Command::new(program).args(arguments).output());
     String::from_utf8_lossy(&output.unwrap().unwrap().stdout).into_owned()
 }

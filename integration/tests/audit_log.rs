@@ -16,7 +16,7 @@ use integration::disk::Disk;
 use integration::wait::{read_until, wait_until};
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Testbed, allowed, denied,
+    Agent, ClusterSpec, Direction, Family, Launch, Load, ProbeTarget, Scenario, Testbed, allowed, denied,
 };
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the agent's status may take to follow a change.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])

@@ -12,13 +12,13 @@ use dataplane::cache_log::CacheLog;
 use integration::command::ip;
 use integration::conntrack;
 use integration::{
-    Agent, Cluster, Direction, Family, Launch, Scenario, Stream, Testbed, agent, allowed, denied,
+    Agent, ClusterSpec, Direction, Family, Launch, Scenario, Stream, Testbed, agent, allowed, denied,
 };
 
 /// How long the connections that fill the table last, in seconds.
 const FILLED_SECONDS: u32 = 600;
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use integration::flood::{Varying, flood};
 use integration::wait::read_until;
-use integration::{Agent, Cluster, Dropped, Family, Launch, Load, ProbeTarget, Scenario, Testbed};
+use integration::{Agent, ClusterSpec, Dropped, Family, Launch, Load, ProbeTarget, Scenario, Testbed};
 
 const OPEN: &str = "
     podSelector: {}
@@ -28,7 +28,7 @@ const COUNT_INTERVAL: Duration = Duration::from_millis(2_500);
 /// How long that may take on a busy machine.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/flooder", "node-a", &[], &[])

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use integration::agent::{HTTP_PORT, command};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use integration::{Agent, Direction, Family, Launch, Scenario, Stream, Testbed, allowed};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -42,7 +42,7 @@ struct Holder {
 }
 
 impl Holder {
-    fn start(namespace: &Namespace) -> Self {
+    fn start(namespace: &NetworkNamespace) -> Self {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert!(hard as usize > HELD + 1_000, "{hard} open files are too few for this test");
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use integration::wait::wait_until;
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed, agent, allowed,
-    denied, unevaluated,
+    Agent, ClusterSpec, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed, agent,
+    allowed, denied, unevaluated,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the agent's status may take to follow a change.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])

@@ -12,18 +12,18 @@ use integration::attack::frame::{self, Arp};
 use integration::attack::message::{self, Path};
 use integration::attack::{packet, wire};
 use integration::command::{ip, nft_output};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use integration::wait::wait_until;
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Cluster, Direction, Family, Links, Scenario, Stream, Testbed, allowed, allowed_because, denied,
+    ClusterSpec, Direction, Family, Links, Scenario, Stream, Testbed, allowed, allowed_because, denied,
     unevaluated,
 };
 
 /// How long an agent may take to notice a change, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .node("node-b", "10.244.2.0/24", "fd00:10:244:2::/64")
@@ -40,7 +40,7 @@ fn begin(flags: &[&str]) -> Scenario {
 }
 
 /// Sends a datagram from an address of the namespace, and returns its source.
-fn send(namespace: &Namespace, from: &str, to: SocketAddr) -> SocketAddr {
+fn send(namespace: &NetworkNamespace, from: &str, to: SocketAddr) -> SocketAddr {
     let from: IpAddr = from.parse().unwrap();
     let sent = namespace.run(|| {
         let socket = UdpSocket::bind((from, 0))?;
@@ -103,7 +103,7 @@ fn a_bridge_that_appears_after_the_agent_is_protected_from_its_first_port() {
 fn an_address_that_two_pods_claim_belongs_to_the_first_one() {
     let mut scenario = begin(&[]);
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
-    let thief = Namespace::create("thief").unwrap();
+    let thief = NetworkNamespace::create("thief").unwrap();
     // `web/a` has 10.244.1.2.
     ip(
         &node,
@@ -141,7 +141,7 @@ fn ports_that_appear_and_disappear_a_hundred_times_a_second_disturb_no_connectio
     let node = scenario.testbed.namespace("node-a").unwrap().clone();
     let stream =
         Stream::open(&scenario.testbed, "web/a", "db/s", "5432".parse().unwrap(), Family::V4).unwrap();
-    let churn = Namespace::create("churn").unwrap();
+    let churn = NetworkNamespace::create("churn").unwrap();
     let started = Instant::now();
     for number in 0..60 {
         ip(
@@ -173,7 +173,7 @@ fn ports_that_appear_and_disappear_a_hundred_times_a_second_disturb_no_connectio
 }
 
 /// Sends a frame through `eth0` repeatedly while `during` runs.
-fn flood(namespace: &Namespace, frame: &[u8], during: impl FnOnce()) {
+fn flood(namespace: &NetworkNamespace, frame: &[u8], during: impl FnOnce()) {
     let interface = wire::interface(namespace, "eth0").unwrap();
     let (ends, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -197,7 +197,7 @@ fn no_frame_is_lost_while_its_port_is_being_bound() {
     let audit_start = scenario.agent("node-a").audit_end();
     for number in 0..60 {
         let address = Ipv4Addr::new(10, 244, 1, 50 + number);
-        let pod = Namespace::create(&format!("bound-{number}")).unwrap();
+        let pod = NetworkNamespace::create(&format!("bound-{number}")).unwrap();
         let device = format!("bound{number}");
         ip(
             &node,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Answer, Cluster, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed, agent,
-    allowed, denied, flood, unevaluated,
+    Agent, Answer, ClusterSpec, Direction, Family, Launch, Load, ProbeTarget, Scenario, Stream, Testbed,
+    agent, allowed, denied, flood, unevaluated,
 };
 
 /// TCP retransmits a lost SYN after one second, so a connection that takes less has lost none.
@@ -20,7 +20,7 @@ const WHILE: Duration = Duration::from_millis(700);
 /// The verdict cache's TTL in the scenarios in which an agent crashes.
 const CACHED: Duration = Duration::from_secs(1);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])

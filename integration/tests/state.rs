@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use integration::static_api::Objects;
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Direction, Family, Launch, Load, Scenario, StaticApi, Stream, Testbed, agent, allowed,
-    denied,
+    Agent, ClusterSpec, Direction, Family, Launch, Load, Scenario, StaticApi, Stream, Testbed, agent,
+    allowed, denied,
 };
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ const FILE: &str = "policy-db.allow-web.yaml";
 /// Long enough for a forbidden byte to arrive.
 const WHILE: Duration = Duration::from_millis(700);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])

@@ -5,15 +5,17 @@
 use std::time::{Duration, Instant};
 
 use integration::command::nft;
-use integration::{Answer, Attachment, Cluster, Family, Links, Load, OUTSIDE, ProbeTarget, Stream, Testbed};
+use integration::{
+    Answer, Attachment, ClusterSpec, Family, Links, Load, OUTSIDE, ProbeTarget, Stream, Testbed,
+};
 
 /// The timeout of a probe that must reach its target.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The timeout of a probe that must be dropped.
 const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 
-fn cluster(links: Links) -> Cluster {
-    Cluster::of_two_nodes()
+fn cluster(links: Links) -> ClusterSpec {
+    ClusterSpec::of_two_nodes()
         .links(links)
         .pod("web/a", "node-a", &[], &["80", "53/UDP"])
         .pod("web/b", "node-a", &[], &["80", "53/UDP"])

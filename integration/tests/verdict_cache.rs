@@ -12,7 +12,7 @@ use integration::probe::probe;
 use integration::record::Record;
 use integration::wait::read_until;
 use integration::web_to_db::ALLOWED;
-use integration::{Cluster, Direction, Family, ProbeTarget, Scenario, Testbed, allowed};
+use integration::{ClusterSpec, Direction, Family, ProbeTarget, Scenario, Testbed, allowed};
 
 const CLOSED: &str = "podSelector: {}\ningress: []";
 
@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 /// How long records and counters may take to follow the packets that they count, on a busy machine.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new().node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64").pod("web/a", "node-a", &[], &[]).pod(
         "db/s",
         "node-a",

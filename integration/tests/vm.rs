@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use integration::vm::{self, Image, Kernel};
+use integration::vm::{self, Initramfs, Kernel};
 use integration::{agent, namespace};
 
 /// The timeout of the run. In the emulator, the boot takes seconds and the scenarios a minute or two.
@@ -17,7 +17,7 @@ fn scenarios_pass_on_another_kernel() {
     let program = Path::new(env!("CARGO_BIN_EXE_vm-smoke"));
     let target = program.ancestors().nth(2).unwrap();
     let kernel = Kernel::cached(&target.join("vm")).unwrap();
-    let mut image = Image::new()
+    let mut image = Initramfs::new()
         .program(&agent::binary().unwrap(), "kube-verdict")
         .program(program, "vm-smoke")
         .command("kernel", "busybox uname -r");

@@ -8,7 +8,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 
 /// The pause between two writes of the client, which is the resolution of the figures.
 pub(super) const PAUSE: Duration = Duration::from_micros(100);
@@ -29,8 +29,8 @@ impl Stream {
     /// Opens a connection from `client` to the address `server` in the namespace `at`. The receiver gives up
     /// if nothing arrives for `idle`.
     pub(super) fn open(
-        client: &Namespace,
-        at: &Namespace,
+        client: &NetworkNamespace,
+        at: &NetworkNamespace,
         server: SocketAddr,
         idle: Duration,
     ) -> Result<Self> {

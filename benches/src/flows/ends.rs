@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use integration::Testbed;
 
-use super::Flow;
+use super::flow::Flow;
 use crate::modes::{CLIENT, PORT, Route};
 use crate::processes::pin_to_core;
 

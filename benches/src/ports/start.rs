@@ -18,7 +18,7 @@ use dataplane::ports::InterfaceIndex;
 use dataplane::table::Table;
 use integration::Family;
 use integration::command::ip;
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use nix::ifaddrs::getifaddrs;
 use nix::libc::{
     NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES, NFT_MSG_NEWSETELEM, RTM_NEWADDR, RTMGRP_IPV4_IFADDR,
@@ -31,7 +31,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::Order;
+use super::order::Order;
 
 /// The time limit for a connection and a binding: TCP retransmits a lost packet after one second.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(4);
@@ -64,13 +64,13 @@ impl Pod {
     /// Starts it on a node, where its process connects to `server`, and removes it.
     pub(super) fn start(
         self,
-        node: &Namespace,
+        node: &NetworkNamespace,
         order: Order,
         family: Family,
         server: SocketAddr,
         is_bound: bool,
     ) -> Result<Outcome> {
-        let namespace = Namespace::create(&format!("new-{}", self.number))?;
+        let namespace = NetworkNamespace::create(&format!("new-{}", self.number))?;
         let device = format!("vethnew{}", self.number);
         // In the order of the CNI plugin bridge. Hairpin mode is on, as the CNI plugin flannel configures it.
         let plug = format!(
@@ -94,8 +94,8 @@ impl Pod {
     #[expect(clippy::too_many_arguments, reason = "the values of its only caller, and what that has created")]
     fn measure(
         self,
-        namespace: &Namespace,
-        node: &Namespace,
+        namespace: &NetworkNamespace,
+        node: &NetworkNamespace,
         device: &str,
         order: Order,
         family: Family,

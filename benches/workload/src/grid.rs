@@ -7,7 +7,7 @@ use anyhow::{Context, Error, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{Peers, Shape};
+use crate::{PeerKind, Shape};
 
 /// How many points to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ pub struct Point {
     /// Rules of each policy.
     pub rules: usize,
     /// The kind of peers in rules.
-    pub peers: Peers,
+    pub peers: PeerKind,
 }
 
 impl Extent {
@@ -48,7 +48,7 @@ impl Extent {
             for &policies in policies {
                 for &rules in rules {
                     let point = |peers| Point { pods, policies, rules, peers };
-                    points.extend(Peers::value_variants().iter().copied().map(point));
+                    points.extend(PeerKind::value_variants().iter().copied().map(point));
                 }
             }
         }
@@ -102,7 +102,7 @@ impl FromStr for Point {
             pods: number(pods)?,
             policies: number(policies)?,
             rules: number(rules)?,
-            peers: Peers::from_str(peers, true)
+            peers: PeerKind::from_str(peers, true)
                 .map_err(|_| anyhow::anyhow!("{name:?}: peers are `selector` or `ipblock`, not {peers:?}"))?,
         };
         if point.pods < 2 {

@@ -59,21 +59,21 @@ pub struct Shape {
     /// Ingress rules of each policy.
     pub rules: usize,
     /// The kind of peers in rules.
-    pub peers: Peers,
+    pub peers: PeerKind,
 }
 
 /// The kind of peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[value(rename_all = "camelCase")]
-pub enum Peers {
+pub enum PeerKind {
     /// Pods of a namespace and an app.
     Selector,
     /// A node's pod CIDR without one eighth of it.
     IpBlock,
 }
 
-impl fmt::Display for Peers {
+impl fmt::Display for PeerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Selector => "selector",
@@ -85,14 +85,14 @@ impl fmt::Display for Peers {
 /// The verdict on the packets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum PacketKind {
     /// A rule allows each.
     Hit,
     /// No rule allows any.
     Miss,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PacketKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hit => "hit",
@@ -132,8 +132,10 @@ pub fn cluster(shape: Shape) -> Workload {
     for turn in 0..if rules == 0 || shape.pods == 1 { 0 } else { PACKETS } {
         let rule = random.below(rules);
         let from = match shape.peers {
-            Peers::Selector => selected_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS)),
-            Peers::IpBlock => {
+            PeerKind::Selector => {
+                selected_pod(shape, rule) + GROUPS * random.below(shape.pods.div_ceil(GROUPS))
+            }
+            PeerKind::IpBlock => {
                 (rule % shape.pods.div_ceil(PODS_PER_NODE)) * PODS_PER_NODE + 40 + random.below(40)
             }
         };
@@ -223,7 +225,7 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
 
 fn rule(shape: Shape, number: usize) -> RuleSpec {
     let peer = match shape.peers {
-        Peers::Selector => {
+        PeerKind::Selector => {
             let pod = selected_pod(shape, number);
             let namespace = format!("namespace-{}", pod / APPS % NAMESPACES);
             Peer::Pods {
@@ -231,7 +233,7 @@ fn rule(shape: Shape, number: usize) -> RuleSpec {
                 pods: equals("app", format!("app-{}", pod % APPS)),
             }
         }
-        Peers::IpBlock => {
+        PeerKind::IpBlock => {
             let network = network_of(number % shape.pods.div_ceil(PODS_PER_NODE));
             let net = |length| ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network), length).into();
             Peer::Block(IpBlock { cidr: net(24), except: [net(27)].into_iter().collect() })

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use clap::Parser;
 use policy::{Compiler, Directions, Packet, Scope, Snapshot};
 use workload::grid::Point;
-use workload::{Kind, NODE, Workload, cluster};
+use workload::{NODE, PacketKind, Workload, cluster};
 
 #[derive(Parser)]
 #[command(
@@ -23,7 +23,7 @@ struct Arguments {
     point: Point,
     /// The kind of packets.
     #[arg(value_enum)]
-    packets: Kind,
+    packets: PacketKind,
 }
 
 fn main() {
@@ -31,8 +31,8 @@ fn main() {
     let Workload { changes, hits, misses } = cluster(arguments.point.into());
     let snapshot = Compiler::new(Scope::Node(NODE.into())).apply(changes).snapshot;
     let packets = match arguments.packets {
-        Kind::Hit => hits,
-        Kind::Miss => misses,
+        PacketKind::Hit => hits,
+        PacketKind::Miss => misses,
     };
     evaluate_counted(&snapshot, &packets);
     println!("{}", packets.len());

@@ -24,7 +24,6 @@ mod installation;
 mod message;
 mod nflog;
 mod nflog_records;
-mod owners;
 mod phase;
 mod ports;
 mod predecessor;
@@ -39,6 +38,7 @@ mod rules_watch;
 mod startup;
 mod state;
 mod takeover;
+mod vacated_addresses;
 
 pub(crate) use config::AgentConfig;
 pub(crate) use message::{Message, THREAD_NAME};

@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use dataplane::cache_log::History;
 use dataplane::conntrack::ConntrackError;
-use dataplane::sweep::{OverlayFlows, Scope, SweepReport};
+use dataplane::sweep::{OverlayFlows, SweepReport, SweepScope};
 use dataplane::table::{OpenAddresses, Table, TableConfig, TableError};
 use dataplane::workers::HoldWaker;
 use policy::published::Grace;
 use policy::{Affected, Direction, Published, Snapshot};
 
 use crate::revoked::{RestoreError, RevokedConnections};
-use crate::sweeper::{Outcome, SweepError, Sweeper};
+use crate::sweeper::{SweepError, SweepResult, Sweeper};
 
 /// How long to sleep between two checks of workers that are evaluating a packet, which takes some
 /// microseconds.
@@ -111,7 +111,7 @@ impl From<RestoreError> for EngineError {
 
 /// Statistics of applying a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Applied {
+pub(crate) struct ApplyStats {
     /// The result of the sweep, if all connections were affected. Otherwise the sweep follows later.
     pub swept: Option<SweepReport>,
     /// How long evaluations in flight took to end.
@@ -170,14 +170,18 @@ impl Engine {
     /// none is, this publishes `next` and changes neither the kernel nor the workers.
     ///
     /// After an error, call this again with all connections affected.
-    pub(crate) fn apply(&mut self, next: &Arc<Snapshot>, affected: Affected) -> Result<Applied, EngineError> {
+    pub(crate) fn apply(
+        &mut self,
+        next: &Arc<Snapshot>,
+        affected: Affected,
+    ) -> Result<ApplyStats, EngineError> {
         let started = Instant::now();
         if affected.is_none() {
             // No verdict changes, so verdicts of the older snapshot may still reach the kernel.
             self.history.replace(next, started);
             drop(self.published.publish(Arc::clone(next)));
             self.revoked.follow(next, &self.overlay, &affected);
-            return Ok(Applied { whole: started.elapsed(), ..Applied::default() });
+            return Ok(ApplyStats { whole: started.elapsed(), ..ApplyStats::default() });
         }
         // The sweep in progress follows an older snapshot: affected connections are swept again.
         let dirty = affected.clone().or(self.dirty.clone());
@@ -203,7 +207,7 @@ impl Engine {
             self.dirty = dirty;
             None
         };
-        Ok(Applied { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
+        Ok(ApplyStats { swept, grace: graced - started, table: updated - graced, whole: started.elapsed() })
     }
 
     /// When [`Engine::sweep`] must be called; `None` if there is nothing to do.
@@ -247,14 +251,14 @@ impl Engine {
         self.finish_sweep(swept)
     }
 
-    fn scope(&mut self, of: Affected) -> Scope {
+    fn scope(&mut self, of: Affected) -> SweepScope {
         // This keeps the addresses of a sweep that failed.
         self.deleting.append(&mut self.reassigned);
         let reassigned = self.deleting.clone();
-        Scope { of, reassigned, adopts: self.adopts, are_unproven: self.are_unproven }
+        SweepScope { of, reassigned, adopts: self.adopts, are_unproven: self.are_unproven }
     }
 
-    fn finish_sweep(&mut self, swept: Outcome) -> Result<SweepReport, EngineError> {
+    fn finish_sweep(&mut self, swept: SweepResult) -> Result<SweepReport, EngineError> {
         let of = self.sweeping.take();
         let mut report = swept?;
         self.deleting.clear();

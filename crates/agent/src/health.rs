@@ -16,7 +16,7 @@ use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{PolicyName, Verdict};
 
 use crate::durations::Durations;
-use crate::status::{self, Phase, Status};
+use crate::status::{self, PhaseName, Status};
 use crate::sync::lock;
 use cluster::error_chain::chain;
 
@@ -122,7 +122,7 @@ impl State {
 
     /// Marks the agent as stopping. It is no longer ready, which is expected and not logged.
     pub(crate) fn stopping(&mut self) {
-        self.status.phase = Phase::Stopping;
+        self.status.phase = PhaseName::Stopping;
         self.reasons.insert(Condition::Running, "stopping".to_owned());
     }
 
@@ -210,7 +210,7 @@ impl Health {
             (status, state.queues, state.connections.clone(), state.versions.clone(), saved)
         };
         status.state = saved.map(|(now, restored)| status::SavedState::new(now, restored));
-        status.source = connections.as_ref().map(status::Source::from);
+        status.source = connections.as_ref().map(status::SourceStatus::from);
         status.ready = status.not_ready.is_empty();
         if let Some(workers) = lock(&self.workers).as_ref() {
             let counters = counters(workers);
@@ -222,8 +222,8 @@ impl Health {
         (status.packets.cached_denied, status.packets.cached_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
         let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
-        status.audit = status::Audit { written, lost, write_errors, failing };
-        status.conntrack = status::Conntrack::read();
+        status.audit = status::AuditStatus { written, lost, write_errors, failing };
+        status.conntrack = status::ConntrackStatus::read();
         status.policies = policies(versions, &self.audit);
         status
     }
@@ -259,19 +259,19 @@ impl From<Counters> for status::Packets {
     }
 }
 
-impl From<HoldCounters> for status::Hold {
+impl From<HoldCounters> for status::HoldStatus {
     fn from(counters: HoldCounters) -> Self {
-        let HoldCounters { now, held, allowed, denied, expired, over_limit: no_room, repeated } = counters;
-        Self { now, held, allowed, denied, expired, no_room, repeated }
+        let HoldCounters { now, held, allowed, denied, expired, over_limit, repeated } = counters;
+        Self { now, held, allowed, denied, expired, over_limit, repeated }
     }
 }
 
 /// The kernel's statistics of this agent's queues; empty if they can't be read.
-fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
+fn queue_rows(ours: QueueRange) -> Vec<status::QueueStatus> {
     let rows = QueueStatistics::read().unwrap_or_default();
     rows.into_iter()
         .filter(|row| ours.contains(row.number))
-        .map(|row| status::Queue {
+        .map(|row| status::QueueStatus {
             number: row.number.0,
             waiting: row.waiting,
             dropped_full: row.dropped_full,
@@ -284,12 +284,17 @@ fn queue_rows(ours: QueueRange) -> Vec<status::Queue> {
 fn policies(
     versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
     audit: &AuditMonitor,
-) -> Vec<status::Policy> {
-    let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
-    let new = |name: &PolicyName| status::Policy { policy: name.to_string(), ..status::Policy::default() };
+) -> Vec<status::PolicyStatus> {
+    let mut rows: BTreeMap<PolicyName, status::PolicyStatus> = BTreeMap::new();
+    let new = |name: &PolicyName| status::PolicyStatus {
+        policy: name.to_string(),
+        ..status::PolicyStatus::default()
+    };
     for (name, version) in versions {
-        let row =
-            status::Policy { resource_version: version.map(|version| version.to_string()), ..new(&name) };
+        let row = status::PolicyStatus {
+            resource_version: version.map(|version| version.to_string()),
+            ..new(&name)
+        };
         rows.insert(name, row);
     }
     for (name, verdict, count) in audit.policy_verdicts().all() {

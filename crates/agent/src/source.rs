@@ -11,7 +11,7 @@ use cluster::{Access, CniCache, Folder, Kubernetes, Source, Update, WatchStatuse
 use policy::{Budget, Change};
 
 use crate::exit::Usage;
-use crate::status::Problem;
+use crate::status::ProblemStatus;
 use crate::terminal::text;
 
 /// How long a command that reads the source once waits for the API server.
@@ -53,7 +53,7 @@ impl SourceArguments {
     }
 
     /// The source's current objects, without rules that exceed the budget, and the problems of these objects.
-    pub(crate) fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<Problem>)> {
+    pub(crate) fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<ProblemStatus>)> {
         let update = match self.source("", CniCache::Off, budget)? {
             Source::Folder { path, budget } => {
                 let read = Folder::read(&path, budget);
@@ -66,7 +66,7 @@ impl SourceArguments {
                 first_update(&receive, watching.watch_statuses())?
             }
         };
-        Ok((update.changes, update.problems.iter().map(Problem::from).collect()))
+        Ok((update.changes, update.problems.iter().map(ProblemStatus::from).collect()))
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use cluster::ReadCounts;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::origins::{NewPorts, Origins, Protection};
-pub(crate) use self::problem::Problem;
-pub(crate) use self::source::{Connection, SavedState, Source};
+pub(crate) use self::origins::{NewPorts, OriginsStatus, Protection};
+pub(crate) use self::problem::ProblemStatus;
+pub(crate) use self::source::{ConnectionStatus, SavedState, SourceStatus};
 
 /// The status of an agent.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub(crate) struct Status {
     /// The node whose policy it enforces.
     pub node: String,
     /// The phase in which it is.
-    pub phase: Phase,
+    pub phase: PhaseName,
     /// The agent's successor; null unless it is superseded.
     #[serde(default)]
     pub successor: Option<Successor>,
@@ -39,23 +39,23 @@ pub(crate) struct Status {
     pub applied_generation: u64,
     /// The connections to the API server; null if a folder is the source.
     #[serde(default)]
-    pub source: Option<Source>,
+    pub source: Option<SourceStatus>,
     /// The state on disk; null without --state-dir.
     #[serde(default)]
     pub state: Option<SavedState>,
     /// This agent's rules in the kernel; null before they are installed, and once another agent has taken
     /// over.
-    pub table: Option<Table>,
+    pub table: Option<TableStatus>,
     /// This node's pod CIDRs.
     pub pod_cidrs: Vec<String>,
     /// The number of known objects.
-    pub inventory: Inventory,
+    pub inventory: InventoryStatus,
     /// Packets evaluated.
     pub packets: Packets,
     /// Packets that were held until a pod is known.
-    pub hold: Hold,
+    pub hold: HoldStatus,
     /// This agent's queues in the kernel.
-    pub queues: Vec<Queue>,
+    pub queues: Vec<QueueStatus>,
     /// Packets lost in full queues; null if no queue was full.
     #[serde(default)]
     pub full_queue: Option<FullQueue>,
@@ -65,28 +65,28 @@ pub(crate) struct Status {
     #[serde(default)]
     pub bypasses: Bypasses,
     /// The last change that came in force.
-    pub last_change: Option<Change>,
+    pub last_change: Option<ChangeStatus>,
     /// The audit log.
-    pub audit: Audit,
+    pub audit: AuditStatus,
     /// The kernel's conntrack table; null if it can't be read.
-    pub conntrack: Option<Conntrack>,
+    pub conntrack: Option<ConntrackStatus>,
     /// How much the source has read; null before its first update.
     #[serde(default)]
     pub read: Option<ReadCounts>,
     /// All current problems of the source's objects.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ProblemStatus>,
     /// The policies that are in force on this node, and how often each decided.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<PolicyStatus>,
     /// The valid origins of packets; null before the rules are installed, and once another agent has taken
     /// over.
     #[serde(default)]
-    pub origins: Option<Origins>,
+    pub origins: Option<OriginsStatus>,
 }
 
 /// The phase of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Phase {
+pub(crate) enum PhaseName {
     /// Its rules are not installed yet: something is missing, or it has just started.
     #[default]
     Starting,
@@ -113,7 +113,7 @@ pub(crate) enum Successor {
 
 /// The rules in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Table {
+pub(crate) struct TableStatus {
     /// How rules queue packets: `native` (nft_queue) or `target` (xtables NFQUEUE).
     pub form: String,
     /// The queue numbers, `first-last`.
@@ -124,7 +124,7 @@ pub(crate) struct Table {
 
 /// The number of known objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Inventory {
+pub(crate) struct InventoryStatus {
     /// Pods of all nodes.
     pub pods: u64,
     /// Namespaces.
@@ -165,7 +165,7 @@ pub(crate) struct Packets {
 /// The number of packets that were held because their verdict depends on an unknown pod, since the agent
 /// started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Hold {
+pub(crate) struct HoldStatus {
     /// Held now.
     pub now: u64,
     /// Held in total.
@@ -177,7 +177,7 @@ pub(crate) struct Hold {
     /// Held packets that reached `--hold-timeout`, and were then decided by `--on-unknown-pod`.
     pub expired: u64,
     /// Packets that were not held because of a limit, and were decided by `--on-unknown-pod` at once.
-    pub no_room: u64,
+    pub over_limit: u64,
     /// Packets that were dropped without a verdict: retransmissions of a connection whose first packet was
     /// held.
     pub repeated: u64,
@@ -185,7 +185,7 @@ pub(crate) struct Hold {
 
 /// A queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Queue {
+pub(crate) struct QueueStatus {
     /// Its number.
     pub number: u16,
     /// Packets that wait for a verdict.
@@ -216,12 +216,12 @@ pub(crate) struct Sweeps {
     /// Connections that were allowed again.
     pub restored: u64,
     /// The last sweep.
-    pub last: Sweep,
+    pub last: SweepStatus,
 }
 
 /// A sweep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Sweep {
+pub(crate) struct SweepStatus {
     /// Connections that were evaluated.
     pub connections: u64,
     /// Connections that were no longer allowed.
@@ -234,7 +234,7 @@ pub(crate) struct Sweep {
 
 impl Sweeps {
     /// Adds a sweep.
-    pub(crate) fn add(&mut self, sweep: Sweep) {
+    pub(crate) fn add(&mut self, sweep: SweepStatus) {
         self.count += 1;
         self.revoked += sweep.revoked;
         self.restored += sweep.restored;
@@ -250,12 +250,12 @@ pub(crate) struct Bypasses {
     /// Their total duration in microseconds.
     pub micros: u64,
     /// The last period; null if there was none.
-    pub last: Option<Bypass>,
+    pub last: Option<BypassStatus>,
 }
 
 /// A period in which packets could pass unevaluated.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Bypass {
+pub(crate) struct BypassStatus {
     /// When it began: RFC 3339, UTC.
     pub from: String,
     /// When the rules had been restored and all connections evaluated again: RFC 3339, UTC.
@@ -270,14 +270,14 @@ pub(crate) struct Bypass {
 
 impl Bypasses {
     /// Adds a period of this duration.
-    pub(crate) fn add(&mut self, bypass: Bypass, duration: Duration) {
+    pub(crate) fn add(&mut self, bypass: BypassStatus, duration: Duration) {
         self.count += 1;
         self.micros += u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.last = Some(bypass);
     }
 }
 
-impl From<&audit::Bypass> for Bypass {
+impl From<&audit::Bypass> for BypassStatus {
     fn from(bypass: &audit::Bypass) -> Self {
         let audit::Bypass { reason: _, from, to, node: _, change, program, pid } = bypass;
         let (change, program, pid) = (change.clone(), program.clone(), *pid);
@@ -287,7 +287,7 @@ impl From<&audit::Bypass> for Bypass {
 
 /// Statistics of applying a change; times in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Change {
+pub(crate) struct ChangeStatus {
     /// The snapshot's generation.
     pub generation: u64,
     /// The number of objects that changed.
@@ -302,7 +302,7 @@ pub(crate) struct Change {
 
 /// The audit log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Audit {
+pub(crate) struct AuditStatus {
     /// Records written.
     pub written: u64,
     /// Records lost.
@@ -315,7 +315,7 @@ pub(crate) struct Audit {
 
 /// The size of the conntrack table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Conntrack {
+pub(crate) struct ConntrackStatus {
     /// The number of entries.
     pub entries: u64,
     /// The limit on entries.
@@ -324,7 +324,7 @@ pub(crate) struct Conntrack {
 
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Policy {
+pub(crate) struct PolicyStatus {
     /// `namespace/name`, or `name`.
     pub policy: String,
     /// The `metadata.resourceVersion` that is in force on this node, even for established connections. Null
@@ -337,7 +337,7 @@ pub(crate) struct Policy {
     pub denied: u64,
 }
 
-impl Conntrack {
+impl ConntrackStatus {
     /// Reads the size from `/proc/sys` of this network namespace.
     pub(crate) fn read() -> Option<Self> {
         let number = |name| {

@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::{Mark, Marks};
 use dataplane::sweep::{
-    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Scope, Sink, SweepReport, SweptConnection, sweep,
-    wait_for_packets_in_flight,
+    Evaluator, LocalAddresses, MarkCounts, OverlayFlows, Sink, SweepReport, SweepScope, SweptConnection,
+    sweep, wait_for_packets_in_flight,
 };
 use policy::Snapshot;
 
@@ -20,7 +20,7 @@ use crate::revoked::RevokedRegistry;
 use crate::sync::lock;
 
 /// The result of a sweep.
-pub(crate) type Outcome = Result<SweepReport, SweepError>;
+pub(crate) type SweepResult = Result<SweepReport, SweepError>;
 
 /// Not all connections were swept.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub(crate) enum SweepError {
 struct SweepRequest {
     snapshot: Arc<Snapshot>,
     overlay: Arc<OverlayFlows>,
-    scope: Scope,
+    scope: SweepScope,
     /// Whether rules revalidate packets of established connections during the sweep.
     is_revalidating: bool,
 }
@@ -51,7 +51,7 @@ struct SweepRequest {
 pub(crate) struct Sweeper {
     /// `None` once the thread must end.
     requests: Option<Sender<SweepRequest>>,
-    outcomes: Receiver<Outcome>,
+    outcomes: Receiver<SweepResult>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,7 +86,7 @@ impl Sweeper {
         &self,
         snapshot: &Arc<Snapshot>,
         overlay: &Arc<OverlayFlows>,
-        scope: Scope,
+        scope: SweepScope,
         is_revalidating: bool,
     ) -> Result<(), SweepError> {
         let requests = self.requests.as_ref().ok_or(SweepError::Ended)?;
@@ -96,7 +96,7 @@ impl Sweeper {
     }
 
     /// The outcome of the sweep in progress, if it has ended.
-    pub(crate) fn try_outcome(&self) -> Option<Outcome> {
+    pub(crate) fn try_outcome(&self) -> Option<SweepResult> {
         match self.outcomes.try_recv() {
             Ok(swept) => Some(swept),
             Err(TryRecvError::Empty) => None,
@@ -105,16 +105,22 @@ impl Sweeper {
     }
 
     /// Waits for the end of the sweep in progress, and returns its outcome.
-    pub(crate) fn wait(&self) -> Outcome {
+    pub(crate) fn wait(&self) -> SweepResult {
         self.outcomes.recv().unwrap_or(Err(SweepError::Ended))
     }
 }
 
 impl SweepRequest {
-    fn sweep(self, conntrack: &mut Conntrack, marks: &Marks, registry: &Mutex<RevokedRegistry>) -> Outcome {
+    fn sweep(
+        self,
+        conntrack: &mut Conntrack,
+        marks: &Marks,
+        registry: &Mutex<RevokedRegistry>,
+    ) -> SweepResult {
         let local = LocalAddresses::read().map_err(SweepError::LocalAddresses)?;
         let evaluator = Evaluator { snapshot: &self.snapshot, local: &local, overlay: &self.overlay };
-        let mut changed = Changed { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
+        let mut changed =
+            ChangedMarks { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
         let report = sweep(conntrack, marks, evaluator, &self.scope, &mut changed)?;
         if self.is_revalidating {
             changed.confirm(conntrack, marks)?;
@@ -124,7 +130,7 @@ impl SweepRequest {
 }
 
 /// Connections whose marks a sweep has just changed, so that their packets no longer pass without evaluation.
-struct Changed<'a> {
+struct ChangedMarks<'a> {
     registry: &'a Mutex<RevokedRegistry>,
     local: &'a LocalAddresses,
     /// Connections on which REVOKED was set.
@@ -133,7 +139,7 @@ struct Changed<'a> {
     unaccepted: Vec<SweptConnection>,
 }
 
-impl Sink for Changed<'_> {
+impl Sink for ChangedMarks<'_> {
     fn apply_marks(&mut self, found: &mut [SweptConnection]) -> Result<MarkCounts, ConntrackError> {
         let counts = lock(self.registry).apply_marks(found, self.local)?;
         let is_newly_revoked = |found: &&SweptConnection| !found.is_allowed && !found.is_revoked;
@@ -146,7 +152,7 @@ impl Sink for Changed<'_> {
     }
 }
 
-impl Changed<'_> {
+impl ChangedMarks<'_> {
     /// Ensures that the marks stay as they are now.
     ///
     /// Rules set a bit in the connection's mark when a packet is revalidated, and write back the whole mark
@@ -208,9 +214,10 @@ mod tests {
     ) -> Vec<Mark> {
         let (local, overlay) = (LocalAddresses::default(), OverlayFlows::default());
         let evaluator = Evaluator { snapshot, local: &local, overlay: &overlay };
-        let mut changed = Changed { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
+        let mut changed =
+            ChangedMarks { registry, local: &local, revoked: Vec::new(), unaccepted: Vec::new() };
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &Marks::default(), evaluator, &Scope::default(), &mut changed).unwrap();
+        sweep(&mut conntrack, &Marks::default(), evaluator, &SweepScope::default(), &mut changed).unwrap();
         overwrite_marks(mark);
         in_between();
         changed.confirm(&mut conntrack, &Marks::default()).unwrap();

@@ -250,7 +250,7 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
         "table": {"form": text, "queues": text, "fail_mode": text},
         "pod_cidrs": [text], "inventory": {"pods": 0, "namespaces": 0, "nodes": 0, "policies": 0},
         "packets": {"allowed": 0, "denied": 0, "unparsable": 0, "gone": 0, "overflows": 0},
-        "hold": {"now": 0, "held": 0, "allowed": 0, "denied": 0, "expired": 0, "no_room": 0, "repeated": 0},
+        "hold": {"now": 0, "held": 0, "allowed": 0, "denied": 0, "expired": 0, "over_limit": 0, "repeated": 0},
         "queues": [], "sweeps": {"count": 0, "revoked": 0, "restored": 0,
             "last": {"connections": 0, "revoked": 0, "restored": 0, "micros": 0}},
         "last_change": null, "audit": {"written": 0, "lost": 0, "write_errors": 0, "failing": failing},
@@ -260,7 +260,7 @@ fn status_of(text: &str, failing: Option<&str>) -> String {
                 {"id": text, "name": text, "in_force": true, "why_not": null, "off_by_choice": false},
             ],
             "ports": [], "conflicts": [], "exemptions": [text], "overlays": [text], "dropped": {text: 1},
-            "new_ports": {"queued": 0, "passed": 0, "dropped": 0, "expired": 0, "no_room": 0},
+            "new_ports": {"queued": 0, "allowed": 0, "denied": 0, "expired": 0, "over_limit": 0},
         },
     })
     .to_string()

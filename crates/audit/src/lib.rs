@@ -32,7 +32,7 @@ pub mod writer;
 
 pub use destination::{Destination, DestinationError};
 pub use policy_verdicts::PolicyVerdicts;
-pub use reader::{Line, ReadError, Records, read};
+pub use reader::{Line, Lines, ReadError, read};
 pub use record::{Bypass, Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};
 pub use recorder::Recorder;
 pub use writer::{Audit, AuditConfig, AuditCounters, AuditError, AuditMonitor, Reopener};

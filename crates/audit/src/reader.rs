@@ -45,17 +45,17 @@ pub enum ReadError {
 }
 
 /// The lines of the log at `path`, oldest first. Empty lines are skipped.
-pub fn read(path: impl AsRef<Path>) -> Result<Records<BufReader<File>>, ReadError> {
+pub fn read(path: impl AsRef<Path>) -> Result<Lines<BufReader<File>>, ReadError> {
     let path = path.as_ref();
     match File::open(path) {
-        Ok(file) => Ok(Records::new(path, BufReader::with_capacity(1 << 16, file))),
+        Ok(file) => Ok(Lines::new(path, BufReader::with_capacity(1 << 16, file))),
         Err(source) => Err(ReadError::File { path: path.to_owned(), source }),
     }
 }
 
 /// See [`read`].
 #[derive(Debug)]
-pub struct Records<R> {
+pub struct Lines<R> {
     input: R,
     path: PathBuf,
     line: u64,
@@ -64,14 +64,14 @@ pub struct Records<R> {
     failed: bool,
 }
 
-impl<R: BufRead> Records<R> {
+impl<R: BufRead> Lines<R> {
     /// The lines of any input; errors call it `path`.
     pub fn new(path: impl Into<PathBuf>, input: R) -> Self {
         Self { input, path: path.into(), line: 0, buffer: Vec::new(), failed: false }
     }
 }
 
-impl<R: BufRead> Iterator for Records<R> {
+impl<R: BufRead> Iterator for Lines<R> {
     type Item = Result<Line, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {

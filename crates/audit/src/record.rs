@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 mod form;
 mod line;
 
-pub(crate) use line::Lines;
+pub(crate) use line::LineBuffer;
 
 /// How many isolating policies a record names at most. Hundreds may select a pod, and a line must not grow to
 /// kilobytes.

@@ -4,8 +4,8 @@
 //! or counted as lost. The log reports lost records before any newer record.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,22 @@ use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
 use crate::policy_verdicts::PolicyVerdicts;
-use crate::record::{Bypass, Dropped, Lines, Lost, Record};
+use crate::record::{Bypass, Dropped, LineBuffer, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
 
+mod json_line;
 mod output;
+mod shared;
 
-use output::Output;
+pub use self::output::BATCH;
+
+use self::json_line::append;
+use self::output::Output;
+use self::shared::Shared;
 
 /// How long the writer sleeps between two polls of the rings. Recorders don't wake it: a wake-up would cost
 /// the worker more than the record.
 pub const POLL: Duration = Duration::from_millis(20);
-
-/// Lines are written once they have this many bytes, or when the rings are empty.
-pub const BATCH: usize = 1 << 16;
 
 /// How long [`Audit::stop`] waits for a destination that doesn't accept the last lines.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,25 +88,6 @@ pub struct Audit {
     events: mpsc::Sender<Event>,
     ring: usize,
     thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    stopping: AtomicBool,
-    /// Whether the writer must open the file again.
-    reopen: AtomicBool,
-    written: AtomicU64,
-    lost: AtomicU64,
-    write_errors: AtomicU64,
-    failing: Mutex<Option<String>>,
-    policy_verdicts: PolicyVerdicts,
-}
-
-impl Shared {
-    /// A panic while the lock was held leaves a whole value.
-    fn failing(&self) -> MutexGuard<'_, Option<String>> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Audit {
@@ -232,7 +216,7 @@ struct Writer<F> {
     shared: Arc<Shared>,
     observe: F,
     /// Whole lines that are not written yet.
-    lines: Lines,
+    lines: LineBuffer,
     /// How many records are among them.
     records: u64,
     /// How many were lost in rings that have been freed.
@@ -261,7 +245,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             events,
             shared,
             observe,
-            lines: Lines::with_capacity(BATCH + (BATCH >> 4)),
+            lines: LineBuffer::with_capacity(BATCH + (BATCH >> 4)),
             records: 0,
             lost_in_old_rings: 0,
             lost_in_writes: 0,
@@ -373,16 +357,6 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         }
         self.lines.bytes.clear();
         self.records = 0;
-    }
-}
-
-/// Adds one line.
-fn append(lines: &mut Vec<u8>, value: &impl serde::Serialize) {
-    let before = lines.len();
-    match serde_json::to_writer(&mut *lines, value) {
-        Ok(()) => lines.push(b'\n'),
-        // None of these types fails to serialize to memory. If one did, no partial line may stay.
-        Err(_) => lines.truncate(before),
     }
 }
 

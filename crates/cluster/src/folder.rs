@@ -37,15 +37,15 @@ use std::time::SystemTime;
 use policy::Budget;
 
 pub use self::error::FolderError;
-pub use self::watch::Watch;
+pub use self::watch::FolderWatch;
 
 use self::files::Files;
 use self::read::{LARGEST, Read, read};
 use self::scan::{Found, scan};
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;
-use crate::manifest::Reading;
-use crate::problem::{Origin, Problem, Update};
+use crate::manifest::FileContent;
+use crate::problem::{Problem, ProblemLocation, Update};
 
 /// A folder of manifests that was read.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl Folder {
     /// A file that exists and can't be read is a broken file. It gets no stamp, so each walk tries it again.
     fn unread(&mut self, path: &Path, what: String) -> Look {
         let failure = Problem {
-            origin: Origin::whole_file(path),
+            location: ProblemLocation::whole_file(path),
             object: None,
             what,
             effect:
@@ -208,7 +208,7 @@ impl Folder {
                      be open"
                     .into(),
         };
-        self.files.read(path, None, Reading { failures: vec![failure], ..Reading::default() });
+        self.files.read(path, None, FileContent { failures: vec![failure], ..FileContent::default() });
         Look::Done
     }
 
@@ -231,7 +231,7 @@ impl Folder {
     /// Records what a walk found besides manifests: folders that can't be read or watched, and other files.
     fn beside(&mut self, found: &Found, unwatched: Vec<Problem>) {
         let problem = |(path, error): &(PathBuf, io::Error)| Problem {
-            origin: Origin::whole_file(path),
+            location: ProblemLocation::whole_file(path),
             object: None,
             what: format!("the folder can't be read: {error}"),
             effect: "the last good objects of its files stay in force".into(),

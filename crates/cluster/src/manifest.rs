@@ -14,6 +14,7 @@ mod broken;
 mod cut_off;
 mod documents;
 mod encoding;
+mod file_content;
 mod flow;
 mod keep;
 mod keep_seed;
@@ -23,7 +24,6 @@ mod messages;
 mod object;
 mod raw_object;
 mod read_context;
-mod reading;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -32,9 +32,9 @@ use std::path::Path;
 use policy::Change;
 use serde::de::{DeserializeSeed, IgnoredAny};
 
+pub use self::file_content::FileContent;
+pub(crate) use self::file_content::ManifestObject;
 pub use self::raw_object::{Fault, RawObject};
-pub(crate) use self::reading::ManifestObject;
-pub use self::reading::Reading;
 
 use self::cut_off::CutOff;
 use self::documents::Document;
@@ -46,18 +46,19 @@ use self::yaml::yaml_options;
 use crate::convert::{self, FieldPath, Kind, Recognition, Step};
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{Origin, Problem};
+use crate::problem::{Problem, ProblemLocation};
 
 /// Reads a manifest. Problems name it by `file`.
-pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> Reading {
-    let mut reader = Reader { file, interner, reading: Reading::default(), encoding: None, cut_off: None };
+pub fn read(file: &Path, bytes: &[u8], interner: &Interner) -> FileContent {
+    let mut reader =
+        Reader { file, interner, reading: FileContent::default(), encoding: None, cut_off: None };
     match encoding::decode(bytes) {
         Ok(decoded) => {
             if let Some((line, what)) = decoded.flaw {
-                let origin = reader.origin(0, Some(line));
+                let location = reader.location(0, Some(line));
                 let effect = "names and values that contain it and that a verdict depends on are not \
                               understood: save the file as UTF-8";
-                reader.encoding = Some(Problem { origin, object: None, what, effect: effect.into() });
+                reader.encoding = Some(Problem { location, object: None, what, effect: effect.into() });
             }
             reader.text(&decoded.text);
         }
@@ -78,7 +79,7 @@ const MOST_NAMED: usize = 100;
 struct Reader<'a> {
     file: &'a Path,
     interner: &'a Interner,
-    reading: Reading,
+    reading: FileContent,
     /// The problem with the encoding.
     encoding: Option<Problem>,
     /// The policy in which the text of the document breaks off.
@@ -152,7 +153,7 @@ impl Reader<'_> {
         // Lines are determined only if there are problems, in a second pass over the document.
         let lines = lines::find(document.text, unplaced.iter().map(|(path, _, _)| path));
         for ((_, failure, mut problem), line) in unplaced.into_iter().zip(lines) {
-            problem.origin = self.origin(document.number, line.map(|line| document.line_of(line)));
+            problem.location = self.location(document.number, line.map(|line| document.line_of(line)));
             push_few(if failure { &mut self.reading.failures } else { &mut self.reading.flaws }, problem);
         }
         result
@@ -243,16 +244,16 @@ impl Reader<'_> {
         what: String,
         effect: &str,
     ) -> Problem {
-        Problem { origin: self.origin(document, line), object, what, effect: effect.to_owned() }
+        Problem { location: self.location(document, line), object, what, effect: effect.to_owned() }
     }
 
-    fn origin(&self, document: usize, line: Option<usize>) -> Origin {
-        Origin::File { path: self.file.to_owned(), document, line }
+    fn location(&self, document: usize, line: Option<usize>) -> ProblemLocation {
+        ProblemLocation::File { path: self.file.to_owned(), document, line }
     }
 
     /// Sorts the objects and determines whether the file is a manifest. Of an object that occurs twice, the
     /// later one counts, as with `kubectl apply`.
-    fn finish(mut self) -> Reading {
+    fn finish(mut self) -> FileContent {
         let mut by_key: BTreeMap<Key, ManifestObject> = BTreeMap::new();
         for object in std::mem::take(&mut self.reading.objects) {
             let key = object.key();
@@ -260,7 +261,7 @@ impl Reader<'_> {
             if let Some(earlier) = by_key.insert(key, object) {
                 let line = (earlier.line > 0).then_some(earlier.line as usize);
                 let problem = Problem {
-                    origin: self.origin(earlier.document as usize, line),
+                    location: self.location(earlier.document as usize, line),
                     object: Some(name),
                     what: format!("the same object comes again in document {document} of this file"),
                     effect: "the later one counts".into(),
@@ -269,7 +270,7 @@ impl Reader<'_> {
             }
         }
         self.reading.objects = by_key.into_values().collect();
-        let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
+        let FileContent { objects, flaws, failures, others, no_manifest } = &mut self.reading;
         if !objects.is_empty() || !failures.is_empty() || *others > 0 {
             // In a file with objects, this was meant to be one.
             failures.append(no_manifest);

@@ -78,7 +78,7 @@ pub type ResourceVersion = Arc<str>;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct Problem {
     /// Where the problem is.
-    pub origin: Origin,
+    pub location: ProblemLocation,
     /// The object, for example `NetworkPolicy web/a`, if it is known.
     pub object: Option<String>,
     /// What is wrong, with the field if there is one.
@@ -90,7 +90,7 @@ pub struct Problem {
 /// The location of something that could not be understood.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum ProblemLocation {
     /// In a file of a folder.
     File {
         /// The file, or the folder itself.
@@ -107,7 +107,7 @@ pub enum Origin {
     },
 }
 
-impl Origin {
+impl ProblemLocation {
     /// A whole file, or a folder.
     pub(crate) fn whole_file(path: &Path) -> Self {
         Self::File { path: path.to_owned(), document: 0, line: None }
@@ -117,7 +117,7 @@ impl Origin {
 impl Problem {
     /// Removes the line number, for a file whose text has changed since.
     pub(crate) fn forget_line(&mut self) {
-        if let Origin::File { line, .. } = &mut self.origin {
+        if let ProblemLocation::File { line, .. } = &mut self.location {
             *line = None;
         }
     }
@@ -131,14 +131,14 @@ impl Problem {
     /// The problem in one line, without resourceVersion, document and line. Two versions of an object with
     /// the same problem give the same text.
     pub fn without_version(&self) -> String {
-        let Self { origin, object, what, effect } = self;
+        let Self { location, object, what, effect } = self;
         let object = object.as_deref();
-        let place = match origin {
-            Origin::File { path, .. } => match object {
+        let place = match location {
+            ProblemLocation::File { path, .. } => match object {
                 Some(object) => format!("{}: {object}", path.display()),
                 None => path.display().to_string(),
             },
-            Origin::Api { .. } => object.unwrap_or("an object").to_owned(),
+            ProblemLocation::Api { .. } => object.unwrap_or("an object").to_owned(),
         };
         one_line(&format!("{place}: {what}; {effect}"))
     }
@@ -147,8 +147,8 @@ impl Problem {
     /// can tell which problems are new.
     pub fn log(&self) {
         let (object, error, effect) = (self.object.as_deref(), &*self.what, &*self.effect);
-        match &self.origin {
-            Origin::File { path, document, line } => tracing::warn!(
+        match &self.location {
+            ProblemLocation::File { path, document, line } => tracing::warn!(
                 file = %path.display(),
                 document,
                 line,
@@ -157,7 +157,7 @@ impl Problem {
                 effect,
                 "a manifest was not understood"
             ),
-            Origin::Api { resource_version } => tracing::warn!(
+            ProblemLocation::Api { resource_version } => tracing::warn!(
                 object,
                 resource_version = &**resource_version,
                 error,
@@ -173,8 +173,8 @@ impl fmt::Display for Problem {
     /// `NetworkPolicy web/a (version 1234): ...; the peer matches nothing`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = self.object.as_deref();
-        let place = match &self.origin {
-            Origin::File { path, document, line } => {
+        let place = match &self.location {
+            ProblemLocation::File { path, document, line } => {
                 let mut text = path.display().to_string();
                 if let Some(line) = line {
                     text += &format!(":{line}");
@@ -187,7 +187,7 @@ impl fmt::Display for Problem {
                 }
                 text
             }
-            Origin::Api { resource_version } => {
+            ProblemLocation::Api { resource_version } => {
                 format!("{} (version {resource_version})", object.unwrap_or("an object"))
             }
         };
@@ -212,7 +212,11 @@ mod tests {
     #[test]
     fn a_problem_is_one_line() {
         let mut problem = Problem {
-            origin: Origin::File { path: PathBuf::from("dir/web.yaml"), document: 2, line: Some(12) },
+            location: ProblemLocation::File {
+                path: PathBuf::from("dir/web.yaml"),
+                document: 2,
+                line: Some(12),
+            },
             object: Some("NetworkPolicy web/a\nb".into()),
             what: "spec.ingress[0].from[0].ipBlock.cidr: \"x\" is not a CIDR".into(),
             effect: "the peer matches nothing".into(),
@@ -223,13 +227,14 @@ mod tests {
              spec.ingress[0].from[0].ipBlock.cidr: \"x\" is not a CIDR; the peer matches nothing"
         );
         let from_file = problem.without_version();
-        problem.origin = Origin::File { path: PathBuf::from("dir/web.yaml"), document: 3, line: Some(70) };
+        problem.location =
+            ProblemLocation::File { path: PathBuf::from("dir/web.yaml"), document: 3, line: Some(70) };
         assert_eq!(problem.without_version(), from_file, "it has only moved");
         assert!(
             from_file.starts_with("dir/web.yaml: NetworkPolicy web/a\\nb: spec.ingress[0]"),
             "{from_file}"
         );
-        problem.origin = Origin::Api { resource_version: "77".into() };
+        problem.location = ProblemLocation::Api { resource_version: "77".into() };
         let from_api = problem.without_version();
         assert!(from_api.starts_with("NetworkPolicy web/a\\nb: spec.ingress[0]"), "{from_api}");
         assert_eq!(problem.namespace(), "web");

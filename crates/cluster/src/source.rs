@@ -46,7 +46,7 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum Handle {
-    Folder { _watch: folder::Watch },
+    Folder { _watch: folder::FolderWatch },
     Kubernetes(Watching),
 }
 

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use policy::Packet;
 
-use crate::ports::{InterfaceIndex, Mac};
+use crate::link::{InterfaceIndex, Mac};
 
 /// Why a rule drops a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -15,7 +15,8 @@
 //! - [`netlink`]: messages to and from the kernel's netfilter subsystems.
 //! - [`table`]: chains, sets and rules in the kernel, and how they change. [`preflight`]: what they require
 //!   of the kernel and the node.
-//! - [`ports`]: which pod is behind which interface. [`drops`]: packets that rules drop without a worker.
+//! - [`ports`]: which pod is behind which interface, in the types of `link`. [`drops`]: packets that rules
+//!   drop without a worker.
 //! - [`packet`]: the first 128 bytes of a packet -> [`policy::Packet`].
 //! - [`workers`], [`worker`]: a pinned thread for each queue, from the queued packet to its verdict. Packets
 //!   whose pod is not known yet are held here.
@@ -38,6 +39,7 @@ pub mod cache_log;
 pub mod conntrack;
 pub mod drops;
 pub mod error_chain;
+mod link;
 pub mod marks;
 pub mod netlink;
 mod nft;

@@ -2,10 +2,10 @@
 //! its addresses.
 //!
 //! ```text
-//!  rtnetlink --> [ Monitor ] --> Interfaces --+
-//!                                             +--> [ Bindings::derive ] --> Bindings --> sets of the bridge
-//!  snapshot, CNI cache, previous bindings ----+                                      table and of inet
-//!                                                                                    prerouting (`table`)
+//!  rtnetlink -> [ PortMonitor ] -> Interfaces --+
+//!                                               +-> [ Bindings::derive ] --> Bindings --> sets of the bridge
+//!  snapshot, CNI cache, previous bindings ------+                                     table and of inet
+//!                                                                                     prerouting (`table`)
 //!
 //!  packet of a port without bindings --queue--> [ PortQueue ] holds it until the port has some --> [ check ]
 //! ```
@@ -21,18 +21,17 @@ mod bindings;
 mod check;
 mod interfaces;
 mod learning;
-mod link;
 mod link_local;
 mod monitor;
 mod queue;
 mod rtnetlink;
 
+pub use crate::link::{Attachment, InterfaceIndex, Mac, Overlay};
 pub use bindings::{Bindings, Conflict, Owners, Port, PortAddress};
 pub use check::PortState;
-pub use interfaces::{BridgeNetfilter, Interface, Interfaces, InterfacesError, Kind};
+pub use interfaces::{BridgeNetfilter, Interface, InterfaceKind, Interfaces, InterfacesError};
 pub use learning::set_link_local_learning;
-pub use link::{Attachment, InterfaceIndex, Mac, Overlay};
 pub(crate) use link_local::is_link_local;
-pub use monitor::Monitor;
+pub use monitor::PortMonitor;
 pub use queue::{PortQueue, PortQueueConfig, PortQueueCounters};
 pub use rtnetlink::read_interfaces;

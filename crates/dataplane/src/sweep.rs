@@ -63,7 +63,7 @@ pub struct SweepReport {
 
 /// Which connections a sweep visits, and what it does besides evaluating them.
 #[derive(Clone, Debug, Default)]
-pub struct Scope {
+pub struct SweepScope {
     /// The connections to evaluate.
     pub of: Affected,
     /// Addresses that belong to another pod than before: their connections are deleted.
@@ -164,7 +164,7 @@ pub fn sweep(
     conntrack: &mut Conntrack,
     marks: &Marks,
     evaluator: Evaluator<'_>,
-    scope: &Scope,
+    scope: &SweepScope,
     sink: &mut dyn Sink,
 ) -> Result<SweepReport, ConntrackError> {
     let started = Instant::now();
@@ -187,7 +187,7 @@ pub fn sweep(
 struct Sweep<'a> {
     evaluator: Evaluator<'a>,
     marks: &'a Marks,
-    scope: &'a Scope,
+    scope: &'a SweepScope,
     sink: &'a mut dyn Sink,
     /// Connections for the next call of `apply_marks`.
     found: Vec<SweptConnection>,

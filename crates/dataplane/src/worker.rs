@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nfq::{Message, Queue, Verdict as KernelVerdict};
 use policy::{Decision, Directions, Evaluation, Generation, Packet, Reader, Snapshot, Verdict};
 
-use crate::marks::{DeniedFlow, Mark, Marks, QueueReason as Kind};
+use crate::marks::{DeniedFlow, Mark, Marks, QueueReason};
 use crate::netlink::PortId;
 use crate::packet;
 use crate::queue_statistics::QueueStatistics;
@@ -104,7 +104,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
     fn answer(&mut self, message: Message) -> Result<(), WorkerError> {
         let at = SystemTime::now();
         let packet = packet::parse(message.get_payload()).ok();
-        let is_reply = self.marks.queue_reason(mark_of(&message)) == Kind::EstablishedReply;
+        let is_reply = self.marks.queue_reason(mark_of(&message)) == QueueReason::EstablishedReply;
         let packet = packet.map(|packet| if is_reply { packet.reversed() } else { packet });
         let pending = PendingPacket { message, packet, since: None };
         let Evaluated::Provisional(message, packet, generation) =
@@ -177,8 +177,8 @@ impl<R: FnMut(Evaluation)> Worker<R> {
                 let directions = directions(message.get_hook());
                 match self.marks.queue_reason(mark_of(&message)) {
                     // It is unknown which end opened the connection (semantics 34).
-                    Kind::UnprovenReply => pass.evaluate_unproven(packet, directions),
-                    Kind::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
+                    QueueReason::UnprovenReply => pass.evaluate_unproven(packet, directions),
+                    QueueReason::First if packet.is_mid_stream => pass.evaluate_unproven(packet, directions),
                     _ => pass.evaluate(packet, directions),
                 }
             }
@@ -303,13 +303,14 @@ fn mark_of(message: &Message) -> Mark {
 
 /// The answer that allows a packet with this mark: the packet's new mark, and the verdict for the kernel.
 ///
-/// The packet is reinjected into the chain that queued it, which marks its connection. A packet without a
-/// connection is accepted instead.
+/// The packet is reinjected into the chain that queued it, which marks its connection. A packet for which
+/// neither a connection nor a set records that it is queued continues behind that chain instead: the chain
+/// would not know it again, and would queue it in a loop.
 #[inline]
 pub fn allow(marks: &Marks, mark: Mark) -> (Mark, KernelVerdict) {
     let others = mark & !marks.queue_reason_mask();
     match marks.queue_reason(mark) {
-        Kind::Untracked => (others, KernelVerdict::Accept),
+        QueueReason::Untracked => (others, KernelVerdict::Accept),
         _ => ((others ^ marks.verdict_bit()) | marks.agent_bits(), KernelVerdict::Repeat),
     }
 }
@@ -335,11 +336,11 @@ fn denied_flow(
 ) -> Option<DeniedFlow> {
     let is_denied = |decision: &Decision| decision.verdict() == Verdict::Deny && !decision.is_provisional();
     let is_unproven = match marks.queue_reason(mark_of(message)) {
-        Kind::First => packet.is_mid_stream,
-        Kind::UnprovenReply => true,
-        Kind::UntrackedFlow => false,
+        QueueReason::First => packet.is_mid_stream,
+        QueueReason::UnprovenReply => true,
+        QueueReason::UntrackedFlow => false,
         // The connection of such a packet was evaluated before, and the sweep revokes it.
-        Kind::Established | Kind::EstablishedReply | Kind::Untracked => return None,
+        QueueReason::Established | QueueReason::EstablishedReply | QueueReason::Untracked => return None,
     };
     if !is_unproven {
         return is_denied(decision).then_some(DeniedFlow::Forward);

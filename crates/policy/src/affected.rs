@@ -21,12 +21,12 @@ pub enum Affected {
     All,
     /// Connections of at most [`MAX_ADDRESSES`] addresses, in canonical form: an IPv4 address is never
     /// IPv4-mapped.
-    Addresses(BTreeMap<IpAddr, Peers>),
+    Addresses(BTreeMap<IpAddr, AffectedPeers>),
 }
 
 /// The peers of an address's affected connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Peers {
+pub enum AffectedPeers {
     /// Every address.
     Any,
     /// ANY of these addresses: those of pods with rulesets that the change of the peer makes a difference to.
@@ -39,7 +39,7 @@ impl Affected {
 
     /// All connections of these addresses.
     pub fn any_peer(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        let addresses = addresses.into_iter().map(|address| (address.to_canonical(), Peers::Any));
+        let addresses = addresses.into_iter().map(|address| (address.to_canonical(), AffectedPeers::Any));
         Self::Addresses(addresses.collect()).bounded()
     }
 
@@ -69,8 +69,8 @@ impl Affected {
     pub fn contains(&self, one: IpAddr, other: IpAddr) -> bool {
         let Self::Addresses(addresses) = self else { return true };
         let is_peer = |address: IpAddr, peer: IpAddr| match addresses.get(&address) {
-            Some(Peers::Any) => true,
-            Some(Peers::Only(peers)) => peers.contains(&peer),
+            Some(AffectedPeers::Any) => true,
+            Some(AffectedPeers::Only(peers)) => peers.contains(&peer),
             None => false,
         };
         is_peer(one, other) || is_peer(other, one)
@@ -85,8 +85,10 @@ impl Affected {
         for (address, peers) in others {
             let both = match (addresses.remove(&address), peers) {
                 (None, peers) => peers,
-                (Some(Peers::Only(some)), Peers::Only(others)) => Peers::Only(Arc::new(&*some | &*others)),
-                (Some(Peers::Any), _) | (Some(_), Peers::Any) => Peers::Any,
+                (Some(AffectedPeers::Only(some)), AffectedPeers::Only(others)) => {
+                    AffectedPeers::Only(Arc::new(&*some | &*others))
+                }
+                (Some(AffectedPeers::Any), _) | (Some(_), AffectedPeers::Any) => AffectedPeers::Any,
             };
             addresses.insert(address, both);
         }
@@ -113,7 +115,7 @@ mod tests {
 
     fn only(of: u8, peers: &[u8]) -> Affected {
         let peers = peers.iter().copied().map(address).collect();
-        Affected::Addresses([(address(of), Peers::Only(Arc::new(peers)))].into())
+        Affected::Addresses([(address(of), AffectedPeers::Only(Arc::new(peers)))].into())
     }
 
     #[test]

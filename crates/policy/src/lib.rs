@@ -57,7 +57,7 @@ pub mod snapshot;
 pub mod spec;
 
 pub use admission::{Admission, Budget, Refusal};
-pub use affected::{Affected, Peers};
+pub use affected::{Affected, AffectedPeers};
 pub use compiler::{Compilation, Compiler, Scope};
 pub use decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 pub use evaluation::Evaluation;

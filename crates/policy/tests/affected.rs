@@ -6,7 +6,7 @@ mod common;
 use std::net::IpAddr;
 
 use common::build::*;
-use policy::{Affected, Change, Compiler, Peers, PolicyName, Scope};
+use policy::{Affected, AffectedPeers, Change, Compiler, PolicyName, Scope};
 
 /// Pods of this node: `web` admits pods with `app=client`, `db` admits any, and `open` has no policy.
 const WEB: &str = "10.244.1.2";
@@ -49,7 +49,7 @@ fn affected(compiler: &mut Compiler, change: impl Into<Change>) -> Affected {
 
 fn with_peers(of: &str, peers: &[&str]) -> Affected {
     let peers = peers.iter().map(|peer| address(peer)).collect();
-    Affected::Addresses([(address(of), Peers::Only(std::sync::Arc::new(peers)))].into())
+    Affected::Addresses([(address(of), AffectedPeers::Only(std::sync::Arc::new(peers)))].into())
 }
 
 #[test]

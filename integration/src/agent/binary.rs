@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// Runs another command of `kube-verdict` in a node's namespace: its exit code, standard output and standard
 /// error.
-pub fn command(namespace: &Namespace, arguments: &[&str]) -> Result<(i32, String, String)> {
+pub fn command(namespace: &NetworkNamespace, arguments: &[&str]) -> Result<(i32, String, String)> {
     let binary = binary()?;
     let output = namespace.run(|| Command::new(&binary).args(arguments).stdin(Stdio::null()).output())?;
     let output = output.with_context(|| format!("running {}", binary.display()))?;

@@ -11,7 +11,7 @@
 //! ```
 
 use crate::attachment::Attachment;
-use crate::cluster::{Cluster, Links};
+use crate::cluster::{ClusterSpec, Links};
 use crate::scenario::Scenario;
 use crate::testbed::Testbed;
 
@@ -47,7 +47,7 @@ const POLICIES: [(&str, &str); 4] = [
 ];
 
 /// The description of the cluster.
-pub fn cluster(links: Links, attachment: Attachment) -> Cluster {
+pub fn cluster(links: Links, attachment: Attachment) -> ClusterSpec {
     let pods = [
         ("evil/a", "node-a"),
         ("evil/b", "node-a"),
@@ -82,7 +82,7 @@ pub fn begin(links: Links, attachment: Attachment, fail_mode: FailMode) -> Scena
 
 /// [`begin`] with another cluster.
 #[track_caller]
-pub fn begin_with(cluster: Cluster, fail_mode: FailMode) -> Scenario {
+pub fn begin_with(cluster: ClusterSpec, fail_mode: FailMode) -> Scenario {
     let attachment = cluster.attachment;
     let mut scenario = Scenario::new(cluster);
     for (name, spec) in POLICIES {

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// The addresses of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ pub struct Interface {
 }
 
 /// The interface of this name in a namespace.
-pub fn interface(namespace: &Namespace, name: &str) -> Result<Interface> {
+pub fn interface(namespace: &NetworkNamespace, name: &str) -> Result<Interface> {
     let doing = || format!("reading the interface {name} of {}", namespace.name());
     let entries = namespace.run(|| getifaddrs().map(Iterator::collect::<Vec<_>>))?.with_context(doing)?;
     let mut link = None;
@@ -42,7 +42,7 @@ pub fn interface(namespace: &Namespace, name: &str) -> Result<Interface> {
 }
 
 /// Sends frames through an interface of a namespace, one after the other.
-pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u8>]) -> Result<()> {
+pub fn send_frames(namespace: &NetworkNamespace, interface: &Interface, frames: &[Vec<u8>]) -> Result<()> {
     namespace.run(|| -> Result<()> {
         let socket = packet_socket()?;
         for frame in frames {
@@ -56,7 +56,7 @@ pub fn send_frames(namespace: &Namespace, interface: &Interface, frames: &[Vec<u
 /// Sends a frame through an interface repeatedly, as fast as possible, until it is stopped. Counts the frames
 /// in `sent`.
 pub fn flood(
-    namespace: &Namespace,
+    namespace: &NetworkNamespace,
     interface: &Interface,
     frame: &[u8],
     is_stopped: &AtomicBool,
@@ -74,7 +74,12 @@ pub fn flood(
 }
 
 /// Sends a datagram by an unprivileged socket.
-pub fn send_datagram(namespace: &Namespace, source_port: u16, to: SocketAddr, data: &[u8]) -> Result<()> {
+pub fn send_datagram(
+    namespace: &NetworkNamespace,
+    source_port: u16,
+    to: SocketAddr,
+    data: &[u8],
+) -> Result<()> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -89,7 +94,12 @@ pub fn send_datagram(namespace: &Namespace, source_port: u16, to: SocketAddr, da
 
 /// Sends a datagram from an address that the sender does not have. For IPv6, the kernel requires no privilege
 /// for that. IP_FREEBIND sets the same flag of the socket as IPV6_FREEBIND.
-pub fn send_freebound(namespace: &Namespace, from: SocketAddr, to: SocketAddr, data: &[u8]) -> Result<()> {
+pub fn send_freebound(
+    namespace: &NetworkNamespace,
+    from: SocketAddr,
+    to: SocketAddr,
+    data: &[u8],
+) -> Result<()> {
     let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     namespace.run(|| -> Result<()> {
         let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use integration::kubernetes::e2e::{self, RunPlan};
-use integration::kubernetes::scenarios::{SCENARIOS, Scenario};
+use integration::kubernetes::scenarios::{ClusterScenario, SCENARIOS};
 use integration::kubernetes::{Cluster, Components, InstallMethod, Workdir, init};
 
 #[derive(Parser)]
@@ -24,7 +24,7 @@ struct Folders {
     #[arg(long)]
     folder: PathBuf,
     /// The folder of the built programs of Kubernetes.
-    #[arg(long = "parts")]
+    #[arg(long)]
     components: PathBuf,
 }
 
@@ -110,9 +110,9 @@ impl E2e {
     }
 }
 
-fn named(names: &[String]) -> Result<Vec<Scenario>> {
+fn named(names: &[String]) -> Result<Vec<ClusterScenario>> {
     let scenario = |name: &String| {
-        Scenario::named(name).with_context(|| {
+        ClusterScenario::named(name).with_context(|| {
             let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
             format!("there is no scenario {name}: {}", known.join(", "))
         })

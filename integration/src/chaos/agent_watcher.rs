@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::http;
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// How often an agent is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(30);
@@ -53,7 +53,7 @@ pub struct AgentWatcher {
 
 impl AgentWatcher {
     /// Starts the thread, without an agent to poll.
-    pub fn new(namespace: &Arc<Namespace>) -> Result<Self> {
+    pub fn new(namespace: &Arc<NetworkNamespace>) -> Result<Self> {
         let (seen, stop) = (Arc::<Mutex<AgentState>>::default(), Arc::new(AtomicBool::new(false)));
         let (shared, is_over, namespace) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(namespace));
         let thread = std::thread::spawn(move || {
@@ -103,7 +103,7 @@ impl Drop for AgentWatcher {
     }
 }
 
-fn poll(seen: &Mutex<AgentState>, namespace: &Namespace, logs: &mut HashMap<PathBuf, u64>) {
+fn poll(seen: &Mutex<AgentState>, namespace: &NetworkNamespace, logs: &mut HashMap<PathBuf, u64>) {
     let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(agent) = lock().agent.clone() else { return };
     let offset = logs.entry(agent.log.clone()).or_default();

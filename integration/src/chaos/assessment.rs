@@ -67,8 +67,8 @@ impl Model {
             return Assessment::Changing;
         }
         let (begun, ended) = (attempt.begun.0, attempt.ended.0);
-        // A server that is gone before its greeting arrives leaves a client that waits without an end: only the
-        // server sends, so no segment of the client is answered by a reset.
+        // A server that is gone before its greeting arrives leaves a client that waits without an end: only
+        // the server sends, so no segment of the client is answered by a reset.
         if self.lost_power(&nodes(attempt, worlds), (attempt.begun.1, attempt.ended.1)) {
             return Assessment::Stalled;
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::streams::StreamRoute;
 use super::world::{DATA, METRICS, PLAIN, World};
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::command::ip;
 use crate::probe::Family;
 use crate::testbed::Testbed;
@@ -15,9 +15,9 @@ pub(super) const STEADY: [(&str, &str); 3] = [("web/c0", "db/s0"), ("web/c0", "d
 pub(super) const CONDITIONAL: [(&str, &str); 4] =
     [("web/c0", "db/s1"), ("web/c1", "db/s1"), ("other/x0", "db/s0"), ("other/x1", "db/s0")];
 
-pub(super) fn cluster() -> Cluster {
+pub(super) fn cluster() -> ClusterSpec {
     let data = [DATA[0], DATA[1], METRICS[0], METRICS[1]];
-    Cluster::of_two_nodes()
+    ClusterSpec::of_two_nodes()
         .steady_hardware_addresses()
         .namespace("marker", &[])
         .namespace("roll", &[])

@@ -13,7 +13,7 @@ use super::agent_watcher::AgentWatcher;
 use super::audit_reader::AuditReader;
 use crate::agent::{Agent, HTTP_PORT, Launch};
 use crate::disk::Disk;
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 use crate::specs::PodSpec;
 use crate::testbed::Testbed;
 
@@ -56,7 +56,7 @@ pub struct Node {
     /// Its name.
     pub name: String,
     /// Its network namespace.
-    pub namespace: Arc<Namespace>,
+    pub namespace: Arc<NetworkNamespace>,
     /// Totals of its audit log.
     pub audit_reader: AuditReader,
     /// The status of its agent.

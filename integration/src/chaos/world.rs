@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::ClusterSpec;
 use crate::manifests::policy_text;
 use crate::port::Transport;
 use crate::scenario::Direction;
@@ -224,7 +224,7 @@ impl World {
     }
 
     /// The objects that an API server has in this world; nodes and namespaces are those of `cluster`.
-    pub fn objects(&self, cluster: &Cluster) -> Objects {
+    pub fn objects(&self, cluster: &ClusterSpec) -> Objects {
         let metadata = |name: &str| {
             let (namespace, short) = name.split_once('/').unwrap_or(("", name));
             let version = self.number.to_string();
@@ -266,7 +266,7 @@ impl World {
     }
 
     /// The text of [`CLUSTER_FILE`]; the pods are those of `cluster`, with this world's labels.
-    pub fn cluster_text(&self, cluster: &Cluster) -> String {
+    pub fn cluster_text(&self, cluster: &ClusterSpec) -> String {
         format!(
             "{}---\n{}",
             crate::manifests::cluster_text(cluster, &[]),
@@ -344,7 +344,7 @@ mod tests {
     fn both_files_contain_their_number() {
         let world = World::first([pod("web/c", 2, false)]);
         assert!(world.policy_text().contains("name: \"policies-1\""));
-        assert!(world.cluster_text(&Cluster::of_two_nodes()).contains("name: \"cluster-1\""));
+        assert!(world.cluster_text(&ClusterSpec::of_two_nodes()).contains("name: \"cluster-1\""));
         assert_eq!(world.markers(), ["marker/cluster-1", "marker/policies-1"]);
     }
 }

@@ -16,7 +16,7 @@ use super::kubectl::Kubectl;
 use super::network::{BRIDGE, CONTROL, POD_RANGE, SERVICE_RANGE};
 use super::workdir::{Workdir, start, tail};
 use crate::command::ip;
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// The first address of the service range, which the service `kubernetes` has.
 const API_SERVICE: &str = "10.96.0.1";
@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct ControlPlane {
     workdir: Workdir,
-    namespace: Namespace,
+    namespace: NetworkNamespace,
 }
 
 impl ControlPlane {
@@ -55,7 +55,7 @@ impl ControlPlane {
         components: &Components,
         nodes: &[String],
     ) -> Result<(Self, Credentials)> {
-        let namespace = Namespace::create_persistent(&workdir.namespace("control"))?;
+        let namespace = NetworkNamespace::create_persistent(&workdir.namespace("control"))?;
         ip(
             &namespace,
             &format!(
@@ -90,13 +90,13 @@ impl ControlPlane {
 
     /// The running control plane.
     pub fn running(workdir: &Workdir) -> Result<Self> {
-        let namespace = Namespace::open(&workdir.namespace("control"))?
+        let namespace = NetworkNamespace::open(&workdir.namespace("control"))?
             .context("no cluster is running: cargo xtask cluster up")?;
         Ok(Self { workdir: workdir.clone(), namespace })
     }
 
     /// Its network namespace, from which the API server and all nodes are reached.
-    pub fn namespace(&self) -> &Namespace {
+    pub fn namespace(&self) -> &NetworkNamespace {
         &self.namespace
     }
 

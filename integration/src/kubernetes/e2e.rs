@@ -7,8 +7,12 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
-use super::scenarios::{LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE, Scenario};
-use super::{Cluster, Components, InstallMethod, Step, Workdir, evidence, suite};
+use super::components::Components;
+use super::install::InstallMethod;
+use super::progress::Step;
+use super::scenarios::{ClusterScenario, LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE};
+use super::workdir::Workdir;
+use super::{Cluster, evidence, suite};
 
 /// What to run on a cluster with one installation method.
 #[derive(Clone, Debug)]
@@ -18,7 +22,7 @@ pub struct RunPlan {
     /// How many times in a row the suite must pass.
     pub suites: u32,
     /// The scenarios to run.
-    pub scenarios: Vec<Scenario>,
+    pub scenarios: Vec<ClusterScenario>,
 }
 
 /// A row of the table: a test and its result.

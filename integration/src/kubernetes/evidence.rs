@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, InstallMethod};
+use super::Cluster;
+use super::install::InstallMethod;
 
 /// Writes the cluster's state to `folder`. Where something can't be read, the file contains the error.
 pub fn keep(cluster: &Cluster, method: InstallMethod, folder: &Path) -> Result<()> {

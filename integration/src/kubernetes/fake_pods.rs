@@ -94,7 +94,7 @@ impl FakePods {
     }
 
     fn namespace(number: usize) -> String {
-        format!("crowd-{number}")
+        format!("fake-{number}")
     }
 
     fn pod(&self, number: usize) -> Request {

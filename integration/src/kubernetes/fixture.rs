@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Cluster, InstallMethod};
-
-/// The image of our prober.
-pub const PROBER: &str = "localhost/prober:1";
+use super::Cluster;
+use super::images::PROBER;
+use super::install::InstallMethod;
 
 /// The port of the scenarios' servers.
 pub const PORT: u16 = 8080;
@@ -31,7 +30,7 @@ pub struct Fixture<'a> {
 
 /// The description of a pod.
 #[derive(Clone, PartialEq, Debug)]
-pub struct PodSpec {
+pub struct PodManifest {
     name: String,
     node: String,
     labels: Map<String, Value>,
@@ -39,7 +38,7 @@ pub struct PodSpec {
     spec: Map<String, Value>,
 }
 
-impl PodSpec {
+impl PodManifest {
     /// A pod on a node that runs the prober with these arguments.
     pub fn new(name: &str, node: &str, arguments: &[&str]) -> Self {
         let container = json!({"name": "main", "image": PROBER, "command": ["/prober"], "args": arguments});
@@ -100,14 +99,14 @@ impl<'a> Fixture<'a> {
     }
 
     /// Creates pods without waiting for them.
-    pub fn create(&self, pods: &[PodSpec]) -> Result<()> {
+    pub fn create(&self, pods: &[PodManifest]) -> Result<()> {
         let items: Vec<Value> = pods.iter().map(|pod| pod.object(&self.namespace)).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         self.cluster.kubectl.run_with_input(&["create", "-f", "-"], &list.to_string()).map(drop)
     }
 
     /// Creates pods and waits until all of them are ready.
-    pub fn start(&self, pods: &[PodSpec]) -> Result<()> {
+    pub fn start(&self, pods: &[PodManifest]) -> Result<()> {
         self.create(pods)?;
         let names: Vec<String> = pods.iter().map(|pod| format!("pod/{}", pod.name)).collect();
         let mut arguments = vec!["wait", "--for=condition=Ready", "--timeout=180s"];

@@ -10,12 +10,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::components::Components;
-use super::fixture::PROBER;
 use super::image::{Image, save};
 use crate::programs::{libraries, program};
 
 /// The image of the container that holds a pod's namespaces.
 pub const PAUSE: &str = "localhost/pause:1";
+
+/// The image of our prober.
+pub const PROBER: &str = "localhost/prober:1";
 
 /// A process that holds namespaces, reaps orphans, and exits on SIGINT and SIGTERM.
 const PAUSE_SOURCE: &str = "

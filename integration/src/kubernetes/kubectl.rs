@@ -11,20 +11,20 @@ use super::components::Components;
 use super::credentials::kubeconfig_name;
 use super::workdir::Workdir;
 use crate::command::output_with_input;
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 
 /// Access to a cluster through `kubectl`.
 #[derive(Debug)]
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
-    namespace: Namespace,
+    namespace: NetworkNamespace,
 }
 
 impl Kubectl {
     /// Access to the running cluster in `workdir`.
     pub fn new(workdir: &Workdir, components: &Components) -> Result<Self> {
-        let namespace = Namespace::open(&workdir.namespace("control"))?
+        let namespace = NetworkNamespace::open(&workdir.namespace("control"))?
             .context("no cluster is up: cargo xtask cluster up")?;
         let kubeconfig = workdir.join(&kubeconfig_name("admin"));
         Ok(Self { program: components.program("kubectl"), kubeconfig, namespace })

@@ -23,7 +23,7 @@ use super::init::{COMMAND, PRIVATE, READY};
 use super::network::{BRIDGE, CONTROL, POD_RANGE};
 use super::workdir::{Workdir, log_file, start, tail};
 use crate::command::ip;
-use crate::namespace::{Namespace, run_on_new_thread};
+use crate::namespace::{NetworkNamespace, run_on_new_thread};
 
 /// The folders in [`PRIVATE`] that a reboot empties.
 const VOLATILE: [&str; 4] = ["/var/lib/cni", "/run/containerd", "/run/flannel", "/run/netns"];
@@ -71,15 +71,20 @@ impl Node {
     }
 
     /// Its network namespace.
-    pub fn network(&self) -> Result<Namespace> {
-        Namespace::open(&self.workdir.namespace(&self.name))?
+    pub fn network(&self) -> Result<NetworkNamespace> {
+        NetworkNamespace::open(&self.workdir.namespace(&self.name))?
             .with_context(|| format!("{} is not running: cargo xtask cluster up", self.name))
     }
 
     /// Boots the node: namespaces, network, containerd, images, kubelet, kube-proxy.
-    pub fn boot(&self, components: &Components, control: &Namespace, images: &[PathBuf]) -> Result<()> {
+    pub fn boot(
+        &self,
+        components: &Components,
+        control: &NetworkNamespace,
+        images: &[PathBuf],
+    ) -> Result<()> {
         self.prepare_folders()?;
-        let namespace = Namespace::create_persistent(&self.workdir.namespace(&self.name))?;
+        let namespace = NetworkNamespace::create_persistent(&self.workdir.namespace(&self.name))?;
         self.wire(control, &namespace)?;
         namespace.sysctls(&SYSCTLS)?;
         self.start_init(&namespace)?;
@@ -94,7 +99,7 @@ impl Node {
     /// Kills all processes of the node and removes its namespaces, as a power cut does. Its files on disk
     /// remain.
     pub fn cut_power(&self) -> Result<()> {
-        if let Some(namespace) = Namespace::open(&self.workdir.namespace(&self.name))? {
+        if let Some(namespace) = NetworkNamespace::open(&self.workdir.namespace(&self.name))? {
             namespace.destroy();
         }
         let tasks = self.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
@@ -184,7 +189,7 @@ impl Node {
     }
 
     /// Connects the node to the bridge in the control plane's namespace.
-    fn wire(&self, control: &Namespace, namespace: &Namespace) -> Result<()> {
+    fn wire(&self, control: &NetworkNamespace, namespace: &NetworkNamespace) -> Result<()> {
         // After a power cut, the kernel removes the old device only after a while.
         let _ = ip(control, &format!("link delete {}\n", self.name));
         ip(
@@ -205,7 +210,7 @@ impl Node {
         )
     }
 
-    fn start_init(&self, namespace: &Namespace) -> Result<()> {
+    fn start_init(&self, namespace: &NetworkNamespace) -> Result<()> {
         let root = self.workdir.join(&self.name);
         let log = self.workdir.log(&self.name, "init");
         let errors = log_file(&log)?;
@@ -239,7 +244,7 @@ impl Node {
         let down = || format!("{} is not running: cargo xtask cluster up", self.name);
         let init: u32 =
             fs::read_to_string(self.init_file()).with_context(down)?.trim().parse().with_context(down)?;
-        let namespace = Namespace::open(&self.workdir.namespace(&self.name))?.with_context(down)?;
+        let namespace = NetworkNamespace::open(&self.workdir.namespace(&self.name))?.with_context(down)?;
         // The process id may have been reused.
         if namespace.contains_process(init) { Ok(init) } else { bail!(down()) }
     }

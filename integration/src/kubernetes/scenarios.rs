@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::Cluster;
 use super::fixture::Fixture;
-use super::{Cluster, InstallMethod};
+use super::install::InstallMethod;
 
 mod api_server;
 mod first_packet;
@@ -20,7 +21,7 @@ mod smoke;
 
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
-pub struct Scenario {
+pub struct ClusterScenario {
     /// The name for `--scenarios`. The scenario's namespace is named after it.
     pub name: &'static str,
     /// What it tests, in one sentence.
@@ -29,7 +30,7 @@ pub struct Scenario {
 }
 
 /// Runs with every installation method.
-pub const SMOKE: Scenario = Scenario {
+pub const SMOKE: ClusterScenario = ClusterScenario {
     name: "smoke",
     about: "pods on both nodes reach what policy allows and nothing else, and changes are enforced at once",
     run: smoke::run,
@@ -37,14 +38,14 @@ pub const SMOKE: Scenario = Scenario {
 
 /// Runs with every installation method: with some of them, agents find pods' interfaces in the CNI cache, and
 /// with others not.
-pub const ORIGINS: Scenario = Scenario {
+pub const ORIGINS: ClusterScenario = ClusterScenario {
     name: "origins",
     about: "packets of a pod that forges their source are dropped and counted",
     run: origins::run,
 };
 
 /// Runs with every installation method, since each is uninstalled differently.
-pub const LEAVING: Scenario = Scenario {
+pub const LEAVING: ClusterScenario = ClusterScenario {
     name: "leaving",
     about: "agents are uninstalled under load: no connection is lost, and nothing remains on the nodes",
     run: leaving::run,
@@ -54,50 +55,54 @@ pub const LEAVING: Scenario = Scenario {
 pub const QUICK: usize = 5;
 
 /// All scenarios, the quick ones first, and the one that cuts a node's power last.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [ClusterScenario; 11] = [
     SMOKE,
-    Scenario {
+    ClusterScenario {
         name: "probes",
         about: "a kubelet's probes reach a pod that no other client may reach",
         run: probes::run,
     },
-    Scenario {
+    ClusterScenario {
         name: "hosts",
         about: "nodes, pods of the host's network, host ports, node ports and sticky services",
         run: hosts::run,
     },
-    Scenario {
+    ClusterScenario {
         name: "reuse",
         about: "the address of a finished pod belongs to its next owner at once",
         run: reuse::run,
     },
     ORIGINS,
-    Scenario {
+    ClusterScenario {
         name: "first-packet",
         about: "of 200 new pods that policy denies, no packet passes; 200 that it allows connect without \
                 delay",
         run: first_packet::run,
     },
-    Scenario {
+    ClusterScenario {
         name: "restart",
         about: "a rolling restart of the agents under load loses no connection",
         run: restart::run,
     },
-    Scenario {
+    ClusterScenario {
         name: "api-server",
         about: "policy is enforced while the API server is down for a minute, and updated when it is back",
         run: api_server::run,
     },
-    Scenario {
+    ClusterScenario {
         name: "scale",
         about: "10,000 pods and 1,000 policies: memory, start time, and how soon a policy is enforced",
         run: scale::run,
     },
     LEAVING,
-    Scenario { name: "reboot", about: "policy is enforced after a node's power was cut", run: reboot::run },
+    ClusterScenario {
+        name: "reboot",
+        about: "policy is enforced after a node's power was cut",
+        run: reboot::run,
+    },
 ];
 
-impl Scenario {
+impl ClusterScenario {
     /// The scenario of this name.
     pub fn named(name: &str) -> Option<Self> {
         SCENARIOS.into_iter().find(|scenario| scenario.name == name)
@@ -118,7 +123,7 @@ mod tests {
     fn every_scenario_has_its_own_name() {
         let names: std::collections::BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
-        assert!(names.into_iter().all(|name| Scenario::named(name).is_some()));
-        assert!(Scenario::named("none").is_none());
+        assert!(names.into_iter().all(|name| ClusterScenario::named(name).is_some()));
+        assert!(ClusterScenario::named("none").is_none());
     }
 }

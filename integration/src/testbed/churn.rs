@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Testbed;
 use crate::command::ip;
-use crate::namespace::Namespace;
+use crate::namespace::NetworkNamespace;
 use crate::server::Server;
 use crate::specs::PodSpec;
 use crate::wiring;
@@ -46,7 +46,7 @@ impl Testbed {
         let number = ATTACHED.fetch_add(1, Ordering::Relaxed);
         let pod = self.cluster.pod_named(name)?;
         let node = self.cluster.node_named(&pod.node)?;
-        let namespace = Namespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
+        let namespace = NetworkNamespace::create(&format!("{number}-{}", name.replace('/', ".")))?;
         namespace.sysctls(&wiring::EVERYWHERE)?;
         let attachment = self.cluster.attachment;
         let device = format!("veth{number}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dataplane::netlink::{AttributeReader, Socket};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use nix::errno::Errno;
 
 /// `NFNLGRP_NFTABLES`.
@@ -38,7 +38,7 @@ pub(crate) struct Commits {
 
 impl Commits {
     /// Receives notifications from now on.
-    pub(crate) fn listen(namespace: &Arc<Namespace>) -> Result<Self> {
+    pub(crate) fn listen(namespace: &Arc<NetworkNamespace>) -> Result<Self> {
         let socket = namespace.run(|| -> Result<Socket> {
             let socket = Socket::open()?;
             socket.join(GROUP, 64 << 20)?;

@@ -12,11 +12,11 @@ use std::time::Duration;
 use commits::Commits;
 use dataplane::cache_log::CacheLog;
 use integration::command::{nft, nft_output};
-use integration::namespace::Namespace;
+use integration::namespace::NetworkNamespace;
 use integration::wait::wait_until;
 use integration::web_to_db::ALLOWED;
 use integration::{
-    Agent, Cluster, Direction, Family, Launch, Scenario, Stream, Testbed, agent, allowed, denied,
+    Agent, ClusterSpec, Direction, Family, Launch, Scenario, Stream, Testbed, agent, allowed, denied,
 };
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the time of each repair is measured.
 const TIMES: usize = 100;
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterSpec {
     Testbed::new()
         .node("node-a", "10.244.1.0/24", "fd00:10:244:1::/64")
         .pod("web/a", "node-a", &[], &["80"])
@@ -47,7 +47,7 @@ fn scenario(flags: &[&str]) -> Scenario {
     scenario
 }
 
-fn node(scenario: &Scenario) -> Arc<Namespace> {
+fn node(scenario: &Scenario) -> Arc<NetworkNamespace> {
     Arc::clone(scenario.testbed.namespace("node-a").unwrap())
 }
 

@@ -9,8 +9,8 @@ use cluster::{ResourceVersion, Update};
 use policy::{Affected, Change, Compilation, PolicyName};
 
 use super::compile_stats::CompileStats;
-use super::owners::PreviousOwners;
 use super::state::Agent;
+use super::vacated_addresses::PreviousOwners;
 use crate::health::{Condition, PolicyState};
 use crate::memory;
 use crate::nodes;
@@ -127,7 +127,7 @@ impl Agent {
         self.changed_policies.extend(self.compiler.readmitted().iter().cloned());
         self.report_problems();
         if let Some(engine) = self.phase.engine() {
-            let reassigned = self.address_owners.reassigned(before, &snapshot, &affected);
+            let reassigned = self.vacated_addresses.reassigned(before, &snapshot, &affected);
             affected = affected.or(Affected::any_peer(reassigned.iter().copied()));
             engine.reassign(reassigned);
         }

@@ -78,7 +78,7 @@ impl Agent {
         let mut state = self.health.state();
         state.queues = Some(queues);
         // One lock covers all three, so that no status shows rules without their protections.
-        state.status.phase = status::Phase::Enforcing;
+        state.status.phase = status::PhaseName::Enforcing;
         state.status.table = Some(self.table_status(&table));
         state.status.origins = Some(origins_status);
         drop(state);
@@ -163,8 +163,8 @@ impl Agent {
         }
     }
 
-    fn table_status(&self, table: &Table) -> status::Table {
-        status::Table {
+    fn table_status(&self, table: &Table) -> status::TableStatus {
+        status::TableStatus {
             form: format!("{:?}", table.form()).to_lowercase(),
             queues: table.queues().to_string(),
             fail_mode: match self.config.fail_mode {

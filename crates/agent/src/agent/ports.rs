@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::conntrack::ConntrackError;
-use dataplane::ports::{Monitor, PortQueue, PortQueueConfig};
+use dataplane::ports::{PortMonitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
 use policy::{Snapshot, Verdict};
@@ -26,7 +26,7 @@ impl Agent {
         let outbox = self.outbox.clone();
         let latest = Arc::clone(&self.latest_interfaces);
         // At most one message is queued, however often interfaces change.
-        let monitor = Monitor::start(move |interfaces| {
+        let monitor = PortMonitor::start(move |interfaces| {
             let is_queued = lock(&latest).replace(interfaces).is_some();
             if !is_queued {
                 drop(outbox.send(Message::Interfaces));
@@ -133,8 +133,12 @@ impl Agent {
     }
 
     /// The part of the status about the origins of packets, under rules with these protections.
-    pub(super) fn origins_status(&self, protections: Protections, snapshot: &Snapshot) -> status::Origins {
+    pub(super) fn origins_status(
+        &self,
+        protections: Protections,
+        snapshot: &Snapshot,
+    ) -> status::OriginsStatus {
         let new_ports = self.port_queue.as_ref().map(PortQueue::counters).unwrap_or_default();
-        status::Origins::new(&self.origins, protections, self.config.bridge, new_ports, snapshot)
+        status::OriginsStatus::new(&self.origins, protections, self.config.bridge, new_ports, snapshot)
     }
 }

@@ -12,7 +12,7 @@ use super::compile_stats::CompileStats;
 use super::problem_log::{LogLine, ProblemKey};
 use super::state::Agent;
 use crate::durations::observe;
-use crate::engine::Applied;
+use crate::engine::ApplyStats;
 use crate::health::Condition;
 use crate::status;
 
@@ -26,9 +26,9 @@ impl Agent {
         generation: u64,
         policies: BTreeSet<PolicyName>,
         compiled: &CompileStats,
-        applied: &Applied,
+        applied: &ApplyStats,
     ) {
-        let change = status::Change {
+        let change = status::ChangeStatus {
             generation,
             changes: compiled.changes,
             compile_micros: micros(compiled.elapsed),
@@ -67,7 +67,7 @@ impl Agent {
     /// Reports the result of a sweep in log, status and metrics.
     pub(super) fn report_sweep(&self, swept: &SweepReport) {
         observe(&self.health.durations().sweep, swept.elapsed);
-        let last = status::Sweep {
+        let last = status::SweepStatus {
             connections: swept.entries,
             revoked: swept.revoked,
             restored: swept.restored,
@@ -97,13 +97,13 @@ impl Agent {
         let mut current = BTreeMap::new();
         let mut problems = Vec::with_capacity(self.problems.len());
         for problem in &*self.problems {
-            problems.push(status::Problem::from(problem));
+            problems.push(status::ProblemStatus::from(problem));
             let (namespace, text) = (problem.namespace().to_owned(), problem.without_version());
             current.insert(ProblemKey { namespace, text }, Cause::Object(problem));
         }
         let before = std::mem::take(&mut self.refused);
         for refusal in self.compiler.refusals() {
-            let problem = status::Problem::from(&refusal);
+            let problem = status::ProblemStatus::from(&refusal);
             if let Some(watch) = &self.watch
                 && !before.contains(&refusal.policy)
             {
@@ -117,7 +117,7 @@ impl Agent {
             current.insert(ProblemKey { namespace, text }, Cause::Budget(refusal));
         }
         for (namespace, more) in self.compiler.more_refusals() {
-            problems.push(status::Problem::more_refusals(namespace, more));
+            problems.push(status::ProblemStatus::more_refusals(namespace, more));
         }
         let lines = self.problem_log.change(current.keys().cloned().collect(), Instant::now());
         for line in &lines {
@@ -145,7 +145,7 @@ impl Agent {
         let count = |objects: usize| objects as u64;
         let mut state = self.health.state();
         state.status.pod_cidrs = snapshot.pod_cidrs().iter().map(ToString::to_string).collect();
-        state.status.inventory = status::Inventory {
+        state.status.inventory = status::InventoryStatus {
             pods: count(inventory.pods.len()),
             namespaces: count(inventory.namespaces.len()),
             nodes: count(inventory.nodes.len()),

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use dataplane::table::{Changed, ForeignChange, TableError};
 use jiff::Timestamp;
 
-use super::rules_watch::{Bypass, MIN_INTERVAL};
+use super::rules_watch::{MIN_INTERVAL, OngoingBypass};
 use super::state::Agent;
 use crate::health::Condition;
 use crate::status;
@@ -104,8 +104,8 @@ impl Agent {
         }
     }
 
-    fn record_bypass(&mut self, bypass: Bypass) {
-        let Bypass { change, changes, restored, ended, .. } = bypass;
+    fn record_bypass(&mut self, bypass: OngoingBypass) {
+        let OngoingBypass { change, changes, restored, ended, .. } = bypass;
         let ForeignChange { since, program, what, .. } = change;
         let to = ended.map_or_else(SystemTime::now, |(to, _)| to);
         // The clock may have been set back since then.
@@ -125,7 +125,7 @@ impl Agent {
             program: program.name.clone(),
             pid: program.pid,
         };
-        self.health.state().status.bypasses.add(status::Bypass::from(&record), lasted(to));
+        self.health.state().status.bypasses.add(status::BypassStatus::from(&record), lasted(to));
         self.audit.record_bypass(record);
         self.rules.unlogged += 1;
         let now = Instant::now();

@@ -33,7 +33,7 @@ pub(super) struct RulesWatch {
     /// When the rules were last found intact.
     seen: SystemTime,
     /// The bypass that has not ended yet.
-    pub(super) bypass: Option<Bypass>,
+    pub(super) bypass: Option<OngoingBypass>,
     /// When a bypass was last logged.
     pub(super) logged: Option<Instant>,
     /// The number of bypasses since `logged`, which have no line.
@@ -50,7 +50,7 @@ pub(super) struct RulesWatch {
 
 /// A bypass that has not ended.
 #[derive(Debug)]
-pub(super) struct Bypass {
+pub(super) struct OngoingBypass {
     /// The first change.
     pub(super) change: ForeignChange,
     /// The number of nftables transactions by other programs.
@@ -63,7 +63,7 @@ pub(super) struct Bypass {
     pub(super) ended: Option<(SystemTime, Instant)>,
 }
 
-impl Bypass {
+impl OngoingBypass {
     fn new(change: ForeignChange) -> Self {
         Self { change, changes: 1, are_missing: false, restored: None, ended: None }
     }
@@ -155,7 +155,7 @@ impl RulesWatch {
                 (bypass.restored, bypass.ended) = (None, None);
                 bypass.attribute(change);
             }
-            None => self.bypass = Some(Bypass::new(change)),
+            None => self.bypass = Some(OngoingBypass::new(change)),
         }
     }
 
@@ -177,7 +177,7 @@ impl RulesWatch {
     }
 
     /// Takes the bypass if it has ended and its record need not wait for a notification.
-    pub(super) fn take_ended(&mut self, now: Instant) -> Option<Bypass> {
+    pub(super) fn take_ended(&mut self, now: Instant) -> Option<OngoingBypass> {
         self.bypass.take_if(|bypass| {
             let is_late = |(_, at): (_, Instant)| now.duration_since(at) >= NOTIFIED_WITHIN;
             // If notifications were lost, none will arrive.
@@ -187,7 +187,7 @@ impl RulesWatch {
     }
 
     /// Takes the bypass if it has ended.
-    pub(super) fn take_ended_now(&mut self) -> Option<Bypass> {
+    pub(super) fn take_ended_now(&mut self) -> Option<OngoingBypass> {
         self.bypass.take_if(|bypass| bypass.ended.is_some())
     }
 
@@ -215,7 +215,7 @@ impl RulesWatch {
     /// Whether the rules must be restored now. If notifications are lost repeatedly, they are restored at
     /// most once per [`MIN_INTERVAL`].
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let is_certain = |bypass: &Bypass| bypass.are_missing || !bypass.is_unknown();
+        let is_certain = |bypass: &OngoingBypass| bypass.are_missing || !bypass.is_unknown();
         if self.bypass.as_ref().is_none_or(is_certain) {
             return true;
         }

@@ -9,20 +9,20 @@ use audit::Audit;
 use cluster::{Problem, Update, Watch};
 use dataplane::cache_log::History;
 use dataplane::conntrack::Conntrack;
-use dataplane::ports::{Interfaces, Monitor, PortQueue};
+use dataplane::ports::{Interfaces, PortMonitor, PortQueue};
 use policy::{Compiler, PolicyName, Scope, Snapshot};
 
 use super::backlog::Backlog;
 use super::config::AgentConfig;
 use super::message::Message;
 use super::nflog_records::NflogRecords;
-use super::owners::AddressOwners;
 use super::phase::Phase;
 use super::predecessor::Predecessor;
 use super::problem_log::ProblemLog;
 use super::queue_counters::QueueCounters;
 use super::queue_progress::QueueProgress;
 use super::rules_watch::RulesWatch;
+use super::vacated_addresses::VacatedAddresses;
 use crate::health::{Health, PolicyState};
 use crate::memory::HeapTrimmer;
 use crate::origins::OriginTracker;
@@ -45,7 +45,7 @@ pub(crate) struct Agent {
     /// The newest snapshot; `None` before the source was read.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) phase: Phase,
-    pub(super) address_owners: AddressOwners,
+    pub(super) vacated_addresses: VacatedAddresses,
     /// Whether the newest snapshot must be applied again to all connections, for example because applying it
     /// failed.
     pub(super) must_reapply: bool,
@@ -76,7 +76,7 @@ pub(crate) struct Agent {
     /// The valid origins of packets.
     pub(super) origins: OriginTracker,
     /// Interfaces are watched until this is dropped.
-    pub(super) monitor: Option<Monitor>,
+    pub(super) monitor: Option<PortMonitor>,
     /// Watches for changes of the rules by other programs.
     pub(super) rules: RulesWatch,
     /// Holds packets of new ports.
@@ -113,7 +113,7 @@ impl Agent {
             watch: None,
             snapshot: None,
             phase: Phase::Starting,
-            address_owners: AddressOwners::default(),
+            vacated_addresses: VacatedAddresses::default(),
             must_reapply: false,
             policy_states: BTreeMap::new(),
             backlog: Backlog::default(),

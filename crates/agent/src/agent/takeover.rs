@@ -32,7 +32,7 @@ impl Agent {
         self.watch.iter().for_each(|watch| watch.permit_state(false));
         self.hand_over_rules();
         let mut state = self.health.state();
-        state.status.phase = status::Phase::Superseded;
+        state.status.phase = status::PhaseName::Superseded;
         // The rules in the kernel belong to the other agent.
         (state.status.table, state.status.origins) = (None, None);
         state.met(Condition::Change);

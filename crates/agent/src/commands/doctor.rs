@@ -16,7 +16,7 @@ use super::cores::cores;
 use super::output::Output;
 use super::served_queue::served_queue;
 use super::table;
-use crate::status::{Problem, Status};
+use crate::status::{ProblemStatus, Status};
 use crate::values::{self, mark, number};
 use crate::{client, exit, http, source};
 
@@ -114,17 +114,17 @@ impl Doctor {
 
     /// Counts of the folder's objects, and its problems: invalid objects, and policies over their namespace's
     /// budget, where each policy counts once, as for `explain`.
-    fn read_folder(&self, folder: &Path) -> anyhow::Result<(ReadCounts, Vec<Problem>)> {
+    fn read_folder(&self, folder: &Path) -> anyhow::Result<(ReadCounts, Vec<ProblemStatus>)> {
         source::must_be_a_folder(folder)?;
         let budget = self.budget.into();
         let (_, update) = Folder::read(folder, budget)?;
-        let mut problems: Vec<Problem> = update.problems.iter().map(Problem::from).collect();
+        let mut problems: Vec<ProblemStatus> = update.problems.iter().map(ProblemStatus::from).collect();
         let mut compiler = Compiler::new(Scope::Cluster).budget(budget);
         compiler.apply(update.changes);
         while compiler.is_behind() {
             compiler.apply([]);
         }
-        problems.extend(Problem::beyond_budget(&compiler));
+        problems.extend(ProblemStatus::beyond_budget(&compiler));
         Ok((update.read, problems))
     }
 

@@ -20,7 +20,7 @@ use crate::exit;
 use crate::nodes;
 use crate::paint;
 use crate::source::SourceArguments;
-use crate::status::Problem;
+use crate::status::ProblemStatus;
 use crate::terminal::{self, text};
 
 mod answer;
@@ -115,7 +115,7 @@ impl Explain {
         while compiler.is_behind() {
             snapshot = compiler.apply([]).snapshot;
         }
-        problems.extend(Problem::beyond_budget(&compiler));
+        problems.extend(ProblemStatus::beyond_budget(&compiler));
         for problem in &problems {
             (paint::warning("warning:") + text!(" {}", problem.text)).print_error();
         }

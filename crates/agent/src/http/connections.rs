@@ -1,7 +1,7 @@
 //! Serves HTTP to any number of clients with a bounded number of connections.
 //!
 //! From: a listener. To: its routes. Invariant: a listener has at most [`Limits::requests`] connections
-//! without a complete request, and at most [`Limits::answers`] with a response in progress. One more
+//! without a complete request, and at most [`Limits::responses`] with a response in progress. One more
 //! connection in a stage closes the oldest one in it, so the newest is always served. Clients that hold
 //! connections open do not affect other clients, nor the agent's descriptors and memory.
 
@@ -29,7 +29,7 @@ const SHARES: u64 = 4;
 const MOST: u64 = 256;
 
 /// The most responses in progress on one listener: each may buffer a megabyte until the client has read it.
-const ANSWERS: usize = 8;
+const RESPONSES: usize = 8;
 
 /// The longest request: the smallest limit that hyper supports.
 const LONGEST_REQUEST: usize = 8 << 10;
@@ -43,7 +43,7 @@ pub(super) struct Limits {
     /// The most connections without a complete request.
     requests: usize,
     /// The most connections with a response in progress.
-    answers: usize,
+    responses: usize,
     /// How long a client may take to send its request.
     request_timeout: Duration,
     /// How long a connection may last.
@@ -54,10 +54,10 @@ impl Limits {
     /// The limits in a process that may have this many files open. Descriptors that are not reserved for
     /// other purposes are divided into equal shares.
     pub(super) fn of(files: OpenFiles) -> Self {
-        let share = (files.beyond_reserve() / SHARES).clamp(2 * ANSWERS as u64, MOST);
+        let share = (files.beyond_reserve() / SHARES).clamp(2 * RESPONSES as u64, MOST);
         Self {
-            requests: usize::try_from(share).unwrap_or(ANSWERS) - ANSWERS,
-            answers: ANSWERS,
+            requests: usize::try_from(share).unwrap_or(RESPONSES) - RESPONSES,
+            responses: RESPONSES,
             request_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
         }
@@ -81,11 +81,11 @@ pub(super) async fn serve<L: Listener>(mut listener: L, flag: &'static str, rout
         let (stream, _) = listener.accept().await;
         let (connection, closed) = Connection::open(&open);
         let service = TowerToHyperService::new(routes.clone());
-        let answer = service_fn(move |request| {
-            connection.answer();
+        let respond = service_fn(move |request| {
+            connection.begin_response();
             service.call(request)
         });
-        let served = timeout(limits.timeout, http.serve_connection(TokioIo::new(stream), answer));
+        let served = timeout(limits.timeout, http.serve_connection(TokioIo::new(stream), respond));
         tokio::spawn(async move {
             // Errors of a client are ignored.
             tokio::select! {
@@ -107,7 +107,7 @@ struct Open {
     flag: &'static str,
     next: u64,
     requests: Stage,
-    answers: Stage,
+    responses: Stage,
     /// How many were closed to make room.
     shed: u64,
     /// When closed connections were last logged.
@@ -144,8 +144,8 @@ impl Stage {
 
 impl Open {
     fn new(flag: &'static str, limits: Limits) -> Self {
-        let (requests, answers) = (Stage::new(limits.requests), Stage::new(limits.answers));
-        Self { flag, next: 0, requests, answers, shed: 0, logged_at: None }
+        let (requests, responses) = (Stage::new(limits.requests), Stage::new(limits.responses));
+        Self { flag, next: 0, requests, responses, shed: 0, logged_at: None }
     }
 
     /// Counts and logs that a connection was closed to make room.
@@ -184,10 +184,10 @@ impl Connection {
     }
 
     /// Moves the connection to the stage of responses: its request is complete.
-    fn answer(&self) {
+    fn begin_response(&self) {
         let mut all = lock(&self.open);
         if let Some(close) = all.requests.leave(self.number)
-            && all.answers.enter(self.number, close)
+            && all.responses.enter(self.number, close)
         {
             all.shed(Instant::now());
         }
@@ -197,7 +197,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut all = lock(&self.open);
-        let _ = all.requests.leave(self.number).or_else(|| all.answers.leave(self.number));
+        let _ = all.requests.leave(self.number).or_else(|| all.responses.leave(self.number));
     }
 }
 

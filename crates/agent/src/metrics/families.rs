@@ -12,8 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::encoder::Encoder;
 use crate::status::{
-    Audit, Bypasses, Conntrack, Hold, Inventory, Origins, Packets, Phase, Policy, Problem, Protection, Queue,
-    Source, Status, Sweeps,
+    AuditStatus, Bypasses, ConntrackStatus, HoldStatus, InventoryStatus, OriginsStatus, Packets, PhaseName,
+    PolicyStatus, ProblemStatus, Protection, QueueStatus, SourceStatus, Status, Sweeps,
 };
 
 impl Encoder<'_, '_> {
@@ -48,7 +48,7 @@ impl Encoder<'_, '_> {
         self.counter("socket_overflows", "Times that a worker's socket overflowed.", packets.overflows)
     }
 
-    pub(super) fn hold(&mut self, hold: &Hold) -> fmt::Result {
+    pub(super) fn hold(&mut self, hold: &HoldStatus) -> fmt::Result {
         self.gauge("hold_packets", "Packets held now until a pod is known.", hold.now)?;
         self.counter("hold_started", "Packets held until a pod is known.", hold.held)?;
         self.counters(
@@ -57,7 +57,11 @@ impl Encoder<'_, '_> {
             "by",
             [("allow", hold.allowed), ("deny", hold.denied), ("timeout", hold.expired)],
         )?;
-        self.counter("hold_rejected", "Packets not held because of --hold-limit or a quota.", hold.no_room)?;
+        self.counter(
+            "hold_rejected",
+            "Packets not held because of --hold-limit or a quota.",
+            hold.over_limit,
+        )?;
         self.counter(
             "hold_repeated",
             "Retransmissions dropped because the connection's first packet was held.",
@@ -65,8 +69,8 @@ impl Encoder<'_, '_> {
         )
     }
 
-    pub(super) fn queues(&mut self, queues: &[Queue]) -> fmt::Result {
-        let values = |value: fn(&Queue) -> u64| {
+    pub(super) fn queues(&mut self, queues: &[QueueStatus]) -> fmt::Result {
+        let values = |value: fn(&QueueStatus) -> u64| {
             queues.iter().map(move |queue| (queue.number.to_string(), value(queue)))
         };
         self.gauges(
@@ -90,9 +94,10 @@ impl Encoder<'_, '_> {
     }
 
     /// Before the rules are installed, no port is known and no protection is in force.
-    pub(super) fn origins(&mut self, origins: Option<&Origins>) -> fmt::Result {
-        let none = Origins::default();
-        let Origins { protections, ports, conflicts, dropped, new_ports, .. } = origins.unwrap_or(&none);
+    pub(super) fn origins(&mut self, origins: Option<&OriginsStatus>) -> fmt::Result {
+        let none = OriginsStatus::default();
+        let OriginsStatus { protections, ports, conflicts, dropped, new_ports, .. } =
+            origins.unwrap_or(&none);
         self.counters(
             "dropped_packets",
             "Packets that rules dropped without a verdict, by reason.",
@@ -120,10 +125,10 @@ impl Encoder<'_, '_> {
             "Such packets no longer held: by the interface's binding, by timeout or by limit.",
             "by",
             [
-                ("pass", new_ports.passed),
-                ("drop", new_ports.dropped),
+                ("allow", new_ports.allowed),
+                ("deny", new_ports.denied),
                 ("timeout", new_ports.expired),
-                ("limit", new_ports.no_room),
+                ("limit", new_ports.over_limit),
             ],
         )
     }
@@ -143,7 +148,7 @@ impl Encoder<'_, '_> {
         self.gauge(
             "superseded",
             "1 if another agent has taken over.",
-            (status.phase == Phase::Superseded).into(),
+            (status.phase == PhaseName::Superseded).into(),
         )
     }
 
@@ -170,7 +175,7 @@ impl Encoder<'_, '_> {
         )
     }
 
-    pub(super) fn objects(&mut self, inventory: &Inventory, problems: &[Problem]) -> fmt::Result {
+    pub(super) fn objects(&mut self, inventory: &InventoryStatus, problems: &[ProblemStatus]) -> fmt::Result {
         let kinds = Kind::ALL.map(|kind| {
             let count = match kind {
                 Kind::Namespace => inventory.namespaces,
@@ -181,7 +186,7 @@ impl Encoder<'_, '_> {
             (kind.name(), count)
         });
         self.gauges("objects", "Known objects, by kind.", "kind", kinds)?;
-        let all = Kind::ALL.map(Kind::name).into_iter().chain(Problem::OTHER_KINDS.map(Into::into));
+        let all = Kind::ALL.map(Kind::name).into_iter().chain(ProblemStatus::OTHER_KINDS.map(Into::into));
         let mut counts: BTreeMap<_, u64> = all.map(|kind| (kind, 0)).collect();
         for problem in problems {
             *counts.entry(problem.kind.as_str().into()).or_default() += 1;
@@ -189,7 +194,7 @@ impl Encoder<'_, '_> {
         self.gauges("problems", "Problems of the source's objects, by kind.", "kind", counts)
     }
 
-    pub(super) fn source(&mut self, source: &Source) -> fmt::Result {
+    pub(super) fn source(&mut self, source: &SourceStatus) -> fmt::Result {
         let connections = || source.connections.iter();
         self.gauges(
             "source_connected",
@@ -227,7 +232,7 @@ impl Encoder<'_, '_> {
         )
     }
 
-    pub(super) fn audit(&mut self, audit: &Audit) -> fmt::Result {
+    pub(super) fn audit(&mut self, audit: &AuditStatus) -> fmt::Result {
         self.counter("audit_records_written", "Audit records written.", audit.written)?;
         self.counter("audit_records_lost", "Audit records lost.", audit.lost)?;
         self.counter("audit_write_errors", "Failed writes to the audit log.", audit.write_errors)?;
@@ -238,7 +243,7 @@ impl Encoder<'_, '_> {
         )
     }
 
-    pub(super) fn conntrack(&mut self, conntrack: Conntrack) -> fmt::Result {
+    pub(super) fn conntrack(&mut self, conntrack: ConntrackStatus) -> fmt::Result {
         self.gauge("conntrack_entries", "Entries in the kernel's conntrack table.", conntrack.entries)?;
         self.gauge("conntrack_max", "Limit on entries in the kernel's conntrack table.", conntrack.max)
     }
@@ -253,7 +258,7 @@ impl Encoder<'_, '_> {
     }
 
     /// Only policies that have decided have series. The namespace of a cluster-wide policy is empty.
-    pub(super) fn policies(&mut self, policies: &[Policy]) -> fmt::Result {
+    pub(super) fn policies(&mut self, policies: &[PolicyStatus]) -> fmt::Result {
         let decided = policies.iter().filter(|policy| policy.allowed + policy.denied > 0);
         let verdicts = decided.flat_map(|policy| {
             let (namespace, name) = policy.policy.split_once('/').unwrap_or(("", &policy.policy));

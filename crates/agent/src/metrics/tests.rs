@@ -5,9 +5,10 @@ use dataplane::drops::DropReason;
 
 use super::*;
 use crate::durations::observe;
-use crate::status::origins::{Conflict, Port};
+use crate::status::origins::{ConflictStatus, PortStatus};
 use crate::status::{
-    Connection, Conntrack, Hold, NewPorts, Origins, Packets, Problem, Protection, Queue, Source, Table,
+    ConnectionStatus, ConntrackStatus, HoldStatus, NewPorts, OriginsStatus, Packets, ProblemStatus,
+    Protection, QueueStatus, SourceStatus, TableStatus,
 };
 
 #[test]
@@ -20,12 +21,12 @@ fn the_text_has_the_values_of_the_status() {
         let mut state = health.state();
         state.status.packets.denied = 7;
         state.status.applied_generation = 3;
-        state.status.table = Some(Table {
+        state.status.table = Some(TableStatus {
             form: "target".to_owned(),
             queues: "100-101".to_owned(),
             fail_mode: "closed".to_owned(),
         });
-        let problem = Problem { kind: "Pod".to_owned(), text: "a".to_owned() };
+        let problem = ProblemStatus { kind: "Pod".to_owned(), text: "a".to_owned() };
         state.status.problems = vec![problem.clone(), problem];
     }
     let text = text(&registry(&health)).expect("text");
@@ -95,7 +96,7 @@ fn each_drop_reason_and_protection_has_its_series_from_the_start() {
 
 #[test]
 fn ports_and_dropped_packets_are_counted() {
-    let port = |pod: Option<&str>| Port {
+    let port = |pod: Option<&str>| PortStatus {
         interface: "veth1".to_owned(),
         pod: pod.map(str::to_owned),
         addresses: Vec::new(),
@@ -108,17 +109,17 @@ fn ports_and_dropped_packets_are_counted() {
         why_not: None,
         off_by_choice: false,
     };
-    let origins = Origins {
+    let origins = OriginsStatus {
         protections: vec![protection("routed-sources", true), protection("bridged-sources", false)],
         ports: vec![port(Some("web/a")), port(None), port(None)],
-        conflicts: vec![Conflict {
+        conflicts: vec![ConflictStatus {
             address: "10.244.1.2".to_owned(),
             bound_to: Some("veth1".to_owned()),
             claimed_by: "veth2".to_owned(),
         }],
         dropped: [("spoofed-source".to_owned(), 12)].into(),
-        new_ports: NewPorts { queued: 9, passed: 4, dropped: 2, expired: 1, no_room: 3 },
-        ..Origins::default()
+        new_ports: NewPorts { queued: 9, allowed: 4, denied: 2, expired: 1, over_limit: 3 },
+        ..OriginsStatus::default()
     };
     let text = text_of(Status { origins: Some(origins), ..Status::default() });
     for line in [
@@ -130,8 +131,8 @@ fn ports_and_dropped_packets_are_counted() {
         "kube_verdict_ports_without_pod 2",
         "kube_verdict_port_conflicts 1",
         "kube_verdict_new_port_packets_total 9",
-        "kube_verdict_new_port_packets_ended_total{by=\"pass\"} 4",
-        "kube_verdict_new_port_packets_ended_total{by=\"drop\"} 2",
+        "kube_verdict_new_port_packets_ended_total{by=\"allow\"} 4",
+        "kube_verdict_new_port_packets_ended_total{by=\"deny\"} 2",
         "kube_verdict_new_port_packets_ended_total{by=\"timeout\"} 1",
         "kube_verdict_new_port_packets_ended_total{by=\"limit\"} 3",
     ] {
@@ -142,20 +143,20 @@ fn ports_and_dropped_packets_are_counted() {
 #[test]
 fn metrics_of_queues_kinds_and_policies_have_labels() {
     let status = Status {
-        queues: vec![Queue { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
-        conntrack: Some(Conntrack { entries: 10, max: 100 }),
+        queues: vec![QueueStatus { number: 100, waiting: 2, dropped_full: 5, dropped_by_socket: 1 }],
+        conntrack: Some(ConntrackStatus { entries: 10, max: 100 }),
         packets: Packets { cached: 5, cached_denied: 8, cached_untracked: 13, ..Packets::default() },
-        hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
-        policies: vec![crate::status::Policy {
+        hold: HoldStatus { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, over_limit: 6, repeated: 2 },
+        policies: vec![crate::status::PolicyStatus {
             policy: "db/a".to_owned(),
             allowed: 4,
             denied: 1,
-            ..crate::status::Policy::default()
+            ..crate::status::PolicyStatus::default()
         }],
-        source: Some(Source {
+        source: Some(SourceStatus {
             server: "https://192.0.2.1".to_owned(),
             connected: false,
-            connections: vec![Connection {
+            connections: vec![ConnectionStatus {
                 kind: "Pod".to_owned(),
                 state: "lost".to_owned(),
                 since: 1_700_000_000,

@@ -28,7 +28,7 @@ use dataplane::sweep::{
 use policy::{Affected, Packet, Snapshot};
 
 use super::index::{Connection, ConnectionIndex};
-use super::tuples::{Delta, Tuples};
+use super::tuples::{SetDelta, Tuples};
 
 /// The most connections in the registry, which is the size of the kernel's set. Only sweeps restore others.
 const MOST: usize = 65_536;
@@ -268,7 +268,7 @@ impl RevokedRegistry {
     /// # Errors
     /// [`ConntrackError`] if marks can't be read.
     pub(crate) fn read(&mut self, in_kernel: &[Packet]) -> Result<(), ConntrackError> {
-        let Delta { added, expired } = self.tuples.read(in_kernel);
+        let SetDelta { added, expired } = self.tuples.read(in_kernel);
         for connection in added {
             self.known.insert(connection, Connection { entry: None, is_oriented: false });
             self.known.mark_due(connection.source());

@@ -41,7 +41,7 @@ enum InSet {
 
 /// The difference between the kernel's set when it was read and the known tuples.
 #[derive(Debug, Default)]
-pub(super) struct Delta {
+pub(super) struct SetDelta {
     /// Tuples in the set that were not known.
     pub added: Vec<Packet>,
     /// Wanted tuples that have timed out in the set.
@@ -100,11 +100,11 @@ impl Tuples {
 
     /// Compares with the set's content. A tuple that is in the set in one orientation only must be added
     /// again.
-    pub(super) fn read(&mut self, in_kernel: &[Packet]) -> Delta {
+    pub(super) fn read(&mut self, in_kernel: &[Packet]) -> SetDelta {
         self.is_read = true;
         let mut found: HashMap<Key, u8> = HashMap::new();
         in_kernel.iter().for_each(|connection| *found.entry(key(connection)).or_default() += 1);
-        let mut delta = Delta::default();
+        let mut delta = SetDelta::default();
         for (key, orientations) in &found {
             if !self.known.contains_key(key) {
                 self.known.insert(*key, Tuple { is_wanted: true, in_set: InSet::Yes });
@@ -241,7 +241,7 @@ mod tests {
         tuples.want(&connection(2));
         assert_eq!((ports(&tuples.surplus()), ports(&tuples.missing())), (vec![1], vec![2]));
         let both = |port| [connection(port), connection(port).reversed()];
-        let Delta { added, expired } = tuples.read(&[both(2), both(3)].concat());
+        let SetDelta { added, expired } = tuples.read(&[both(2), both(3)].concat());
         assert_eq!((added, expired), (vec![connection(3)], vec![]));
         assert_eq!((tuples.surplus(), tuples.missing()), (vec![], vec![]));
     }
@@ -252,7 +252,7 @@ mod tests {
         [1, 2].iter().for_each(|port| tuples.want(&connection(*port)));
         let missing = tuples.missing();
         tuples.added(&missing, &[]);
-        let Delta { expired, .. } = tuples.read(&[connection(2).reversed()]);
+        let SetDelta { expired, .. } = tuples.read(&[connection(2).reversed()]);
         assert_eq!(expired.len(), 1);
         tuples.unwant(&expired[0]);
         assert_eq!(ports(&tuples.missing()), [2]);

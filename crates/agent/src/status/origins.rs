@@ -12,13 +12,13 @@ use crate::origins::OriginTracker;
 
 /// Which pod is behind which interface, and how many packets rules dropped because of their origin.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Origins {
+pub(crate) struct OriginsStatus {
     /// The protections, and whether each is in force.
     pub protections: Vec<Protection>,
     /// The ports of pods.
-    pub ports: Vec<Port>,
+    pub ports: Vec<PortStatus>,
     /// Addresses and MAC addresses that several ports claim.
-    pub conflicts: Vec<Conflict>,
+    pub conflicts: Vec<ConflictStatus>,
     /// The overlays between nodes, whose packets pods may not send to nodes.
     pub overlays: Vec<String>,
     /// Pods that may send from any address, from the command line.
@@ -34,20 +34,20 @@ pub(crate) struct Origins {
 pub(crate) struct NewPorts {
     /// All packets from unknown ports.
     pub queued: u64,
-    /// Packets that passed once the port was known.
-    pub passed: u64,
-    /// Packets that were dropped once the port was known, because of a wrong source.
-    pub dropped: u64,
+    /// Packets that were allowed once the port was known.
+    pub allowed: u64,
+    /// Packets that were denied once the port was known, because of a wrong source.
+    pub denied: u64,
     /// Packets that reached `--hold-timeout`, and were then decided by `--on-unknown-pod`.
     pub expired: u64,
     /// Packets that were not held because of a limit, and were decided by `--on-unknown-pod` at once.
-    pub no_room: u64,
+    pub over_limit: u64,
 }
 
 impl From<PortQueueCounters> for NewPorts {
     fn from(counters: PortQueueCounters) -> Self {
-        let PortQueueCounters { queued, passed, dropped, expired, over_limit: no_room } = counters;
-        Self { queued, passed, dropped, expired, no_room }
+        let PortQueueCounters { queued, allowed, denied, expired, over_limit } = counters;
+        Self { queued, allowed, denied, expired, over_limit }
     }
 }
 
@@ -74,7 +74,7 @@ impl Protection {
 
 /// A port: the interface of a pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Port {
+pub(crate) struct PortStatus {
     /// The interface's name.
     pub interface: String,
     /// The pod, `namespace/name`; null while it is not known.
@@ -87,7 +87,7 @@ pub(crate) struct Port {
 
 /// An address that several ports claim.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Conflict {
+pub(crate) struct ConflictStatus {
     /// The address or MAC address.
     pub address: String,
     /// The interface to which it is bound; null if its owner is unknown.
@@ -96,7 +96,7 @@ pub(crate) struct Conflict {
     pub claimed_by: String,
 }
 
-impl Origins {
+impl OriginsStatus {
     /// Combines the states of the tracker, the rules and the queue of new ports. `on_bridge`: whether a
     /// bridge connects the pods.
     pub(crate) fn new(
@@ -107,7 +107,7 @@ impl Origins {
         snapshot: &Snapshot,
     ) -> Self {
         let bindings = tracker.bindings();
-        let port = |port: &dataplane::ports::Port| Port {
+        let port = |port: &dataplane::ports::Port| PortStatus {
             interface: port.name.to_string(),
             pod: port.pod_addresses().find_map(|address| snapshot.pod_at(address)).map(ToString::to_string),
             addresses: port.addresses.iter().map(ToString::to_string).collect(),
@@ -119,7 +119,7 @@ impl Origins {
             conflicts: bindings
                 .conflicts
                 .iter()
-                .map(|conflict| Conflict {
+                .map(|conflict| ConflictStatus {
                     address: conflict.address.to_string(),
                     bound_to: conflict.bound_to.as_ref().map(ToString::to_string),
                     claimed_by: conflict.claimed_by.to_string(),

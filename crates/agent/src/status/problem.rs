@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A problem of an object or a file of the source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Problem {
+pub(crate) struct ProblemStatus {
     /// The object's kind if verdicts depend on that kind, else `other`; `file` if the problem is not of an
     /// object.
     pub kind: String,
@@ -12,7 +12,7 @@ pub(crate) struct Problem {
     pub text: String,
 }
 
-impl From<&cluster::Problem> for Problem {
+impl From<&cluster::Problem> for ProblemStatus {
     fn from(problem: &cluster::Problem) -> Self {
         // A manifest may contain any text as its kind. Metrics use the kind as a label, so its values are
         // limited.
@@ -25,7 +25,7 @@ impl From<&cluster::Problem> for Problem {
     }
 }
 
-impl Problem {
+impl ProblemStatus {
     /// The values of `kind` that are not kinds of objects.
     pub(crate) const OTHER_KINDS: [&'static str; 2] = ["other", "file"];
 
@@ -47,7 +47,7 @@ impl Problem {
     }
 }
 
-impl From<&policy::Refusal> for Problem {
+impl From<&policy::Refusal> for ProblemStatus {
     fn from(refusal: &policy::Refusal) -> Self {
         let policy::Refusal { policy, cost, rulesets, namespace, limit } = refusal;
         let times = match rulesets {

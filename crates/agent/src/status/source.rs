@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 /// The connections to the API server. While it can't be reached, the last known policy stays in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Source {
+pub(crate) struct SourceStatus {
     /// Its URL.
     pub server: String,
     /// Whether the objects of all kinds are watched.
     pub connected: bool,
     /// The connections by kind of object.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<ConnectionStatus>,
 }
 
-impl From<&cluster::WatchStatuses> for Source {
+impl From<&cluster::WatchStatuses> for SourceStatus {
     fn from(connections: &cluster::WatchStatuses) -> Self {
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let all = connections.all().into_iter().map(|(kind, connection)| Connection {
+        let all = connections.all().into_iter().map(|(kind, connection)| ConnectionStatus {
             kind: kind.to_string(),
             state: connection.state.name().to_owned(),
             since: seconds(connection.since),
@@ -34,15 +34,15 @@ impl From<&cluster::WatchStatuses> for Source {
                 .map(|(class, count)| (class.name().to_owned(), count))
                 .collect(),
         });
-        let connections_of: Vec<Connection> = all.collect();
-        let connected = connections_of.iter().all(Connection::is_fine);
+        let connections_of: Vec<ConnectionStatus> = all.collect();
+        let connected = connections_of.iter().all(ConnectionStatus::is_fine);
         Self { server: connections.server().to_owned(), connected, connections: connections_of }
     }
 }
 
 /// The connection that lists and watches the objects of one kind.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionStatus {
     /// The kind of object.
     pub kind: String,
     /// `listing`: the objects are not known yet. `watching`: changes are received. `lost`: the last known
@@ -62,7 +62,7 @@ pub(crate) struct Connection {
     pub failures: BTreeMap<String, u64>,
 }
 
-impl Connection {
+impl ConnectionStatus {
     /// Whether changes are received, or the kind is not needed.
     pub(crate) fn is_fine(&self) -> bool {
         self.state == WatchState::Watching.name() || self.state == WatchState::Absent.name()

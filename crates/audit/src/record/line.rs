@@ -13,7 +13,7 @@ use super::{Endpoint, NearestMiss, Record, Side};
 
 /// A buffer of serialized records, which caches the text of the last second.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub(crate) struct LineBuffer {
     /// Whole lines.
     pub(crate) bytes: Vec<u8>,
     /// The second whose text is in `date`.
@@ -22,7 +22,7 @@ pub(crate) struct Lines {
     date: String,
 }
 
-impl Lines {
+impl LineBuffer {
     /// An empty buffer.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), second: i64::MIN, date: String::new() }
@@ -320,7 +320,7 @@ mod tests {
             Record { time: "1969-12-31T23:59:59.25Z".parse().expect("time"), ..full() },
             Record { time: Timestamp::default(), nanoseconds: 1_000_000_007, held_ms: None, ..full() },
         ];
-        let mut lines = Lines::with_capacity(0);
+        let mut lines = LineBuffer::with_capacity(0);
         let mut expected = String::new();
         for record in cases {
             lines.push(&record);

@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{BATCH, Shared, append};
+use super::json_line::append;
+use super::shared::Shared;
 use crate::destination::{Found, Sink, Written};
 use crate::record::Repeated;
+
+/// Lines are written once they have this many bytes, or when the rings are empty.
+pub const BATCH: usize = 1 << 16;
 
 /// Failures are logged at most once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);

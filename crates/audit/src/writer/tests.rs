@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use policy::Snapshot;
 
@@ -138,14 +139,14 @@ fn records_lost_on_a_full_disk_are_reported_once_there_is_room() {
     recorder.record(connection(&snapshot, 3));
     writer.poll(now, time());
     assert_eq!(writer.shared.write_errors.load(Relaxed), 2);
-    let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
+    let failing = writer.shared.failing().clone().expect("failing");
     assert!(failing.contains("No space left"), "{failing}");
 
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
     writer.poll(now + Duration::from_secs(1), time());
     assert_eq!(summary(&path), ["lost 3", "4"]);
-    assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None, "healthy again");
+    assert_eq!(writer.shared.failing().clone(), None, "healthy again");
     assert_eq!((writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed)), (1, 3));
 }
 
@@ -160,13 +161,13 @@ fn a_moved_file_that_cannot_be_opened_again_is_a_failure_until_it_can() {
     fs::create_dir(&path).expect("a folder in its place");
     recorder.record(connection(&snapshot, 1));
     writer.poll(now + Duration::from_secs(1), time());
-    let failing = writer.shared.failing.lock().expect("lock").clone().expect("failing");
+    let failing = writer.shared.failing().clone().expect("failing");
     assert!(failing.contains("directory"), "{failing}, though the removed file can still be written");
 
     fs::remove_dir(&path).expect("removes");
     recorder.record(connection(&snapshot, 2));
     writer.poll(now + 2 * Duration::from_secs(1), time());
-    assert_eq!(writer.shared.failing.lock().expect("lock").clone(), None);
+    assert_eq!(writer.shared.failing().clone(), None);
     assert_eq!(summary(&path), ["2"]);
 }
 
@@ -257,7 +258,7 @@ fn writing_a_short_line_to_a_full_disk_is_no_recovery() {
     let path = folder.path().join("audit.log");
     let (mut writer, mut recorder) = writer(Path::new("/dev/full"), 8);
     let (snapshot, mut now) = (snapshot(), Instant::now());
-    let failing = |writer: &Writer<_>| writer.shared.failing.lock().expect("lock").is_some();
+    let failing = |writer: &Writer<_>| writer.shared.failing().is_some();
     recorder.record(connection(&snapshot, 1));
     writer.poll(now, time());
     assert!(failing(&writer));

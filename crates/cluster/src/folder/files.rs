@@ -15,7 +15,7 @@ use super::scan::Unread;
 use crate::delta::Delta;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::manifest::{ManifestObject, Reading};
+use crate::manifest::{FileContent, ManifestObject};
 use crate::problem::{Problem, ReadCounts, Update};
 use crate::rule_budget::RuleBudget;
 use crate::stamp::Stamp;
@@ -148,7 +148,7 @@ impl Files {
     /// Applies what a file holds now. A broken file keeps its last good objects. If it never was good, what
     /// could be understood of it is in force: a policy should be enforced even if another object in the file
     /// is broken.
-    pub(super) fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: Reading) {
+    pub(super) fn read(&mut self, path: &Path, stamp: Option<Stamp>, mut reading: FileContent) {
         self.is_dirty = true;
         let path = match self.files.get_key_value(path) {
             Some((known, _)) => known.clone(),

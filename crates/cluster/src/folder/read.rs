@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use crate::interner::Interner;
-use crate::manifest::{self, Reading};
+use crate::manifest::{self, FileContent};
 use crate::stamp::Stamp;
 
 /// The largest manifest that is read, in bytes. 10,000 large pods fit into it.
@@ -15,7 +15,7 @@ pub(super) const LARGEST: u64 = 256 << 20;
 #[derive(Debug)]
 pub(super) enum Read {
     /// Its objects, and the version of the file that they are from.
-    Whole(Reading, Stamp),
+    Whole(FileContent, Stamp),
     /// It changed or vanished while it was read.
     Doubtful,
     /// Why it can't be read.

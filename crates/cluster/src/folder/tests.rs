@@ -52,7 +52,7 @@ struct Scenario {
     read: ReadCounts,
     /// Every object that was ever removed.
     gone: Vec<String>,
-    watch: Option<Watch>,
+    watch: Option<FolderWatch>,
 }
 
 impl Scenario {
@@ -529,7 +529,9 @@ fn a_broken_file_keeps_its_last_good_objects_until_it_is_repaired() {
     assert!(
         scenario.problems[0].to_string().ends_with("stay in force, and nothing that was changed since is")
     );
-    let Origin::File { document, line, .. } = scenario.problems[0].origin else { panic!("no file") };
+    let ProblemLocation::File { document, line, .. } = scenario.problems[0].location else {
+        panic!("no file")
+    };
     assert_eq!((document, line), (3, Some(11)));
     assert_eq!(
         scenario.objects(),

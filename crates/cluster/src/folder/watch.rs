@@ -23,7 +23,7 @@ use super::read::Read;
 use super::reader::{LARGE, Reader, Ticket};
 use super::scan::{is_hidden, is_manifest, scan};
 use super::{Folder, Look, Trust};
-use crate::problem::{Origin, Problem, Update};
+use crate::problem::{Problem, ProblemLocation, Update};
 
 /// How often to check that the path of the folder still leads to the watched folder.
 const CHECK_ROOT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const WALK_SHARE: u32 = 1000;
 
 /// A folder that is being watched. Dropping it stops the watch.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FolderWatch {
     sender: Sender<Message>,
     thread: Option<JoinHandle<()>>,
 }
@@ -49,13 +49,13 @@ enum Message {
 
 impl Folder {
     /// Watches the folder on a separate thread and calls `publish` there with each update. No update is
-    /// empty. Stops when the [`Watch`] is dropped.
-    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<Watch, FolderError> {
-        Watch::start(self, publish)
+    /// empty. Stops when the [`FolderWatch`] is dropped.
+    pub fn watch(self, publish: impl FnMut(Update) + Send + 'static) -> Result<FolderWatch, FolderError> {
+        FolderWatch::start(self, publish)
     }
 }
 
-impl Watch {
+impl FolderWatch {
     /// Starts the watch.
     pub(super) fn start(
         mut folder: Folder,
@@ -95,7 +95,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for FolderWatch {
     fn drop(&mut self) {
         // The thread may have ended already, and a thread can't join itself.
         let _ = self.sender.send(Message::Stop);
@@ -382,7 +382,7 @@ fn is_of_interest(event: &notify::Event) -> bool {
 
 fn not_watched(path: &Path, error: &notify::Error) -> Problem {
     Problem {
-        origin: Origin::whole_file(path),
+        location: ProblemLocation::whole_file(path),
         object: None,
         what: format!("the folder can't be watched: {error}: raise the sysctl fs.inotify.max_user_watches"),
         effect: format!("changes in it take effect only after up to {} s", WALK.as_secs()),

@@ -33,7 +33,7 @@ impl<T> Slim<T> {
 /// A converted object.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Object {
-    pub identity: Identity,
+    pub identity: ObjectIdentity,
     /// Whether it is a pod that has finished.
     pub is_finished: bool,
     pub converted: Result<Converted, Unusable>,
@@ -42,7 +42,7 @@ pub(super) struct Object {
 /// The identity and version of an object. Unknown strings are empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Identity {
+pub(super) struct ObjectIdentity {
     pub namespace: String,
     pub name: String,
     pub uid: String,
@@ -54,14 +54,14 @@ impl Object {
     pub(super) fn of(kind: Kind, fields: &Value, duplicates: &[Duplicate], interner: &Interner) -> Self {
         let phase = fields.get("status").and_then(|status| status.get("phase")?.as_str());
         Self {
-            identity: Identity::of(fields),
+            identity: ObjectIdentity::of(fields),
             is_finished: matches!(phase, Some("Succeeded" | "Failed")),
             converted: convert(kind, fields, duplicates, interner),
         }
     }
 }
 
-impl Identity {
+impl ObjectIdentity {
     /// The identity of the object with these fields.
     pub(super) fn of(fields: &Value) -> Self {
         let text = |name: &str| {
@@ -81,7 +81,7 @@ impl Identity {
     pub(super) fn skim(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Envelope {
-            metadata: Identity,
+            metadata: ObjectIdentity,
         }
         serde_json::from_str(text).map(|Envelope { metadata }| metadata)
     }
@@ -93,7 +93,7 @@ pub(super) enum Outline {
     /// The fields that matter are small, so this is the whole object.
     Small(Object),
     /// The object is read later. If it is a policy, `isolation` isolates the pods that it selects until then.
-    Large { identity: Identity, isolation: Option<Arc<PolicySpec>> },
+    Large { identity: ObjectIdentity, isolation: Option<Arc<PolicySpec>> },
 }
 
 impl Outline {
@@ -103,7 +103,7 @@ impl Outline {
     /// The outline of the object of this kind in the text. Other fields are skipped, which takes some 2 ms
     /// for 1.5 MB. Fails if the text is not an object with `metadata`.
     pub(super) fn of(kind: Kind, text: &str, interner: &Interner) -> Result<Self, serde_json::Error> {
-        let identity = Identity::skim(text)?;
+        let identity = ObjectIdentity::skim(text)?;
         let read = RawObject::outline(kind, Self::MOST, &mut serde_json::Deserializer::from_str(text));
         Ok(match (kind, read) {
             (Kind::NetworkPolicy, read) => {
@@ -134,7 +134,7 @@ fn isolation(fields: &Value, duplicates: &[Duplicate], interner: &Interner) -> O
 }
 
 /// The fields of a policy that isolates every pod of its namespace.
-fn isolates_all(Identity { namespace, name, .. }: &Identity) -> Value {
+fn isolates_all(ObjectIdentity { namespace, name, .. }: &ObjectIdentity) -> Value {
     let spec = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
     json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec})
 }
@@ -243,7 +243,7 @@ mod tests {
         let page: Page<Pod> = serde_json::from_value(page).expect("a page");
         let fields = &page.items.expect("items")[0].fields;
         let [namespace, name, uid, resource_version] = ["web", "a", "u", "5"].map(str::to_owned);
-        assert_eq!(Identity::of(fields), Identity { namespace, name, uid, resource_version });
+        assert_eq!(ObjectIdentity::of(fields), ObjectIdentity { namespace, name, uid, resource_version });
         assert_eq!(
             *fields,
             json!({
@@ -280,10 +280,13 @@ mod tests {
             json!({"podSelector": {}, "future": 1}),
             "all fields of a policy are kept"
         );
-        assert_eq!(Identity::skim(read.object.get()).expect("metadata"), Identity::of(&slim.fields));
+        assert_eq!(
+            ObjectIdentity::skim(read.object.get()).expect("metadata"),
+            ObjectIdentity::of(&slim.fields)
+        );
         let line = r#"{"object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"12"}},"type":"BOOKMARK"}"#;
         let read: WatchLine<'_> = serde_json::from_str(line).expect("a line");
         assert_eq!(read.what, EventType::Bookmark);
-        assert_eq!(Identity::skim(read.object.get()).expect("metadata").resource_version, "12");
+        assert_eq!(ObjectIdentity::skim(read.object.get()).expect("metadata").resource_version, "12");
     }
 }

@@ -16,7 +16,7 @@ use self::problems::Problems;
 use self::reread_queue::RereadQueue;
 use self::standby::Standby;
 pub(super) use self::warning::{ObjectWarning, Reason};
-use super::object::{Identity, Object};
+use super::object::{Object, ObjectIdentity};
 use super::refused_policy::RefusedPolicy;
 use super::watcher::WatcherEvent;
 use crate::cni::{CachedResult, LocalPod, LocalPods};
@@ -24,7 +24,7 @@ use crate::convert::{Flaw, Kind};
 use crate::delta::Delta;
 use crate::interner::Interner;
 use crate::key::Key;
-use crate::problem::{CniPorts, Origin, Problem, ResourceVersion};
+use crate::problem::{CniPorts, Problem, ProblemLocation, ResourceVersion};
 use crate::rule_budget::RuleBudget;
 
 mod addresses;
@@ -254,7 +254,7 @@ impl State {
 
     /// Whether a deleted object is the known one and not an earlier one of the same name. An unknown UID may
     /// be either.
-    fn is_same(&self, key: &Key, gone: &Identity) -> bool {
+    fn is_same(&self, key: &Key, gone: &ObjectIdentity) -> bool {
         let gone = &*gone.uid;
         match self.objects.get(key) {
             _ if gone.is_empty() => true,
@@ -302,7 +302,7 @@ impl State {
     fn problems(
         &mut self,
         kind: Kind,
-        identity: &Identity,
+        identity: &ObjectIdentity,
         key: Key,
         flaws: Vec<(String, &str)>,
         lasting: Lasting,
@@ -312,12 +312,12 @@ impl State {
             return;
         }
         let resource_version: ResourceVersion = identity.resource_version.as_str().into();
-        let origin = Origin::Api { resource_version: Arc::clone(&resource_version) };
+        let location = ProblemLocation::Api { resource_version: Arc::clone(&resource_version) };
         let name = key.to_string();
         let message =
             flaws.iter().map(|(what, effect)| format!("{what}; {effect}")).collect::<Vec<_>>().join(". ");
         let problem = |(what, effect): (String, &str)| Problem {
-            origin: origin.clone(),
+            location: location.clone(),
             object: Some(name.clone()),
             what,
             effect: effect.to_owned(),
@@ -339,7 +339,7 @@ impl State {
 }
 
 /// The key of an object, even if nothing else of it is understood; `None` if it has no name.
-fn key(kind: Kind, identity: &Identity, interner: &Interner) -> Option<Key> {
+fn key(kind: Kind, identity: &ObjectIdentity, interner: &Interner) -> Option<Key> {
     let name = Some(&*identity.name).filter(|name| !name.is_empty())?;
     let namespace = || interner.text(&identity.namespace);
     Some(match kind {

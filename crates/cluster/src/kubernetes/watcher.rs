@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{EventType, Identity, Object, Outline, Page, PageMetadata, Slim, WatchLine};
+use super::object::{EventType, Object, ObjectIdentity, Outline, Page, PageMetadata, Slim, WatchLine};
 use super::timeouts::Timeouts;
 use crate::convert::Kind;
 use crate::interner::Interner;
@@ -47,12 +47,12 @@ pub(super) enum WatcherEvent {
     /// The object exists and has changed, and its new form is too large to be read while other events wait.
     ApplyLarge {
         /// Its identity.
-        identity: Identity,
+        identity: ObjectIdentity,
         /// If it is a policy: a policy that isolates the pods that it selects.
         isolation: Option<Arc<PolicySpec>>,
     },
     /// The object is gone.
-    Delete(Identity),
+    Delete(ObjectIdentity),
     /// Before any list was complete: the agent may not read this kind, or the API server does not have it.
     Unavailable,
 }
@@ -318,9 +318,9 @@ impl ListWatch {
                 let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
                 WatcherEvent::Apply(slim.object(self.kind, &self.watcher.interner))
             }
-            EventType::Deleted => WatcherEvent::Delete(Identity::skim(text).map_err(malformed)?),
+            EventType::Deleted => WatcherEvent::Delete(ObjectIdentity::skim(text).map_err(malformed)?),
             EventType::Bookmark => {
-                let version = Identity::skim(text).map_err(malformed)?.resource_version;
+                let version = ObjectIdentity::skim(text).map_err(malformed)?.resource_version;
                 return Ok(Some(WatchItem { event: None, version }));
             }
             EventType::Error => {

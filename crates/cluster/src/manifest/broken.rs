@@ -8,15 +8,15 @@ use serde::de::DeserializeSeed;
 
 use super::cut_off::CutOff;
 use super::documents::Document;
+use super::file_content::FileContent;
 use super::messages::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
 use super::raw_object::RawObject;
-use super::reading::Reading;
 use super::{Reader, flow, lines, manifest_object, push_few};
 use crate::convert;
 use crate::invisible::visible;
 
 /// A position in the reading of a file: see [`Reader::mark`].
-pub(super) struct Mark {
+pub(super) struct Position {
     objects: usize,
     flaws: usize,
     failures: usize,
@@ -26,7 +26,7 @@ pub(super) struct Mark {
 
 impl Reader<'_> {
     /// Reads what the YAML parser held back in a document that breaks off within a flow collection.
-    pub(super) fn held_back(&mut self, document: &Document<'_>, before: Mark) {
+    pub(super) fn held_back(&mut self, document: &Document<'_>, before: Position) {
         let result = if let Some(text) = document.flow() {
             self.back_to(before);
             let json = flow::to_json(text);
@@ -47,9 +47,9 @@ impl Reader<'_> {
     }
 
     /// The current position.
-    pub(super) fn mark(&self) -> Mark {
-        let Reading { objects, flaws, failures, others, no_manifest } = &self.reading;
-        Mark {
+    pub(super) fn mark(&self) -> Position {
+        let FileContent { objects, flaws, failures, others, no_manifest } = &self.reading;
+        Position {
             objects: objects.len(),
             flaws: flaws.len(),
             failures: failures.len(),
@@ -59,8 +59,8 @@ impl Reader<'_> {
     }
 
     /// Drops what was read since `mark`.
-    fn back_to(&mut self, mark: Mark) {
-        let Reading { objects, flaws, failures, others, no_manifest } = &mut self.reading;
+    fn back_to(&mut self, mark: Position) {
+        let FileContent { objects, flaws, failures, others, no_manifest } = &mut self.reading;
         objects.truncate(mark.objects);
         flaws.truncate(mark.flaws);
         failures.truncate(mark.failures);

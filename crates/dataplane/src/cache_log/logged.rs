@@ -3,8 +3,8 @@
 use policy::{Generation, Verdict};
 
 use crate::drops::{DROP_PREFIX, DropReason};
+use crate::link::{InterfaceIndex, Mac};
 use crate::netlink::{AttributeReader, Received};
-use crate::ports::{InterfaceIndex, Mac};
 use crate::table::{DENIED_PREFIX, LOG_PREFIX};
 
 // Attributes of a packet (`linux/netfilter/nfnetlink_log.h`).

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustables::sys;
 
-pub(crate) use self::connection::{Connection, INVALID, ORIGINAL, RELATED, REPLY, UNTRACKED};
+pub(crate) use self::connection::{ConntrackKey, INVALID, ORIGINAL, RELATED, REPLY, UNTRACKED};
 pub(crate) use self::encode::verdict_data;
 use self::encode::{REGISTER, encode_fragment_header, encode_timed, encode_value, encode_verdict, register};
 pub(crate) use self::limit::Rate;
@@ -32,7 +32,7 @@ pub(crate) enum Expression {
     /// Stores the register as the packet's mark.
     StorePacketMark,
     /// Loads a property of the packet's connection.
-    LoadConnection(Connection),
+    LoadConnection(ConntrackKey),
     /// Stores the register as the connection's mark. Without a connection it does nothing, and the rule
     /// continues.
     StoreConnectionMark,
@@ -197,7 +197,7 @@ impl Expression {
                 data.be32(sys::NFTA_CT_KEY, key.number()).be32(sys::NFTA_CT_DREG, REGISTER);
             }
             Self::StoreConnectionMark => {
-                data.be32(sys::NFTA_CT_KEY, Connection::Mark.number()).be32(sys::NFTA_CT_SREG, REGISTER);
+                data.be32(sys::NFTA_CT_KEY, ConntrackKey::Mark.number()).be32(sys::NFTA_CT_SREG, REGISTER);
             }
             Self::LoadPayload(payload) => payload.encode(data, REGISTER),
             Self::LoadHasFragmentHeader => encode_fragment_header(data, 0, 1, sys::NFT_EXTHDR_F_PRESENT),

@@ -26,8 +26,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::interfaces::{Interface, Interfaces};
-use super::link::{Attachment, InterfaceIndex, Overlay};
 use super::link_local::is_link_local;
+use crate::link::{Attachment, InterfaceIndex, Overlay};
 
 mod port;
 mod role;

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use policy::{Packet, Protocol};
 
-use super::link::Mac;
 use super::link_local::is_link_local;
 use crate::drops::DropReason;
+use crate::link::Mac;
 
 /// The properties of a port on which the check of a packet depends.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -14,8 +14,8 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-use super::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 use super::link_local::is_link_local;
+use crate::link::{FLANNELS_WIREGUARD, InterfaceIndex, Mac, Overlay};
 
 /// How often the namespace of a new port is read.
 const READ_INTERVAL: Duration = Duration::from_millis(4);
@@ -67,7 +67,7 @@ pub struct Interface {
     /// Its name.
     pub name: Arc<str>,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: InterfaceKind,
     /// For a bridge: whether br_netfilter passes its packets to IP's hooks regardless of the sysctls.
     pub netfilter: BridgeNetfilter,
     /// The bridge, or other device, that it is plugged into.
@@ -93,7 +93,7 @@ pub struct Interface {
 
 /// The kinds of interfaces that bindings and overlays depend on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum InterfaceKind {
     /// One end of a veth pair.
     Veth,
     /// A bridge.
@@ -119,12 +119,12 @@ pub struct BridgeNetfilter {
 impl Interface {
     /// An interface without addresses. The other end of a veth device is in another namespace.
     #[cfg(test)]
-    pub(super) fn for_tests(index: u32, name: &str, kind: Kind) -> Self {
+    pub(super) fn for_tests(index: u32, name: &str, kind: InterfaceKind) -> Self {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let mut interface = interface(&link).expect("it has a name");
-        (interface.kind, interface.peer_namespace) = (kind, (kind == Kind::Veth).then_some(0));
+        (interface.kind, interface.peer_namespace) = (kind, (kind == InterfaceKind::Veth).then_some(0));
         interface
     }
 
@@ -133,7 +133,7 @@ impl Interface {
         Self {
             index,
             name: format!("interface {index}").into(),
-            kind: Kind::Other,
+            kind: InterfaceKind::Other,
             netfilter: BridgeNetfilter::default(),
             master: None,
             addresses: Vec::new(),
@@ -149,12 +149,12 @@ impl Interface {
 
     /// Whether it is one end of a veth pair.
     pub fn is_veth(&self) -> bool {
-        self.kind == Kind::Veth
+        self.kind == InterfaceKind::Veth
     }
 
     /// Whether it is a bridge.
     pub fn is_bridge(&self) -> bool {
-        self.kind == Kind::Bridge
+        self.kind == InterfaceKind::Bridge
     }
 
     /// Whether its other end's namespace must be read again.
@@ -219,16 +219,17 @@ impl Interfaces {
     /// The overlays of its devices.
     pub fn overlays(&self) -> impl Iterator<Item = Overlay> + '_ {
         self.iter().flat_map(|interface| match interface.kind {
-            Kind::Overlay(overlay) => vec![overlay],
-            Kind::WireGuard => FLANNELS_WIREGUARD.map(Overlay::Udp).to_vec(),
+            InterfaceKind::Overlay(overlay) => vec![overlay],
+            InterfaceKind::WireGuard => FLANNELS_WIREGUARD.map(Overlay::Udp).to_vec(),
             _ => Vec::new(),
         })
     }
 
     /// The devices that carry pods' packets to other nodes.
     pub fn overlay_devices(&self) -> impl Iterator<Item = InterfaceIndex> + '_ {
-        let is_overlay =
-            |interface: &&Interface| matches!(interface.kind, Kind::Overlay(_) | Kind::WireGuard);
+        let is_overlay = |interface: &&Interface| {
+            matches!(interface.kind, InterfaceKind::Overlay(_) | InterfaceKind::WireGuard)
+        };
         self.iter().filter(is_overlay).map(|interface| interface.index)
     }
 
@@ -271,7 +272,7 @@ pub(super) fn mac_of(link: &LinkMessage) -> Option<Mac> {
 
 /// Parses an interface; `None` if it has no name.
 pub(super) fn interface(link: &LinkMessage) -> Option<Interface> {
-    let (mut name, mut master, mut peer_namespace, mut kind) = (None, None, None, Kind::Other);
+    let (mut name, mut master, mut peer_namespace, mut kind) = (None, None, None, InterfaceKind::Other);
     let mut peer = InterfaceIndex(0);
     let mut netfilter = BridgeNetfilter::default();
     for attribute in &link.attributes {
@@ -285,9 +286,9 @@ pub(super) fn interface(link: &LinkMessage) -> Option<Interface> {
         }
     }
     let name = name?;
-    if kind == Kind::Other && &*name == "flannel0" {
+    if kind == InterfaceKind::Other && &*name == "flannel0" {
         // The tun device of Flannel's UDP backend.
-        kind = Kind::Overlay(Overlay::Udp(FLANNELS_UDP));
+        kind = InterfaceKind::Overlay(Overlay::Udp(FLANNELS_UDP));
     }
     Some(Interface {
         name,
@@ -316,7 +317,7 @@ fn netfilter_of(info: &[LinkInfo]) -> BridgeNetfilter {
     netfilter
 }
 
-fn kind_of(info: &[LinkInfo]) -> Kind {
+fn kind_of(info: &[LinkInfo]) -> InterfaceKind {
     let kind = info.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind),
         _ => None,
@@ -326,10 +327,10 @@ fn kind_of(info: &[LinkInfo]) -> Kind {
         _ => None,
     });
     match (kind, data) {
-        (Some(InfoKind::Veth), _) => Kind::Veth,
-        (Some(InfoKind::Bridge), _) => Kind::Bridge,
-        (Some(InfoKind::Wireguard), _) => Kind::WireGuard,
-        (Some(InfoKind::IpIp), _) => Kind::Overlay(Overlay::Protocol(IPIP)),
+        (Some(InfoKind::Veth), _) => InterfaceKind::Veth,
+        (Some(InfoKind::Bridge), _) => InterfaceKind::Bridge,
+        (Some(InfoKind::Wireguard), _) => InterfaceKind::WireGuard,
+        (Some(InfoKind::IpIp), _) => InterfaceKind::Overlay(Overlay::Protocol(IPIP)),
         (Some(InfoKind::Vxlan), data) => {
             let port = match data {
                 Some(InfoData::Vxlan(data)) => data.iter().find_map(|info| match info {
@@ -338,15 +339,15 @@ fn kind_of(info: &[LinkInfo]) -> Kind {
                 }),
                 _ => None,
             };
-            Kind::Overlay(Overlay::Udp(port.unwrap_or(LINUX_VXLAN)))
+            InterfaceKind::Overlay(Overlay::Udp(port.unwrap_or(LINUX_VXLAN)))
         }
         (Some(InfoKind::Geneve), Some(InfoData::Geneve(data))) => {
             let port = data.iter().find_map(|info| match info {
                 InfoGeneve::Port(port) => Some(*port),
                 _ => None,
             });
-            port.map_or(Kind::Other, |port| Kind::Overlay(Overlay::Udp(port)))
+            port.map_or(InterfaceKind::Other, |port| InterfaceKind::Overlay(Overlay::Udp(port)))
         }
-        _ => Kind::Other,
+        _ => InterfaceKind::Other,
     }
 }

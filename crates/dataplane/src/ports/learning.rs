@@ -12,8 +12,8 @@ use netlink_packet_route::link::{
 };
 
 use super::interfaces::InterfacesError;
-use super::link::InterfaceIndex;
 use super::rtnetlink::Rtnetlink;
+use crate::link::InterfaceIndex;
 
 /// Sets whether a bridge of the calling thread's network namespace learns from frames to link-local groups.
 /// By default it does.

@@ -26,7 +26,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// See the module. Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Monitor {
+pub struct PortMonitor {
     waker: MonitorWaker,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -44,7 +44,7 @@ impl MonitorWaker {
     }
 }
 
-impl Monitor {
+impl PortMonitor {
     /// Starts the thread in the calling thread's network namespace. `report` is called on that thread: first
     /// with all existing interfaces, whose addresses count as settled, and then after each change. It must
     /// not block for long.
@@ -81,7 +81,7 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl Drop for PortMonitor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();

@@ -17,9 +17,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 
 use super::check::{PortState, PortVerdict, check};
-use super::link::{InterfaceIndex, Mac};
-use super::monitor::{Monitor, MonitorWaker};
+use super::monitor::{MonitorWaker, PortMonitor};
 use crate::drops::{DropReason, DropSample};
+use crate::link::{InterfaceIndex, Mac};
 use crate::marks::{Mark, Marks};
 use crate::packet;
 use crate::queues::QueueNumber;
@@ -51,14 +51,14 @@ pub struct PortQueueConfig {
 pub struct PortQueueCounters {
     /// Packets received.
     pub queued: u64,
-    /// Packets that passed once their port was bound.
-    pub passed: u64,
-    /// Packets that were dropped once their port was bound, because the rules would drop them.
-    pub dropped: u64,
-    /// Packets that were passed or dropped by [`PortQueueConfig::pass_unknown`], because their port was not
+    /// Packets that were allowed once their port was bound.
+    pub allowed: u64,
+    /// Packets that were denied once their port was bound, because the rules would drop them.
+    pub denied: u64,
+    /// Packets that were allowed or denied by [`PortQueueConfig::pass_unknown`], because their port was not
     /// bound in time.
     pub expired: u64,
-    /// Packets that were passed or dropped by [`PortQueueConfig::pass_unknown`] at once, because too many
+    /// Packets that were allowed or denied by [`PortQueueConfig::pass_unknown`] at once, because too many
     /// packets were held.
     pub over_limit: u64,
 }
@@ -66,8 +66,8 @@ pub struct PortQueueCounters {
 #[derive(Debug, Default)]
 struct Counters {
     queued: AtomicU64,
-    passed: AtomicU64,
-    dropped: AtomicU64,
+    allowed: AtomicU64,
+    denied: AtomicU64,
     expired: AtomicU64,
     over_limit: AtomicU64,
 }
@@ -97,7 +97,7 @@ impl PortQueue {
     /// [`WorkerError`] if the queue can't be bound or set up, or the thread can't be started.
     pub fn start(
         config: PortQueueConfig,
-        monitor: &Monitor,
+        monitor: &PortMonitor,
         report: impl FnMut(DropSample) + Send + 'static,
     ) -> Result<Self, WorkerError> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -141,11 +141,11 @@ impl PortQueue {
 
     /// The counts of packets so far.
     pub fn counters(&self) -> PortQueueCounters {
-        let Counters { queued, passed, dropped, expired, over_limit } = &self.shared.counters;
+        let Counters { queued, allowed, denied, expired, over_limit } = &self.shared.counters;
         PortQueueCounters {
             queued: queued.load(Ordering::Relaxed),
-            passed: passed.load(Ordering::Relaxed),
-            dropped: dropped.load(Ordering::Relaxed),
+            allowed: allowed.load(Ordering::Relaxed),
+            denied: denied.load(Ordering::Relaxed),
             expired: expired.load(Ordering::Relaxed),
             over_limit: over_limit.load(Ordering::Relaxed),
         }
@@ -169,7 +169,7 @@ impl Drop for PortQueue {
 }
 
 /// A held packet.
-struct HeldPacket {
+struct NewPortPacket {
     message: Message,
     port: InterfaceIndex,
     since: Instant,
@@ -183,7 +183,7 @@ struct PortHold<R> {
     monitor: MonitorWaker,
     report: R,
     /// Oldest first.
-    packets: VecDeque<HeldPacket>,
+    packets: VecDeque<NewPortPacket>,
 }
 
 impl<R: FnMut(DropSample)> PortHold<R> {
@@ -249,7 +249,7 @@ impl<R: FnMut(DropSample)> PortHold<R> {
             self.shared.counters.over_limit.fetch_add(1, Ordering::Relaxed);
             return self.answer_unbound(message, port);
         }
-        self.packets.push_back(HeldPacket { message, port, since: Instant::now() });
+        self.packets.push_back(NewPortPacket { message, port, since: Instant::now() });
     }
 
     /// Answers a packet if its port is bound; otherwise returns it.
@@ -266,11 +266,11 @@ impl<R: FnMut(DropSample)> PortHold<R> {
         match verdict {
             PortVerdict::Wait => return Some(message),
             PortVerdict::Pass => {
-                self.shared.counters.passed.fetch_add(1, Ordering::Relaxed);
+                self.shared.counters.allowed.fetch_add(1, Ordering::Relaxed);
                 self.pass(message);
             }
             PortVerdict::Drop(reason) => {
-                self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                self.shared.counters.denied.fetch_add(1, Ordering::Relaxed);
                 self.drop(message, port, reason);
             }
         }
@@ -279,9 +279,9 @@ impl<R: FnMut(DropSample)> PortHold<R> {
 
     /// Checks all held packets again.
     fn release(&mut self) {
-        for HeldPacket { message, port, since } in std::mem::take(&mut self.packets) {
+        for NewPortPacket { message, port, since } in std::mem::take(&mut self.packets) {
             if let Some(message) = self.answer_if_bound(message, port) {
-                self.packets.push_back(HeldPacket { message, port, since });
+                self.packets.push_back(NewPortPacket { message, port, since });
             }
         }
     }

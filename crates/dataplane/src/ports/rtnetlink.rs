@@ -21,7 +21,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::interfaces::{Interface, Interfaces, InterfacesError, SETTLE_TIME, interface, mac_of};
-use super::link::{InterfaceIndex, Mac};
+use crate::link::{InterfaceIndex, Mac};
 
 /// How often the namespace of a port that has addresses is read until the port is settled.
 const SETTLE_READ_INTERVAL: Duration = Duration::from_millis(50);

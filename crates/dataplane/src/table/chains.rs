@@ -12,7 +12,7 @@
 //!
 //!  postrouting               --goto-->  unproven      a reply of a connection that was not evaluated, TCP in
 //!                                                     mid-stream: both ends, both directions
-//!  all three                 --goto-->  bypass        no verdict is needed
+//!  all three                 --goto-->  unfiltered    no verdict is needed
 //!  all three                 --goto-->  revoked       the connection's mark says that it is revoked
 //!  allowed, allowed-input    --goto-->  denied, denied-input  the verdict is deny: drop the packet, and
 //!                                                             cache the flow as denied
@@ -37,7 +37,7 @@
 //!
 //! `postrouting` and `prerouting-dns` look packets up in the chains `cached` and `denied-forward` before they
 //! queue them, and `input` in `denied-to-node`. Reinjected packets reach `allowed`, `allowed-input` or,
-//! without a connection, `untracked-answered`. These store verdicts through the chains `cache` and `denied`
+//! without a connection, `untracked-reinjected`. These store verdicts through the chains `cache` and `denied`
 //! (see `verdict_cache`). `enqueue` enforces the sender's quota (see `quota`). While a change is being
 //! applied, `postrouting` and `input` begin with jumps to `revalidate` and `revalidate-input`.
 //!
@@ -50,8 +50,8 @@
 //! direction in which it travels, so only packets pass that policy would allow as a new connection. `enqueue`
 //! hands it to `untracked` (see [`verdict_cache`]), whose sets take the place of a connection's mark. The
 //! sets can't do that if they are full, if the packet has no ports, or if it goes to the node. Then the
-//! packet's mark says so, and the worker's verdict is NF_ACCEPT: NF_REPEAT would queue the packet in a loop.
-//! Such a packet is evaluated each time.
+//! packet's mark says so, and the worker's verdict is NF_ACCEPT: the packet continues behind the chain that
+//! queued it. NF_REPEAT would queue it in a loop. Such a packet is evaluated each time.
 //!
 //! An ICMP error about a packet of a connection (`ct state related`) shares that connection: it has its
 //! marks, and the direction opposite to the packet that it quotes. So it passes like a reply, and is dropped
@@ -70,7 +70,7 @@ use rustables::{Hook, HookClass};
 
 use self::builder::Chains;
 use self::enqueue::enforce_quota;
-use self::names::{ALLOWED, ALLOWED_INPUT, BYPASS, ENQUEUE, PREROUTING_DNS, QUOTA, REVOKED, UNPROVEN};
+use self::names::{ALLOWED, ALLOWED_INPUT, ENQUEUE, PREROUTING_DNS, QUOTA, REVOKED, UNFILTERED, UNPROVEN};
 use super::config::TableConfig;
 use super::family::FAMILIES;
 use super::names::{INPUT, NFQUEUE, POSTROUTING};
@@ -115,7 +115,7 @@ pub(super) fn regular_chains() -> impl Iterator<Item = &'static str> {
 
 /// The regular chains whose rules no change of policy rewrites.
 pub(super) fn static_chains() -> impl Iterator<Item = &'static str> {
-    verdict_cache::static_chains().chain([REVOKED, BYPASS, ENQUEUE, QUOTA, UNPROVEN])
+    verdict_cache::static_chains().chain([REVOKED, UNFILTERED, ENQUEUE, QUOTA, UNPROVEN])
 }
 
 /// All rules, chain by chain. `revalidating` says whether some pods are under revalidation.
@@ -133,7 +133,7 @@ pub(super) fn rules(
         rules.extend(chains.prerouting_dns());
     }
     rules.extend(Chains::revoked());
-    rules.extend(chains.bypass());
+    rules.extend(chains.unfiltered());
     rules.extend(chains.unproven());
     rules.extend(chains.enqueue());
     rules.extend(verdict_cache::untracked_rules(
@@ -166,7 +166,7 @@ impl Chains<'_> {
             rules.push(self.enqueue_egress(POSTROUTING, family));
             rules.push(self.enqueue_ingress(POSTROUTING, family));
         }
-        rules.push(Self::bypass_rest(POSTROUTING));
+        rules.push(Self::pass_rest(POSTROUTING));
         rules
     }
 
@@ -176,7 +176,7 @@ impl Chains<'_> {
         rules.extend(self.overlay(INPUT));
         rules.extend(self.look_up_denied(INPUT));
         rules.extend(FAMILIES.iter().map(|family| self.enqueue_egress(INPUT, family)));
-        rules.push(Self::bypass_rest(INPUT));
+        rules.push(Self::pass_rest(INPUT));
         rules
     }
 

@@ -40,7 +40,7 @@ const QUOTAS: [Set; 2] = sets(["queue-quotas4", "queue-quotas6"], 321, Carries::
 const OUTSIDE_QUOTAS: [Set; 2] = sets(["outside-quotas4", "outside-quotas6"], 323, Carries::Timeouts);
 
 /// How many packets of each sender were queued.
-const QUEUED: [Set; 2] = sets(["asking4", "asking6"], 325, Carries::Counters);
+const QUEUED_PACKETS: [Set; 2] = sets(["queued-packets4", "queued-packets6"], 325, Carries::Counters);
 
 /// Maximum number of senders in a set. If it is full, only the common quota applies to further senders
 /// outside.
@@ -63,7 +63,7 @@ const fn sets([v4, v6]: [&'static str; 2], id: u32, carries: Carries) -> [Set; 2
 
 /// Creates the sets if they don't exist.
 pub(super) fn create(batch: &mut Batch) {
-    [QUOTAS, OUTSIDE_QUOTAS, QUEUED].iter().flatten().for_each(|set| set.create(batch));
+    [QUOTAS, OUTSIDE_QUOTAS, QUEUED_PACKETS].iter().flatten().for_each(|set| set.create(batch));
 }
 
 /// How many packets of each sender were queued. A count ends when none has been queued for ten seconds. Pods
@@ -73,7 +73,7 @@ pub(super) fn create(batch: &mut Batch) {
 /// [`NetlinkError`] if a set can't be read.
 pub(super) fn read_queued(socket: &mut Socket) -> Result<BTreeMap<IpAddr, u64>, NetlinkError> {
     let mut queued = BTreeMap::new();
-    for set in QUEUED {
+    for set in QUEUED_PACKETS {
         let counts = set.read(socket)?.into_iter();
         queued.extend(counts.filter_map(|(key, packets)| Some((address_of(&key)?, packets))));
     }
@@ -84,7 +84,7 @@ pub(super) fn read_queued(socket: &mut Socket) -> Result<BTreeMap<IpAddr, u64>, 
 pub(super) fn rules(chain: &'static str, quota: Option<QueueQuota>) -> Vec<Rule> {
     let mut rules = quota.map_or(Vec::new(), |quota| quota_rules(chain, quota));
     rules.extend(FAMILIES.iter().zip(0..).flat_map(|(family, number): (&Family, usize)| {
-        let count = Expression::CountInSet(QUEUED[number].name, COUNT_LIFETIME);
+        let count = Expression::CountInSet(QUEUED_PACKETS[number].name, COUNT_LIFETIME);
         senders(family).map(|sender| {
             rule(chain, "count queued packets by sender", sender.into_iter().chain([count.clone()]))
         })

@@ -35,7 +35,7 @@ use super::verdict_cache::{FlowKey, VerdictCache};
 use crate::marks::QueueReason;
 use crate::netlink::Socket;
 use crate::nft::batch::Batch;
-use crate::nft::expression::{Address, Comparison, Connection, Expression, ORIGINAL, RELATED, REPLY};
+use crate::nft::expression::{Address, Comparison, ConntrackKey, Expression, ORIGINAL, RELATED, REPLY};
 use crate::nft::rule::Rule;
 
 /// Evaluates packets of pods under revalidation again.
@@ -64,7 +64,7 @@ pub(super) fn jumps(chain: &'static str, config: &TableConfig) -> Vec<Rule> {
     };
     let jump = |(family, address, to): (&Family, Address, &'static str)| {
         let mut expressions = vec![
-            Expression::LoadConnection(Connection::Mark),
+            Expression::LoadConnection(ConntrackKey::Mark),
             Expression::Bits { mask: config.marks.revoked().0, flip: 0 },
             Expression::Compare(Comparison::Equal, vec![0; 4]),
         ];
@@ -84,7 +84,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     let marks = &config.marks;
     let direction = |direction| {
         [
-            Expression::LoadConnection(Connection::Direction),
+            Expression::LoadConnection(ConntrackKey::Direction),
             Expression::Compare(Comparison::Equal, vec![direction]),
         ]
     };
@@ -101,7 +101,7 @@ pub(super) fn rules(config: &TableConfig, cache: &VerdictCache) -> Vec<Rule> {
     };
     let related = state_is(RELATED).into_iter().chain(return_.clone());
     let not_accepted = [
-        Expression::LoadConnection(Connection::Mark),
+        Expression::LoadConnection(ConntrackKey::Mark),
         Expression::Bits { mask: marks.accepted().0, flip: 0 },
         Expression::Compare(Comparison::Equal, vec![0; 4]),
         Expression::Return,

@@ -1,7 +1,7 @@
 //! Builds rules, and the expressions that rules of several files share.
 
 use crate::marks::{Mark, Marks};
-use crate::nft::expression::{Address, Comparison, Connection, Expression, LOCAL, Meta};
+use crate::nft::expression::{Address, Comparison, ConntrackKey, Expression, LOCAL, Meta};
 use crate::nft::rule::Rule;
 
 /// A rule of a chain, and its purpose.
@@ -16,7 +16,7 @@ pub(super) fn rule(
 /// Sets the bits `of` of the connection's mark to those of `value`. Does not match without a connection.
 pub(super) fn mark_connection(of: Mark, value: Mark) -> [Expression; 3] {
     [
-        Expression::LoadConnection(Connection::Mark),
+        Expression::LoadConnection(ConntrackKey::Mark),
         Expression::Bits { mask: !of.0, flip: value.0 },
         Expression::StoreConnectionMark,
     ]
@@ -71,7 +71,7 @@ pub(super) fn restore_mark(marks: &Marks) -> [Expression; 3] {
 /// Matches if the connection's state is one of these.
 pub(super) fn state_is(states: u32) -> [Expression; 3] {
     [
-        Expression::LoadConnection(Connection::State),
+        Expression::LoadConnection(ConntrackKey::State),
         Expression::Bits { mask: states, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ]

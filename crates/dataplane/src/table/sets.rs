@@ -28,9 +28,9 @@ pub(super) const OPEN_EGRESS_4: &str = "open-egress4";
 pub(super) const OPEN_EGRESS_6: &str = "open-egress6";
 
 /// Addresses of pods under revalidation, IPv4.
-pub(super) const REVALIDATED_4: &str = "changing4";
+pub(super) const REVALIDATED_4: &str = "revalidated4";
 /// Addresses of pods under revalidation, IPv6.
-pub(super) const REVALIDATED_6: &str = "changing6";
+pub(super) const REVALIDATED_6: &str = "revalidated6";
 
 /// Addresses of recently changed pods, IPv4: see `verdict_cache`.
 pub(super) const CHANGED_4: &str = "changed4";

@@ -13,7 +13,7 @@ use nfq::Message;
 use policy::{Generation, Packet, Protocol};
 
 use super::permits::{Permit, Permits, Sender};
-use crate::ports::InterfaceIndex;
+use crate::link::InterfaceIndex;
 
 /// How long packets are held until their pod is known, and how many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::ports::InterfaceIndex;
+use crate::link::InterfaceIndex;
 
 /// The quota of one sender is one permit in this many...
 const SENDERS: u32 = 16;

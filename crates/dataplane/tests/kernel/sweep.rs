@@ -6,7 +6,8 @@ use std::time::Duration;
 use dataplane::conntrack::{Conntrack, MarkChange};
 use dataplane::marks::{Mark, Marks};
 use dataplane::sweep::{
-    Evaluator, LocalAddresses, OverlayFlows, Scope, SweepReport, SweptConnection, apply_marks, clear_marks,
+    Evaluator, LocalAddresses, OverlayFlows, SweepReport, SweepScope, SweptConnection, apply_marks,
+    clear_marks,
 };
 use nix::time::{ClockId, clock_gettime};
 use policy::{Affected, Snapshot};
@@ -39,7 +40,7 @@ fn sweep(
     snapshot: &Snapshot,
     marks: &Marks,
     local: &LocalAddresses,
-    scope: &Scope,
+    scope: &SweepScope,
 ) -> SweepReport {
     let mut writer = Conntrack::open().unwrap();
     let evaluator = Evaluator { snapshot, local, overlay: &OverlayFlows::default() };
@@ -66,7 +67,7 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         let (marks, local) = (Marks::default(), LocalAddresses::default());
         let mut conntrack = Conntrack::open().unwrap();
 
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &SweepScope::default());
         assert_eq!(
             untimed(report),
             SweepReport { entries: 5, evaluated: 5, revoked: 3, ..Default::default() }
@@ -81,11 +82,11 @@ fn what_is_no_longer_allowed_is_revoked_and_what_is_allowed_again_restored() {
         ];
         assert_eq!(marks_by_port(), BTreeMap::from(expected));
 
-        let again = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
+        let again = sweep(&mut conntrack, &snapshot, &marks, &local, &SweepScope::default());
         assert_eq!(untimed(again), SweepReport { entries: 5, evaluated: 5, ..Default::default() });
 
         let snapshot = compiler.apply([shop::policy(&[5000, 6000])]).snapshot;
-        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &Scope::default());
+        let report = sweep(&mut conntrack, &snapshot, &marks, &local, &SweepScope::default());
         assert_eq!(
             untimed(report),
             SweepReport { entries: 5, evaluated: 5, restored: 1, ..Default::default() }
@@ -107,7 +108,13 @@ fn the_pod_behind_a_service_is_evaluated_and_not_the_service() {
         ]);
         let (_, snapshot) = shop::open(&[5000]);
         let mut conntrack = Conntrack::open().unwrap();
-        sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &Scope::default());
+        sweep(
+            &mut conntrack,
+            &snapshot,
+            &Marks::default(),
+            &LocalAddresses::default(),
+            &SweepScope::default(),
+        );
         assert_eq!(marks_by_port(), BTreeMap::from([(1, Mark::NONE), (2, REVOKED), (3, REVOKED)]));
     });
 }
@@ -128,7 +135,7 @@ fn the_nodes_own_connections_are_never_revoked() {
         let (_, snapshot) = shop::open(&[5000]);
         let local = LocalAddresses::read().unwrap();
         let mut conntrack = Conntrack::open().unwrap();
-        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &Scope::default());
+        let report = sweep(&mut conntrack, &snapshot, &Marks::default(), &local, &SweepScope::default());
         assert_eq!((report.revoked, report.restored, report.unknown), (1, 1, 0));
         assert_eq!(
             marks_by_port(),
@@ -160,7 +167,7 @@ fn connections_of_pods_that_are_no_longer_known_are_queued_again() {
             &snapshot,
             &Marks::default(),
             &LocalAddresses::default(),
-            &Scope::default(),
+            &SweepScope::default(),
         );
         assert_eq!((report.evaluated, report.unknown, report.revoked), (4, 3, 1));
         assert_eq!(
@@ -181,7 +188,7 @@ fn connections_that_involve_no_pod_of_this_node_are_not_changed() {
             &snapshot,
             &Marks::default(),
             &LocalAddresses::default(),
-            &Scope::default(),
+            &SweepScope::default(),
         );
         assert_eq!(untimed(report), SweepReport { entries: 1, ..Default::default() });
         assert_eq!(marks_by_port(), BTreeMap::from([(1, FOREIGN)]));
@@ -208,7 +215,7 @@ fn in_a_large_table_all_connections_of_changed_pods_and_no_others_are_read() {
         let mut conntrack = Conntrack::open().unwrap();
         let db = Affected::any_peer([DB, "fd09::2"].map(|address| address.parse().unwrap()));
         let mut sweep = |of: Affected| {
-            let scope = Scope { of, ..Scope::default() };
+            let scope = SweepScope { of, ..SweepScope::default() };
             sweep(&mut conntrack, &snapshot, &Marks::default(), &LocalAddresses::default(), &scope)
         };
 
@@ -264,7 +271,7 @@ fn a_hundred_thousand_connections_are_all_evaluated() {
         let all = u64::from(MANY);
         let mut timed = |what: &str, snapshot: &Snapshot| {
             let before = cpu_time();
-            let report = sweep(&mut conntrack, snapshot, &marks, &local, &Scope::default());
+            let report = sweep(&mut conntrack, snapshot, &marks, &local, &SweepScope::default());
             eprintln!("{what}: {:?}, CPU time {:?}", report.elapsed, cpu_time() - before);
             untimed(report)
         };

@@ -100,9 +100,8 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// The table as listed by `nft`, with `QUEUE` in place of the queue statement: kernels have it in two forms,
-/// and `nft` prints one of them only if iptables' libraries are installed. `EPOCH` replaces the cache
-/// generation of flow keys, which starts with the time of day, and which `nft` calls a number of an invalid
-/// type.
+/// and `nft` prints one of them only if iptables' libraries are installed. `GENERATION` replaces the
+/// cache generation of flow keys, which starts with the time of day.
 pub(crate) fn list_table() -> String {
     let text = run("nft", &["list", "table", "inet", "kube-verdict"]);
     let mut lines: Vec<String> = Vec::new();
@@ -114,25 +113,25 @@ pub(crate) fn list_table() -> String {
             let (_, comment) = rest.split_once("comment ")?;
             Some(format!("{match_} != @open-{set} QUEUE comment {comment}"))
         });
-        let epoch = ["th dport . ", "th sport . "].into_iter().find_map(|port| {
-            let (pair, rest) = line.split_once(port)?;
-            let (_, rest) = rest.split_once(' ')?;
-            Some(format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
-        });
-        // For protocols without ports, in a lookup and in an element.
-        let epoch = epoch.or_else(|| {
-            [" . 0x0 [invalid type] . ", "meta l4proto . 0 . "].into_iter().find_map(|port| {
-                let (pair, rest) = line.split_once(port)?;
-                let (number, rest) = rest.split_once(' ')?;
-                // The keys of senders contain no protocol.
-                let is_key =
-                    number.starts_with("0x") && (pair.ends_with("l4proto") || port.starts_with("meta"));
-                is_key.then(|| format!("{pair}{port}EPOCH {}", rest.trim_start_matches("[invalid type] ")))
-            })
-        });
-        lines.push(bare.or(queue).or(epoch).unwrap_or_else(|| line.to_owned()));
+        let line = without_generation(line);
+        lines.push(bare.or(queue).unwrap_or(line));
     }
     lines.join("\n") + "\n"
+}
+
+/// Replaces each number within a concatenation, which `nft` calls one of an invalid type, by `GENERATION`.
+/// 0 and 1 are verdict bits, or stand for the port of a protocol without ports.
+fn without_generation(line: &str) -> String {
+    let mut words = Vec::new();
+    for word in line.split(' ') {
+        let number = word.strip_prefix("0x").and_then(|number| u32::from_str_radix(number, 16).ok());
+        if words.last() == Some(&".") && number.is_some_and(|number| number > 1) {
+            words.push("GENERATION");
+        } else if words.last() != Some(&"GENERATION") || !["[invalid", "type]"].contains(&word) {
+            words.push(word);
+        }
+    }
+    words.join(" ")
 }
 
 /// The addresses or networks in a set.

@@ -218,7 +218,7 @@ fn the_ruleset_during_and_after_revalidation() {
             chains.split_once("chain cached {").expect("the chain").0.to_owned()
         };
         assert_eq!(without_cache(list_table()), without_cache(before.clone()));
-        assert!(list_set("changing4").is_empty() && list_set("changing6").is_empty());
+        assert!(list_set("revalidated4").is_empty() && list_set("revalidated6").is_empty());
         table.end_revalidation().expect("nothing to do");
         table.update(&cidrs, &open, node_a().generation, &Affected::All).expect("update");
         assert_eq!(list_table(), before);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::affected::{Affected, MAX_ADDRESSES, Peers};
+use crate::affected::{Affected, AffectedPeers, MAX_ADDRESSES};
 use crate::compiler::cached_rulesets::CachedRulesets;
 use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::diff::{Diff, EntryBefore, IdentityPair, identity_pair};
@@ -23,10 +23,10 @@ impl CompiledState {
         if self.is_cluster_scope() || diff.cidrs {
             return Affected::All;
         }
-        let mut affected: BTreeMap<IpAddr, Peers> = BTreeMap::new();
+        let mut affected: BTreeMap<IpAddr, AffectedPeers> = BTreeMap::new();
         let subjects = diff.subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
         let identities: FxHashSet<IdentityId> = subjects.map(|(identity, _)| identity).collect();
-        affected.extend(self.evaluated_of(&identities).map(|address| (address, Peers::Any)));
+        affected.extend(self.evaluated_of(&identities).map(|address| (address, AffectedPeers::Any)));
         let mut known = PeersByChange::default();
         for (key, before) in &diff.entries {
             let address = address_of(*key);
@@ -50,9 +50,9 @@ impl CompiledState {
         before: &EntryBefore,
         now: &IpCacheEntry,
         known: &mut PeersByChange,
-    ) -> Option<Peers> {
+    ) -> Option<AffectedPeers> {
         if before.entry.nodes != now.nodes || self.is_changed_as_subject(address, before, now) {
-            return Some(Peers::Any);
+            return Some(AffectedPeers::Any);
         }
         let (before, now) = (before.entry.pod.as_ref(), now.pod.as_ref());
         let ports_differ = before.map(|pod| &pod.ports) != now.map(|pod| &pod.ports);
@@ -68,14 +68,14 @@ impl CompiledState {
         before: Option<IdentityPair>,
         now: Option<IdentityPair>,
         ports_differ: bool,
-    ) -> Option<Peers> {
+    ) -> Option<AffectedPeers> {
         let differs = |cached: &&CachedRulesets| {
             (ports_differ && cached.has_port_names()) || self.distinguishes(cached, before, now)
         };
         let users =
             self.cached_rulesets().filter(differs).flat_map(|cached| cached.users.iter().copied()).collect();
         let peers: BTreeSet<IpAddr> = self.evaluated_of(&users).collect();
-        (!peers.is_empty()).then(|| Peers::Only(Arc::new(peers)))
+        (!peers.is_empty()).then(|| AffectedPeers::Only(Arc::new(peers)))
     }
 
     /// Whether a pod of this node is, was, or might have been at the address, and it is a different pod now,
@@ -141,4 +141,4 @@ impl CompiledState {
 /// The peers that a change of a pod's identities affects, by the identities before and after and by whether
 /// its named ports differ. Caches results, because thousands of pods change alike when a policy begins to
 /// refer to a label.
-type PeersByChange = FxHashMap<(Option<IdentityPair>, Option<IdentityPair>, bool), Option<Peers>>;
+type PeersByChange = FxHashMap<(Option<IdentityPair>, Option<IdentityPair>, bool), Option<AffectedPeers>>;

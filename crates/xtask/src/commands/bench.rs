@@ -156,7 +156,7 @@ fn program(workspace: &Workspace, what: What) -> Result<Command> {
         What::Scale => {
             command.env("KUBE_VERDICT_RESULTS", results);
             command.arg("--folder").arg(workspace.bench().join("cluster"));
-            command.arg("--parts").arg(workspace.components());
+            command.arg("--components").arg(workspace.components());
         }
         _ => drop(command.env("KUBE_VERDICT_RESULTS", results)),
     }

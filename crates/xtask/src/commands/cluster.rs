@@ -133,7 +133,7 @@ pub(crate) fn finish(workspace: &Workspace, mut command: Command) -> Result<Exit
     let status = command
         .arg("--folder")
         .arg(workspace.target().join("cluster"))
-        .arg("--parts")
+        .arg("--components")
         .arg(workspace.components())
         .status()
         .context("the cluster's program could not be started")?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
 
 /// How long it is down.
 const DOWN: Duration = Duration::from_secs(60);
@@ -18,13 +18,13 @@ const SOON: Duration = Duration::from_secs(30);
 pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
     fixture.start(&[
-        PodSpec::server("server", "node-1").label("app", "server"),
-        PodSpec::server("asker", "node-2").label("app", "load"),
+        PodManifest::server("server", "node-1").label("app", "server"),
+        PodManifest::server("asker", "node-2").label("app", "load"),
     ])?;
     let to = format!("{}:{PORT}", fixture.address("server")?);
     let seconds = LOAD.as_secs().to_string();
     let load = |name: &str, node: &str, label: &str| {
-        PodSpec::new(name, node, &["load", &to, &seconds])
+        PodManifest::new(name, node, &["load", &to, &seconds])
             .label("app", label)
             .spec("restartPolicy", "Never".into())
     };

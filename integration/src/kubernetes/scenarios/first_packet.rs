@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::policies::{allow_egress, allow_ingress, allow_ingress_from, deny_all};
-use crate::kubernetes::Node;
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
+use crate::kubernetes::node::Node;
 
 /// The number of pods of each kind.
 const PODS: usize = 200;
@@ -49,10 +49,10 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     // The policy of this server depends on the client pod.
     fixture.policy("host", &allow_ingress(("app", "host"), ("app", "known")))?;
     fixture.start(&[
-        PodSpec::server("server", "node-1").label("app", "server"),
-        PodSpec::server("host", "node-1").label("app", "host"),
+        PodManifest::server("server", "node-1").label("app", "server"),
+        PodManifest::server("host", "node-1").label("app", "host"),
         // So that the CNI plugin of the other node has also assigned an address.
-        PodSpec::server("other", "node-2"),
+        PodManifest::server("other", "node-2"),
     ])?;
     let server = format!("{}:{PORT}", fixture.address("server")?);
     let host = format!("{}:{PORT}", fixture.address("host")?);
@@ -106,26 +106,30 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
 }
 
 /// A batch of pods of one kind, half of them on each node.
-fn pods(kind: &str, batch: usize, size: usize, to: &str) -> Vec<PodSpec> {
+fn pods(kind: &str, batch: usize, size: usize, to: &str) -> Vec<PodManifest> {
     (0..size)
         .map(|number| {
             let node = if number % 2 == 0 { "node-1" } else { "node-2" };
-            PodSpec::new(&format!("{kind}-{batch}-{number}"), node, &["first", to, &PORT.to_string(), TRIES])
-                .label("app", kind)
-                .label("role", "client")
+            PodManifest::new(
+                &format!("{kind}-{batch}-{number}"),
+                node,
+                &["first", to, &PORT.to_string(), TRIES],
+            )
+            .label("app", kind)
+            .label("role", "client")
         })
         .collect()
 }
 
 /// Descriptions of a pod on each node that sends datagrams to the addresses of the nodes' next pods.
-fn callers(fixture: &Fixture<'_>, batch: usize) -> Result<Vec<PodSpec>> {
+fn callers(fixture: &Fixture<'_>, batch: usize) -> Result<Vec<PodManifest>> {
     let mut addresses = Vec::new();
     for node in &fixture.cluster.nodes {
         addresses.extend(next_addresses(node)?.map(|address| address.to_string()));
     }
     let arguments = ["knock", &PORT.to_string(), &addresses.join(","), "3600"];
     let caller = |node: &Node| {
-        PodSpec::new(&format!("caller-{batch}-{}", node.name), &node.name, &arguments)
+        PodManifest::new(&format!("caller-{batch}-{}", node.name), &node.name, &arguments)
             .label("app", "caller")
             .label("role", "client")
     };

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::Node;
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
+use crate::kubernetes::node::Node;
 
 /// A host port of the server.
 const HOST_PORT: u16 = 18_080;
@@ -27,14 +27,14 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     let host_port = json!([{"containerPort": PORT, "hostPort": HOST_PORT}]);
     fixture.start(&[
-        PodSpec::server("server", "node-1").label("app", "server").container("ports", host_port),
-        PodSpec::server("second", "node-2").label("app", "server"),
-        PodSpec::server("closed", "node-1").label("app", "closed"),
-        PodSpec::server("friend", "node-2").label("app", "friend"),
-        PodSpec::server("stranger", "node-2").label("app", "stranger"),
-        PodSpec::server("near-friend", "node-1").label("app", "friend"),
-        PodSpec::server("near-stranger", "node-1").label("app", "stranger"),
-        PodSpec::new("host", "node-1", &["serve", &HOST_NETWORK_PORT.to_string()])
+        PodManifest::server("server", "node-1").label("app", "server").container("ports", host_port),
+        PodManifest::server("second", "node-2").label("app", "server"),
+        PodManifest::server("closed", "node-1").label("app", "closed"),
+        PodManifest::server("friend", "node-2").label("app", "friend"),
+        PodManifest::server("stranger", "node-2").label("app", "stranger"),
+        PodManifest::server("near-friend", "node-1").label("app", "friend"),
+        PodManifest::server("near-stranger", "node-1").label("app", "stranger"),
+        PodManifest::new("host", "node-1", &["serve", &HOST_NETWORK_PORT.to_string()])
             .label("app", "friend")
             .spec("hostNetwork", json!(true)),
     ])?;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::policies::allow_ingress;
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
-use crate::kubernetes::install::{Agents, cleanup, own_chart};
-use crate::kubernetes::{Cluster, InstallMethod};
+use crate::kubernetes::Cluster;
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
+use crate::kubernetes::install::{Agents, InstallMethod, cleanup, own_chart};
 
 /// How long the load lasts.
 const LOAD: Duration = Duration::from_secs(120);
@@ -22,11 +22,11 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let agents = method.agents().context("no agent is installed")?;
     let image = image(cluster, agents)?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
-    fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
+    fixture.start(&[PodManifest::server("server", "node-1").label("app", "server")])?;
     let to = format!("{}:{PORT}", fixture.address("server")?);
     let seconds = LOAD.as_secs().to_string();
     let load = |name: &str, node: &str| {
-        PodSpec::new(name, node, &["load", &to, &seconds])
+        PodManifest::new(name, node, &["load", &to, &seconds])
             .label("app", "load")
             .spec("restartPolicy", "Never".into())
     };

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
 
 /// How many packets are sent with each source.
 const PACKETS: u64 = 20;
@@ -22,13 +22,13 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("sealed", &deny_all(Some(("app", "sealed"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     fixture.start(&[
-        PodSpec::server("server", "node-1").label("app", "server"),
-        PodSpec::server("far-server", "node-2").label("app", "server"),
-        PodSpec::server("open", "node-1").label("app", "open"),
-        PodSpec::server("friend", "node-1").label("app", "friend"),
-        PodSpec::server("far-friend", "node-2").label("app", "friend"),
-        PodSpec::server("attacker", "node-1").label("app", "stranger"),
-        PodSpec::server("sealed", "node-1").label("app", "sealed"),
+        PodManifest::server("server", "node-1").label("app", "server"),
+        PodManifest::server("far-server", "node-2").label("app", "server"),
+        PodManifest::server("open", "node-1").label("app", "open"),
+        PodManifest::server("friend", "node-1").label("app", "friend"),
+        PodManifest::server("far-friend", "node-2").label("app", "friend"),
+        PodManifest::server("attacker", "node-1").label("app", "stranger"),
+        PodManifest::server("sealed", "node-1").label("app", "sealed"),
     ])?;
     let attacker = fixture.address("attacker")?;
     let servers = ["server", "far-server", "open"];

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::policies::deny_all;
-use crate::kubernetes::fixture::{Fixture, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PodManifest};
 use crate::kubernetes::images::test_server;
 
 /// How long pods are watched: long enough for a dozen probes. Two failures in a row would show.
@@ -20,10 +20,10 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let probe = |action: &str| json!({action: {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "timeoutSeconds": 1});
     let mut http = probe("httpGet");
     http["httpGet"]["path"] = json!("/healthz");
-    let pods: Vec<PodSpec> = ["node-1", "node-2"]
+    let pods: Vec<PodManifest> = ["node-1", "node-2"]
         .into_iter()
         .map(|node| {
-            PodSpec::new(&format!("watched-{node}"), node, &["netexec", "--http-port=8080"])
+            PodManifest::new(&format!("watched-{node}"), node, &["netexec", "--http-port=8080"])
                 .container("image", json!(image))
                 .container("command", json!(["/agnhost"]))
                 .container("readinessProbe", http.clone())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
 
 /// How long pods of the node may take to answer again.
 const TIMEOUT: Duration = Duration::from_secs(240);
@@ -14,10 +14,10 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
     fixture.start(&[
-        PodSpec::server("server", "node-2").label("app", "server"),
-        PodSpec::server("friend", "node-1").label("app", "friend"),
-        PodSpec::server("stranger", "node-1").label("app", "stranger"),
-        PodSpec::server("far-stranger", "node-2").label("app", "other"),
+        PodManifest::server("server", "node-2").label("app", "server"),
+        PodManifest::server("friend", "node-1").label("app", "friend"),
+        PodManifest::server("stranger", "node-1").label("app", "stranger"),
+        PodManifest::server("far-stranger", "node-2").label("app", "other"),
     ])?;
     let server =
         |fixture: &Fixture<'_>| Ok::<_, anyhow::Error>(format!("{}:{PORT}", fixture.address("server")?));

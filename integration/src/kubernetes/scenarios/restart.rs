@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::InstallMethod;
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec, number};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest, number};
+use crate::kubernetes::install::InstallMethod;
 
 /// How long the load lasts: a rollout of two nodes takes half of it.
 const LOAD: Duration = Duration::from_secs(90);
@@ -20,11 +20,11 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let agents = fixture.method.agents().context("no agent is installed")?;
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "load")))?;
-    fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
+    fixture.start(&[PodManifest::server("server", "node-1").label("app", "server")])?;
     let to = format!("{}:{PORT}", fixture.address("server")?);
     let seconds = LOAD.as_secs().to_string();
     let load = |name: &str, node: &str, label: &str| {
-        PodSpec::new(name, node, &["load", &to, &seconds])
+        PodManifest::new(name, node, &["load", &to, &seconds])
             .label("app", label)
             .spec("restartPolicy", "Never".into())
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
 
 /// How long a pod may take to finish and to release its address.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.policy("all", &deny_all(Some(("app", "stranger"))))?;
     fixture.policy("server", &allow_ingress(("app", "server"), ("app", "friend")))?;
-    fixture.start(&[PodSpec::server("server", "node-1").label("app", "server")])?;
+    fixture.start(&[PodManifest::server("server", "node-1").label("app", "server")])?;
     let to = format!("{}:{PORT}", fixture.address("server")?);
 
     let mut reused = Vec::new();
@@ -23,7 +23,7 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     // must be allowed.
     for (first, second) in [("friend", "stranger"), ("stranger", "friend")] {
         let finished = format!("finished-{first}");
-        fixture.create(&[PodSpec::new(&finished, "node-2", &["ask", "once", "127.0.0.1:1"])
+        fixture.create(&[PodManifest::new(&finished, "node-2", &["ask", "once", "127.0.0.1:1"])
             .label("app", first)
             .spec("restartPolicy", "Never".into())])?;
         fixture.until("a pod ends", TIMEOUT, || {
@@ -33,7 +33,7 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
         let address = fixture.address(&finished)?;
         free_next(fixture, &address)?;
         let successor = format!("successor-{second}");
-        fixture.start(&[PodSpec::server(&successor, "node-2").label("app", second)])?;
+        fixture.start(&[PodManifest::server(&successor, "node-2").label("app", second)])?;
         let got = fixture.address(&successor)?;
         ensure!(got == address, "{successor} got the address {got} instead of {address}");
         fixture.expect(&successor, &to, second == "friend")?;

@@ -16,10 +16,10 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::agent::HTTP_PORT;
-use crate::kubernetes::Node;
 use crate::kubernetes::api_proxy::{ApiProxy, Request};
 use crate::kubernetes::fake_pods::FakePods;
-use crate::kubernetes::fixture::{Fixture, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PodManifest};
+use crate::kubernetes::node::Node;
 
 const PODS: usize = 10_000;
 const POLICIES: usize = 1_000;
@@ -160,8 +160,8 @@ fn resident(node: &Node) -> Result<u64> {
 /// [`SAMPLES`] times.
 fn latencies(fixture: &Fixture<'_>, api_proxy: &ApiProxy<'_>, node: &Node) -> Result<Vec<Duration>> {
     fixture.start(&[
-        PodSpec::server("server", &node.name).label("app", "server"),
-        PodSpec::server("client", &node.name).label("app", "client"),
+        PodManifest::server("server", &node.name).label("app", "server"),
+        PodManifest::server("client", &node.name).label("app", "client"),
     ])?;
     let policies = format!("/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies", fixture.namespace);
     let forbids = json!({

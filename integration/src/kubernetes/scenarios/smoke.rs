@@ -6,18 +6,18 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::policies::{allow_ingress, deny_all};
-use crate::kubernetes::fixture::{Fixture, PORT, PodSpec};
+use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
 
 /// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe takes a while.
 const SOON: Duration = Duration::from_secs(3);
 
 pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     fixture.start(&[
-        PodSpec::server("server", "node-1").label("app", "server"),
-        PodSpec::server("friend", "node-1").label("app", "friend"),
-        PodSpec::server("far-friend", "node-2").label("app", "friend"),
-        PodSpec::server("stranger", "node-1").label("app", "stranger"),
-        PodSpec::server("far-stranger", "node-2").label("app", "stranger"),
+        PodManifest::server("server", "node-1").label("app", "server"),
+        PodManifest::server("friend", "node-1").label("app", "friend"),
+        PodManifest::server("far-friend", "node-2").label("app", "friend"),
+        PodManifest::server("stranger", "node-1").label("app", "stranger"),
+        PodManifest::server("far-stranger", "node-2").label("app", "stranger"),
     ])?;
     let server = format!("{}:{PORT}", fixture.address("server")?);
     let everyone = ["friend", "far-friend", "stranger", "far-stranger"];

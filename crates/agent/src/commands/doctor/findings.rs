@@ -4,7 +4,7 @@ use cluster::ReadCounts;
 use dataplane::preflight::{Check, InstalledTables};
 use serde::Serialize;
 
-use crate::status::{Phase, Problem, Protection, SavedState};
+use crate::status::{PhaseName, ProblemStatus, Protection, SavedState};
 
 /// Results of all checks.
 #[derive(Debug, Serialize)]
@@ -25,13 +25,13 @@ pub(super) struct Findings {
     /// neither.
     pub(super) read: Option<ReadCounts>,
     /// Problems in the same source.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<ProblemStatus>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct AgentFindings {
     pub(super) pid: u32,
-    pub(super) phase: Phase,
+    pub(super) phase: PhaseName,
     pub(super) ready: bool,
     pub(super) not_ready: Vec<String>,
     /// The agent's protections against spoofed packets. Empty before it has rules, and once another agent has
@@ -58,6 +58,6 @@ impl Findings {
 
     /// Whether another agent enforces in place of this one.
     pub(super) fn has_handed_over(&self, agent: &AgentFindings) -> bool {
-        agent.phase == Phase::Superseded && self.rules_served
+        agent.phase == PhaseName::Superseded && self.rules_served
     }
 }

@@ -4,7 +4,7 @@ use dataplane::preflight::{CheckState, InstalledTables};
 
 use super::findings::{AgentFindings, Findings};
 use crate::commands::table::{self, State};
-use crate::status::{Phase, Protection, SavedState};
+use crate::status::{PhaseName, Protection, SavedState};
 use crate::terminal::{Text, text};
 
 impl Findings {
@@ -130,13 +130,13 @@ impl Findings {
                 "those of another agent, whose rules are in force ({}): that agent reports which",
                 tables_text(tables)
             ),
-            (Phase::Superseded, Some(InstalledTables { inet: false, bridge: false })) => {
+            (PhaseName::Superseded, Some(InstalledTables { inet: false, bridge: false })) => {
                 text!("none: the rules were removed, as `kube-verdict cleanup` does")
             }
-            (Phase::Superseded, _) if !self.rules_served => {
+            (PhaseName::Superseded, _) if !self.rules_served => {
                 text!("those of an agent that had taken over and is gone")
             }
-            (Phase::Starting, _) => text!("none in force yet: the agent has not installed its rules"),
+            (PhaseName::Starting, _) => text!("none in force yet: the agent has not installed its rules"),
             _ => text!("the agent does not report them yet: try again in a moment"),
         }
     }

@@ -10,7 +10,7 @@ use policy::{
 use serde::Serialize;
 
 use super::endpoint::ResolvedEndpoint;
-use crate::status::Problem;
+use crate::status::ProblemStatus;
 
 /// The decisions for both directions, explained.
 #[derive(Debug, Serialize)]
@@ -33,7 +33,7 @@ pub(super) struct Answer {
     pub(super) other_family: Option<OtherFamily>,
     /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on
     /// them.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<ProblemStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,7 +115,7 @@ impl Answer {
     }
 
     /// Sets the node whose agent answers, and the source's problems.
-    pub(super) fn with(self, node: Option<String>, problems: Vec<Problem>) -> Self {
+    pub(super) fn with(self, node: Option<String>, problems: Vec<ProblemStatus>) -> Self {
         Self { node, problems, ..self }
     }
 

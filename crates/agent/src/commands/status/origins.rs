@@ -1,10 +1,10 @@
 //! Rows of `kube-verdict status` about the origins of packets.
 
 use crate::commands::table::Rows;
-use crate::status::{NewPorts, Origins};
+use crate::status::{NewPorts, OriginsStatus};
 
 /// Rows about packets' origins, and about packets that the rules dropped.
-pub(super) fn add_rows(rows: &mut Rows, origins: &Origins) {
+pub(super) fn add_rows(rows: &mut Rows, origins: &OriginsStatus) {
     for protection in &origins.protections {
         let name = &protection.name;
         let text = match &protection.why_not {
@@ -39,12 +39,12 @@ pub(super) fn add_rows(rows: &mut Rows, origins: &Origins) {
     if !origins.overlays.is_empty() {
         rows.add("overlays", origins.overlays.join(", "));
     }
-    let NewPorts { queued, passed, dropped, expired, no_room } = origins.new_ports;
+    let NewPorts { queued, allowed, denied, expired, over_limit } = origins.new_ports;
     if queued > 0 {
         rows.add(
             "new ports",
             format!(
-                "{queued} packets queued: {passed} passed, {dropped} dropped, {expired} timed out, {no_room} \
+                "{queued} packets queued: {allowed} allowed, {denied} denied, {expired} timed out, {over_limit} \
                  over the limit"
             ),
         );

@@ -3,7 +3,7 @@
 use super::{origins, source};
 use crate::commands::table::Rows;
 use crate::paint;
-use crate::status::{FullQueue, Phase, Queue, Status, Successor};
+use crate::status::{FullQueue, PhaseName, QueueStatus, Status, Successor};
 use crate::terminal::{Text, text};
 
 /// The status as text, wrapped to a width.
@@ -28,10 +28,10 @@ pub(super) fn render(status: &Status, width: u16) -> Text {
 
 fn add_agent(rows: &mut Rows, status: &Status) {
     let phase = match status.phase {
-        Phase::Starting => "starting",
-        Phase::Enforcing => "enforcing",
-        Phase::Superseded => "superseded",
-        Phase::Stopping => "stopping",
+        PhaseName::Starting => "starting",
+        PhaseName::Enforcing => "enforcing",
+        PhaseName::Superseded => "superseded",
+        PhaseName::Stopping => "stopping",
     };
     let ready = if status.ready { "ready" } else { "not ready" };
     rows.add("node", &status.node);
@@ -72,8 +72,8 @@ fn add_rules(rows: &mut Rows, status: &Status) {
                 format!("queues {} ({}), fail mode {}", rules.queues, rules.form, rules.fail_mode),
             );
         }
-        (None, Phase::Superseded) => rows.add("rules", rules_of(status.successor)),
-        (None, Phase::Starting) => rows.add("rules", "this agent has installed none yet"),
+        (None, PhaseName::Superseded) => rows.add("rules", rules_of(status.successor)),
+        (None, PhaseName::Starting) => rows.add("rules", "this agent has installed none yet"),
         (None, _) => rows.add("rules", "none of this agent's"),
     }
 }
@@ -103,19 +103,20 @@ fn add_packets(rows: &mut Rows, status: &Status) {
         ),
     );
     let hold = &status.hold;
-    if hold.held + hold.no_room > 0 {
+    if hold.held + hold.over_limit > 0 {
         rows.add(
             "held",
             format!(
                 "{} now, {} in total: {} allowed, {} denied, {} timed out; {} over the limit, {} repeated",
-                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.no_room, hold.repeated
+                hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.over_limit, hold.repeated
             ),
         );
     }
 }
 
 fn add_queues(rows: &mut Rows, status: &Status) {
-    let sum = |number: fn(&Queue) -> u32| status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>();
+    let sum =
+        |number: fn(&QueueStatus) -> u32| status.queues.iter().map(|q| u64::from(number(q))).sum::<u64>();
     rows.add(
         "queues",
         format!(

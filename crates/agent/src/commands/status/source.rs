@@ -6,7 +6,7 @@ use cluster::WatchState;
 use jiff::Timestamp;
 
 use crate::commands::table::Rows;
-use crate::status::{Connection, SavedState, Source, Status};
+use crate::status::{ConnectionStatus, SavedState, SourceStatus, Status};
 
 /// Adds rows about the source and the state on disk.
 pub(super) fn add_rows(rows: &mut Rows, status: &Status) {
@@ -25,9 +25,9 @@ pub(super) fn add_rows(rows: &mut Rows, status: &Status) {
 }
 
 /// The source, while the agent uses the state on disk in place of a part of it.
-fn restored_text(source: Option<&Source>, saved: u64) -> String {
+fn restored_text(source: Option<&SourceStatus>, saved: u64) -> String {
     let until = match source {
-        Some(Source { server, .. }) => format!("until {server} has answered"),
+        Some(SourceStatus { server, .. }) => format!("until {server} has answered"),
         None => "for files that are broken or can't be read now".to_owned(),
     };
     format!("state of {}, {until}", time(saved))
@@ -46,10 +46,10 @@ fn time(seconds: u64) -> String {
     time.map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
-fn source_text(source: &Source) -> String {
-    let Source { server, connected, connections } = source;
+fn source_text(source: &SourceStatus) -> String {
+    let SourceStatus { server, connected, connections } = source;
     if *connected {
-        let sum = |number: fn(&Connection) -> u64| connections.iter().map(number).sum::<u64>();
+        let sum = |number: fn(&ConnectionStatus) -> u64| connections.iter().map(number).sum::<u64>();
         return format!(
             "{server}, connected; {} reconnects, {} relists so far",
             sum(|one| one.reconnects),
@@ -62,7 +62,7 @@ fn source_text(source: &Source) -> String {
     format!("{server}, not connected: the last known state of these stays in force")
 }
 
-fn connection_text(connection: &Connection, now: SystemTime) -> String {
+fn connection_text(connection: &ConnectionStatus, now: SystemTime) -> String {
     let since = UNIX_EPOCH + Duration::from_secs(connection.since);
     let seconds = now.duration_since(since).unwrap_or_default().as_secs();
     let why = connection.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

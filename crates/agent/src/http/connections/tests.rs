@@ -11,7 +11,7 @@ const QUICK: Duration = Duration::from_millis(200);
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(600);
 
-const LIMITS: Limits = Limits { requests: 4, answers: 2, request_timeout: NEVER, timeout: NEVER };
+const LIMITS: Limits = Limits { requests: 4, responses: 2, request_timeout: NEVER, timeout: NEVER };
 
 /// More than the kernel buffers for a client that doesn't read.
 const LARGE: usize = 32 << 20;
@@ -34,17 +34,17 @@ fn sent(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-fn asked(address: SocketAddr, path: &str) -> TcpStream {
+fn requested(address: SocketAddr, path: &str) -> TcpStream {
     sent(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
 /// All bytes until the connection is closed or reset.
-fn answer(mut stream: &TcpStream) -> String {
-    let mut answer = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut answer) {
+fn read_response(mut stream: &TcpStream) -> String {
+    let mut response = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut response) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "an end");
     }
-    String::from_utf8(answer).expect("text")
+    String::from_utf8(response).expect("text")
 }
 
 /// Whether the connection stays open for a while.
@@ -57,14 +57,14 @@ fn is_open(stream: &TcpStream) -> bool {
 fn a_request_is_served_though_incomplete_ones_hold_all_connections_and_the_oldest_is_closed() {
     let address = server(LIMITS);
     let held = [(); 4].map(|()| sent(address, "GET /livez HTTP/1.1\r\nHost:"));
-    let answered = answer(&asked(address, "/livez"));
-    assert!(answered.starts_with("HTTP/1.1 200 OK") && answered.ends_with("ok\n"), "{answered}");
-    assert!(answered.contains("connection: close"), "one request a connection: {answered}");
+    let response = read_response(&requested(address, "/livez"));
+    assert!(response.starts_with("HTTP/1.1 200 OK") && response.ends_with("ok\n"), "{response}");
+    assert!(response.contains("connection: close"), "one request a connection: {response}");
     let [oldest, others @ .., mut newest] = held;
-    assert_eq!(answer(&oldest), "", "closed without an answer");
+    assert_eq!(read_response(&oldest), "", "closed without a response");
     assert!(others.iter().all(is_open), "the others may still send the rest");
     newest.write_all(b" localhost\r\n\r\n").expect("sent");
-    assert!(answer(&newest).ends_with("ok\n"));
+    assert!(read_response(&newest).ends_with("ok\n"));
 }
 
 #[test]
@@ -79,30 +79,30 @@ fn no_more_connections_than_the_limit_stay_open() {
 fn clients_that_do_not_read_their_response_are_closed_for_the_next() {
     let address = server(LIMITS);
     let held = [(); 3].map(|()| {
-        let stream = asked(address, "/large");
+        let stream = requested(address, "/large");
         // The server must read this request before the next one.
         sleep(QUICK);
         stream
     });
     // Bytes that were sent before the close can still be read.
-    let oldest = answer(&held[0]).len();
+    let oldest = read_response(&held[0]).len();
     assert!(oldest < LARGE, "ended at {oldest} bytes");
-    assert!(answer(&asked(address, "/livez")).ends_with("ok\n"));
-    assert!(answer(&held[2]).len() > LARGE, "whole");
+    assert!(read_response(&requested(address, "/livez")).ends_with("ok\n"));
+    assert!(read_response(&held[2]).len() > LARGE, "whole");
 }
 
 #[test]
 fn incomplete_requests_and_unread_responses_time_out() {
     let address = server(Limits { request_timeout: QUICK, ..LIMITS });
     let started = Instant::now();
-    answer(&sent(address, "GET /livez HTTP/1.1\r\n"));
-    answer(&sent(address, ""));
+    read_response(&sent(address, "GET /livez HTTP/1.1\r\n"));
+    read_response(&sent(address, ""));
     assert!(started.elapsed() >= 2 * QUICK, "not at once: {:?}", started.elapsed());
 
     let address = server(Limits { timeout: QUICK, ..LIMITS });
-    let slow = asked(address, "/large");
+    let slow = requested(address, "/large");
     sleep(2 * QUICK);
-    let read = answer(&slow).len();
+    let read = read_response(&slow).len();
     assert!(read < LARGE, "ended at {read} bytes");
 }
 
@@ -112,8 +112,8 @@ fn a_too_long_request_is_refused() {
     let mut stream = sent(address, "GET /livez HTTP/1.1\r\n");
     // The server may refuse the request before all of it is sent.
     let _ = stream.write_all(format!("x: {}\r\n\r\n", "x".repeat(2 * LONGEST_REQUEST)).as_bytes());
-    let answered = answer(&stream);
-    assert!(!answered.contains("200 OK"), "{answered}");
+    let response = read_response(&stream);
+    assert!(!response.contains("200 OK"), "{response}");
 }
 
 #[test]
@@ -121,6 +121,6 @@ fn most_descriptors_are_left_to_other_purposes() {
     for (files, connections) in [(0, 16), (256, 16), (600, 22), (1024, 128), (1 << 20, 256), (u64::MAX, 256)]
     {
         let limits = Limits::of(OpenFiles(files));
-        assert_eq!(limits.requests + limits.answers, connections, "{files}");
+        assert_eq!(limits.requests + limits.responses, connections, "{files}");
     }
 }

@@ -1,4 +1,4 @@
-use dataplane::sweep::{Scope, SweepReport, sweep};
+use dataplane::sweep::{SweepReport, SweepScope, sweep};
 use policy::{Change, PolicyName, Protocol};
 
 use super::*;
@@ -22,7 +22,7 @@ fn sweep_all(registry: &mut RevokedRegistry) -> (SweepReport, Vec<SweptConnectio
         Ok(counts)
     };
     let mut conntrack = Conntrack::open().unwrap();
-    let scope = Scope::default();
+    let scope = SweepScope::default();
     let report = sweep(&mut conntrack, &Marks::default(), evaluator, &scope, &mut apply_marks).unwrap();
     (report, all)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Files, object_in};
-use crate::problem::{Origin, Problem};
+use crate::problem::{Problem, ProblemLocation};
 
 impl Files {
     /// Updates the reported problems. Returns whether they changed. There may be very many, and few updates
@@ -37,7 +37,7 @@ impl Files {
             for other in others {
                 let object = object_in(&self.files, other, key);
                 problems.push(Problem {
-                    origin: Origin::File {
+                    location: ProblemLocation::File {
                         path: other.to_path_buf(),
                         document: object.map_or(0, |object| object.document as usize),
                         line: object.map(|object| object.line as usize).filter(|line| *line > 0),
@@ -75,5 +75,5 @@ fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Prob
              selects none of their pods: add the Namespaces",
         ),
     };
-    Some(Problem { origin: Origin::whole_file(root), object: None, what, effect: effect.into() })
+    Some(Problem { location: ProblemLocation::whole_file(root), object: None, what, effect: effect.into() })
 }

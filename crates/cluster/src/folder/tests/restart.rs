@@ -4,7 +4,7 @@ use super::*;
 
 /// Starts an agent's watch of a folder with a state folder that may be written. Returns the first update, and
 /// the channel of those that follow.
-fn restart(dir: &Path, state: &Path) -> (Update, Receiver<Update>, Watch) {
+fn restart(dir: &Path, state: &Path) -> (Update, Receiver<Update>, FolderWatch) {
     let state_dir = StateDir { path: state.to_owned(), node: "n".into() };
     let (send, updates) = channel();
     let (folder, first) = Folder::open(dir, policy::Budget::default(), Some(&state_dir)).expect("a folder");

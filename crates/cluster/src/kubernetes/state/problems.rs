@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::key::Key;
-use crate::problem::{Origin, Problem, ResourceVersion};
+use crate::problem::{Problem, ProblemLocation, ResourceVersion};
 
 /// The most objects of a namespace whose problems are listed. They take up to 30 kB each.
 const NAMED: usize = 100;
@@ -125,7 +125,9 @@ impl Namespace {
         let count = self.counted.len();
         let of = if name.is_empty() { String::new() } else { format!(" of the namespace {name}") };
         Some(Problem {
-            origin: Origin::Api { resource_version: self.version.clone().unwrap_or_else(|| "".into()) },
+            location: ProblemLocation::Api {
+                resource_version: self.version.clone().unwrap_or_else(|| "".into()),
+            },
             object: Some(first.to_string()),
             what: format!(
                 "{count} objects{of} are not fully understood, in addition to those that are listed"

@@ -11,9 +11,9 @@ use policy::{Change, Labels, Namespace, Pod, PolicySpec};
 use super::{State, key};
 use crate::convert::Kind;
 use crate::key::Key;
-use crate::kubernetes::object::Identity;
+use crate::kubernetes::object::ObjectIdentity;
 use crate::kubernetes::reread::{Answer, Reread};
-use crate::problem::{Origin, Problem, ResourceVersion};
+use crate::problem::{Problem, ProblemLocation, ResourceVersion};
 
 impl State {
     /// The object to read next, and its expected version; `None` if there is none, or if no list of its kind
@@ -42,7 +42,7 @@ impl State {
     /// An object has a new form, which is read later. Until then, whatever the new form may be, not too much
     /// is allowed: a new policy, or one that selects other pods now, isolates and allows nothing; labels are
     /// unknown.
-    pub(super) fn large(&mut self, kind: Kind, identity: Identity, isolation: Option<Arc<PolicySpec>>) {
+    pub(super) fn large(&mut self, kind: Kind, identity: ObjectIdentity, isolation: Option<Arc<PolicySpec>>) {
         let Some(key) = key(kind, &identity, &self.interner) else { return };
         let known = self.objects.get(&key).filter(|_| self.is_same(&key, &identity));
         let until_then = match (known, isolation) {
@@ -75,7 +75,7 @@ impl State {
         let overdue = self.reread_queue.tick();
         for (key, resource_version) in &overdue {
             let problem = Problem {
-                origin: Origin::Api { resource_version: Arc::clone(resource_version) },
+                location: ProblemLocation::Api { resource_version: Arc::clone(resource_version) },
                 object: Some(key.to_string()),
                 what:
                     "its current version could not be read for some seconds and is retried; see the log for \

@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cni::LocalPod;
 use crate::convert::Kind;
 use crate::key::Key;
-use crate::problem::{Origin, Problem, ResourceVersion};
+use crate::problem::{Problem, ProblemLocation, ResourceVersion};
 
 impl State {
     /// Restores the objects of the state on disk. Must be called before anything else. They stay until the
@@ -72,7 +72,7 @@ impl State {
             }
             let resource_version: ResourceVersion = "".into();
             let problem = Problem {
-                origin: Origin::Api { resource_version: Arc::clone(&resource_version) },
+                location: ProblemLocation::Api { resource_version: Arc::clone(&resource_version) },
                 object: Some(key.to_string()),
                 what: "Nodes may not be listed, and this one is known only from the state on disk".into(),
                 effect:

@@ -57,7 +57,7 @@ impl Scenario {
     }
 
     fn deleted(&mut self, kind: Kind, fields: &Value) {
-        self.state.apply(kind, WatcherEvent::Delete(Identity::of(fields)));
+        self.state.apply(kind, WatcherEvent::Delete(ObjectIdentity::of(fields)));
     }
 
     fn files(&mut self, results: &[(&str, &str, &str)]) {

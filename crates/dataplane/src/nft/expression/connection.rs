@@ -4,7 +4,7 @@ use rustables::sys;
 
 /// A property of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Connection {
+pub(crate) enum ConntrackKey {
     /// The connection mark, 32 bits in host order.
     Mark,
     /// The packet's direction in the connection, a byte: [`ORIGINAL`] or [`REPLY`]. An ICMP error has the
@@ -28,7 +28,7 @@ pub(crate) const ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`: opposite to the direction of the connection's first packet.
 pub(crate) const REPLY: u8 = 1;
 
-impl Connection {
+impl ConntrackKey {
     pub(super) fn number(self) -> u32 {
         match self {
             Self::Mark => sys::NFT_CT_MARK,

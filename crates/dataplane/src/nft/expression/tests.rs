@@ -42,8 +42,8 @@ fn every_expression_has_these_bytes() {
         (Expression::LoadMeta(Meta::Family), "meta", [be32(2, 15), be32(1, 1)].concat()),
         (Expression::LoadMeta(Meta::Transport), "meta", [be32(2, 16), be32(1, 1)].concat()),
         (Expression::StorePacketMark, "meta", [be32(2, 3), be32(3, 1)].concat()),
-        (Expression::LoadConnection(Connection::Mark), "ct", [be32(2, 3), be32(1, 1)].concat()),
-        (Expression::LoadConnection(Connection::Direction), "ct", [be32(2, 1), be32(1, 1)].concat()),
+        (Expression::LoadConnection(ConntrackKey::Mark), "ct", [be32(2, 3), be32(1, 1)].concat()),
+        (Expression::LoadConnection(ConntrackKey::Direction), "ct", [be32(2, 1), be32(1, 1)].concat()),
         (Expression::StoreConnectionMark, "ct", [be32(2, 3), be32(4, 1)].concat()),
         (
             Expression::LoadPayload(Payload::V4(Address::Source)),
@@ -186,7 +186,7 @@ fn every_expression_has_these_bytes() {
             "immediate",
             [be32(1, 0), nested(2, &nested(2, &be32(1, u32::MAX - 4)))].concat(),
         ),
-        (Expression::LoadConnection(Connection::State), "ct", [be32(2, 0), be32(1, 1)].concat()),
+        (Expression::LoadConnection(ConntrackKey::State), "ct", [be32(2, 0), be32(1, 1)].concat()),
         (
             Expression::LoadPayload(Payload::SourcePort),
             "payload",
@@ -204,8 +204,8 @@ fn every_expression_has_these_bytes() {
 fn a_rule_names_the_modules_it_needs_once_each() {
     let queue = Queue { queues: QueueRange { first: QueueNumber(0), count: 1 }, bypass: false };
     let rule = [
-        Expression::LoadConnection(Connection::Mark),
-        Expression::LoadConnection(Connection::Direction),
+        Expression::LoadConnection(ConntrackKey::Mark),
+        Expression::LoadConnection(ConntrackKey::Direction),
         Expression::LoadAddressType(Address::Source),
         Expression::Queue(queue, QueueForm::Native),
     ];

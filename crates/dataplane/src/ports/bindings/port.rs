@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::PodName;
 
-use crate::ports::link::{Attachment, Mac};
+use crate::link::{Attachment, Mac};
 use crate::ports::link_local::is_link_local;
 
 /// The pods and addresses in the cluster.

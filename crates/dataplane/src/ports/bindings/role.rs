@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::port::Port;
+use crate::link::{Attachment, InterfaceIndex};
 use crate::ports::interfaces::{Interface, Interfaces};
-use crate::ports::link::{Attachment, InterfaceIndex};
 use crate::ports::link_local::is_link_local;
 
 /// The bridge of Flannel's CNI configuration. It is the pods' bridge even before it has an address.

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use policy::PodName;
 
 use super::*;
-use crate::ports::interfaces::Kind;
-use crate::ports::link::Mac;
+use crate::link::Mac;
+use crate::ports::interfaces::InterfaceKind;
 
 /// The pod CIDRs `10.244.1.0/24` and `fd00:1::/64`, pods with their addresses, and the CNI cache by
 /// interface.
@@ -57,14 +57,14 @@ impl Owners for Cluster {
 }
 
 fn cni0() -> Interface {
-    let mut bridge = Interface::for_tests(1, "cni0", Kind::Bridge);
+    let mut bridge = Interface::for_tests(1, "cni0", InterfaceKind::Bridge);
     bridge.addresses = addresses(&["10.244.1.1", "fd00:1::1"]);
     bridge
 }
 
 /// A port of `cni0` with these addresses inside.
 fn plugged(index: u32, inside: &[&str]) -> Interface {
-    let mut veth = Interface::for_tests(index, &format!("veth{index}"), Kind::Veth);
+    let mut veth = Interface::for_tests(index, &format!("veth{index}"), InterfaceKind::Veth);
     veth.master = Some(InterfaceIndex(1));
     veth.addresses_inside = addresses(inside);
     veth.mac_inside = Mac([2, 0, 0, 0, 0, index as u8]);
@@ -221,7 +221,7 @@ fn a_port_keeps_its_first_hardware_address() {
 #[test]
 fn veth_devices_are_ports_by_their_bridge_and_addresses() {
     let cluster = cluster(&[]);
-    let docker0 = Interface::for_tests(2, "docker0", Kind::Bridge);
+    let docker0 = Interface::for_tests(2, "docker0", InterfaceKind::Bridge);
     let mut of_docker = plugged(10, &["172.17.0.2"]);
     of_docker.master = Some(InterfaceIndex(2));
     let alone = |index, inside: &[&str]| {

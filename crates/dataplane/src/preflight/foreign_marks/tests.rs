@@ -1,6 +1,6 @@
 use super::*;
 use crate::netlink::Attributes;
-use crate::nft::expression::{Connection, Expression, Meta};
+use crate::nft::expression::{ConntrackKey, Expression, Meta};
 use crate::numbers::NFPROTO_IPV4;
 
 /// Writes attributes and returns their bytes.
@@ -30,7 +30,7 @@ fn load_packet() -> Vec<u8> {
 
 /// Loads `ct mark` into register 1.
 fn load_connection() -> Vec<u8> {
-    ours(Expression::LoadConnection(Connection::Mark))
+    ours(Expression::LoadConnection(ConntrackKey::Mark))
 }
 
 fn bits(mask: u32, flip: u32) -> Vec<u8> {

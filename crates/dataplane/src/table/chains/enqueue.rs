@@ -4,7 +4,9 @@ use super::builder::Chains;
 use super::names::{ENQUEUE, QUOTA};
 use crate::drops::DropReason;
 use crate::marks::QueueReason;
-use crate::nft::expression::{Address, Comparison, Connection, Expression, INVALID, Meta, REPLY, UNTRACKED};
+use crate::nft::expression::{
+    Address, Comparison, ConntrackKey, Expression, INVALID, Meta, REPLY, UNTRACKED,
+};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::nft::rule::Rule;
 use crate::numbers::IPPROTO_TCP;
@@ -70,7 +72,7 @@ impl Chains<'_> {
         let without_connection =
             state_is(INVALID | UNTRACKED).into_iter().chain([Expression::Goto(verdict_cache::UNTRACKED)]);
         let reply = [
-            Expression::LoadConnection(Connection::Direction),
+            Expression::LoadConnection(ConntrackKey::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
         let mut rules = vec![

@@ -1,10 +1,10 @@
 //! The rules with which the base chains begin, for packets that need no verdict of a worker now.
 
 use super::builder::Chains;
-use super::names::{ALLOWED, ALLOWED_INPUT, BYPASS, REVOKED};
+use super::names::{ALLOWED, ALLOWED_INPUT, REVOKED, UNFILTERED};
 use crate::drops::DropReason;
 use crate::marks::Mark;
-use crate::nft::expression::{Comparison, Connection, Expression, Meta, Payload, REPLY};
+use crate::nft::expression::{Comparison, ConntrackKey, Expression, Meta, Payload, REPLY};
 use crate::nft::rule::Rule;
 use crate::numbers::{IPPROTO_ICMPV6, NFPROTO_IPV6};
 use crate::table::family::FAMILIES;
@@ -19,14 +19,14 @@ impl Chains<'_> {
         let ours = marks.accepted().0 | marks.revoked().0;
         // ACCEPTED without REVOKED, which takes precedence. First, because nearly every packet ends here.
         let accepted = [
-            Expression::LoadConnection(Connection::Mark),
+            Expression::LoadConnection(ConntrackKey::Mark),
             Expression::Bits { mask: ours, flip: 0 },
             Expression::Compare(Comparison::Equal, marks.accepted().0.to_ne_bytes().to_vec()),
             Expression::Accept,
         ];
         let revoked = connection_has(marks.revoked()).into_iter().chain([Expression::Goto(REVOKED)]);
         let is_reply = [
-            Expression::LoadConnection(Connection::Direction),
+            Expression::LoadConnection(ConntrackKey::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
         ];
         let reply = is_reply.clone().into_iter().chain([Expression::Accept]);
@@ -47,7 +47,7 @@ impl Chains<'_> {
             Expression::Compare(Comparison::NotEqual, vec![134]),
             Expression::Accept,
         ];
-        let from_node = local_source().into_iter().chain([Expression::Goto(BYPASS)]);
+        let from_node = local_source().into_iter().chain([Expression::Goto(UNFILTERED)]);
         let mut rules = Vec::new();
         if self.revalidating {
             // First, since reinjected packets would be queued again otherwise.
@@ -67,7 +67,7 @@ impl Chains<'_> {
             // The node's reply does not decide whether the connection may continue.
             rule(chain, "accept the node's own replies", nodes_reply),
             // Semantics 21: kubelet's probes and the host's processes always reach pods.
-            rule(chain, "bypass the node's own packets", from_node),
+            rule(chain, "pass the node's own packets", from_node),
         ]);
         if !self.revalidating {
             rules.extend(self.accept_reinjected(chain));
@@ -114,7 +114,7 @@ impl Chains<'_> {
 /// Matches if the connection's mark has any of these bits.
 fn connection_has(mark: Mark) -> [Expression; 3] {
     [
-        Expression::LoadConnection(Connection::Mark),
+        Expression::LoadConnection(ConntrackKey::Mark),
         Expression::Bits { mask: mark.0, flip: 0 },
         Expression::Compare(Comparison::NotEqual, vec![0; 4]),
     ]

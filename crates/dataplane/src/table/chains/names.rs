@@ -9,7 +9,7 @@ pub(super) const UNPROVEN: &str = "unproven";
 /// Passes packets that need no verdict, and marks their connections, so that the next packets leave at the
 /// first rule. These are packets between pods that no policy isolates, and those of the node itself, tunnels'
 /// packets among them.
-pub(super) const BYPASS: &str = "bypass";
+pub(super) const UNFILTERED: &str = "unfiltered";
 /// Drops packets of connections that are marked REVOKED, and restarts the timeout of their tuples.
 pub(super) const REVOKED: &str = "revoked";
 /// Takes reinjected packets with a verdict. It drops denied ones, accepts the others, and marks their

@@ -2,7 +2,7 @@
 
 use super::builder::Chains;
 use super::names::UNPROVEN;
-use crate::nft::expression::{Address, Comparison, Connection, Expression, Meta, Payload, REPLY};
+use crate::nft::expression::{Address, Comparison, ConntrackKey, Expression, Meta, Payload, REPLY};
 use crate::nft::rule::Rule;
 use crate::numbers::IPPROTO_TCP;
 use crate::table::family::FAMILIES;
@@ -14,7 +14,7 @@ impl Chains<'_> {
     /// allow both directions.
     pub(super) fn unproven_jumps(&self) -> [Rule; 2] {
         let reply = [
-            Expression::LoadConnection(Connection::Direction),
+            Expression::LoadConnection(ConntrackKey::Direction),
             Expression::Compare(Comparison::Equal, vec![REPLY]),
             Expression::Goto(UNPROVEN),
         ];
@@ -50,7 +50,7 @@ impl Chains<'_> {
                 }
             }
         }
-        rules.push(Self::bypass_rest(UNPROVEN));
+        rules.push(Self::pass_rest(UNPROVEN));
         rules
     }
 }

@@ -1,7 +1,7 @@
 //! The rules for packets that have a verdict or need none: they mark connections and cache flows.
 
 use super::builder::Chains;
-use super::names::{ALLOWED, ALLOWED_INPUT, BYPASS, UNPROVEN};
+use super::names::{ALLOWED, ALLOWED_INPUT, UNFILTERED, UNPROVEN};
 use crate::marks::Mark;
 use crate::nft::expression::{Expression, RELATED};
 use crate::nft::rule::Rule;
@@ -20,19 +20,19 @@ impl Chains<'_> {
     }
 
     /// The end of a chain: no end is a pod that a policy isolates in this direction.
-    pub(super) fn bypass_rest(chain: &'static str) -> Rule {
-        rule(chain, "bypass packets that need no verdict", [Expression::Goto(BYPASS)])
+    pub(super) fn pass_rest(chain: &'static str) -> Rule {
+        rule(chain, "pass packets that need no verdict", [Expression::Goto(UNFILTERED)])
     }
 
     /// If a change isolates an end later, its connections are among those affected, as if a worker had
     /// allowed them. The connection of an ICMP error is the one that it quotes, and nothing is known about
     /// that one here.
-    pub(super) fn bypass(&self) -> [Rule; 2] {
+    pub(super) fn unfiltered(&self) -> [Rule; 2] {
         let related = state_is(RELATED).into_iter().chain([Expression::Accept]);
         let accepted = self.config.marks.accepted();
         [
-            rule(BYPASS, "accept ICMP errors", related),
-            rule(BYPASS, "mark connections that need no verdict", mark_connection(accepted, accepted)),
+            rule(UNFILTERED, "accept ICMP errors", related),
+            rule(UNFILTERED, "mark connections that need no verdict", mark_connection(accepted, accepted)),
         ]
     }
 

@@ -7,7 +7,7 @@ use super::generation::CacheGeneration;
 use super::log_prefix::LOG_PREFIX;
 use super::state::VerdictCache;
 use crate::nft::batch::{Batch, Subject};
-use crate::nft::expression::{Address, Comparison, Connection, Expression, Log, Meta, ORIGINAL, REPLY};
+use crate::nft::expression::{Address, Comparison, ConntrackKey, Expression, Log, Meta, ORIGINAL, REPLY};
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
 use crate::numbers::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
@@ -158,7 +158,7 @@ pub(in crate::table) fn store(chain: &'static str, key: FlowKey) -> Rule {
 
 fn jump(chain: &'static str, purpose: &'static str, direction: u8, to: &'static str) -> Rule {
     let expressions = [
-        Expression::LoadConnection(Connection::Direction),
+        Expression::LoadConnection(ConntrackKey::Direction),
         Expression::Compare(Comparison::Equal, vec![direction]),
         Expression::Jump(to),
     ];

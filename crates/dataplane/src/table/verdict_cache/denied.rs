@@ -1,9 +1,9 @@
 //! Flows that a worker has just denied: the kernel drops their next packets by itself.
 //!
 //! ```text
-//!  allowed, untracked-answered  --goto-->  denied        the verdict is deny: the flow key goes into a set,
-//!                                                        and the packet is dropped
-//!  allowed-input                --goto-->  denied-input  the same for packets to the node
+//!  allowed, untracked-reinjected  --goto-->  denied        the verdict is deny: the flow key goes into a
+//!                                                          set, and the packet is dropped
+//!  allowed-input                  --goto-->  denied-input  the same for packets to the node
 //!
 //!  postrouting, prerouting-dns, untracked  --jump-->  denied-forward
 //!  unproven                                --jump-->  denied-forward, denied-reverse
@@ -35,7 +35,7 @@ use crate::drops::DropReason;
 use crate::marks::{DeniedFlow, Mark};
 use crate::nft::batch::Batch;
 use crate::nft::expression::{
-    Address, Comparison, Connection, Expression, KeyPart, Log, Meta, ORIGINAL, Rate,
+    Address, Comparison, ConntrackKey, Expression, KeyPart, Log, Meta, ORIGINAL, Rate,
 };
 use crate::nft::rule::Rule;
 use crate::nft::set::{Carries, KeyType, Set};
@@ -291,10 +291,10 @@ fn keys(generation: CacheGeneration, family: &Family, key: FlowKey) -> Vec<Vec<E
 /// direction, and in the reverse one, too, if the direction is unproven.
 pub(in crate::table) fn look_up(chain: &'static str, is_unproven: bool) -> Vec<Rule> {
     let original = [
-        Expression::LoadConnection(Connection::Direction),
+        Expression::LoadConnection(ConntrackKey::Direction),
         Expression::Compare(Comparison::Equal, vec![ORIGINAL]),
     ];
-    let any = [Expression::LoadConnection(Connection::Direction)];
+    let any = [Expression::LoadConnection(ConntrackKey::Direction)];
     let jump = |condition: &[Expression], to| {
         let expressions = condition.iter().cloned().chain([Expression::Jump(to)]);
         rule(chain, "look up denied flows", expressions)

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!  enqueue    --goto-->  untracked
-//!  untracked  --goto-->  untracked-answered  a worker's verdict: its flow key goes into the set of allowed
-//!                                            or denied flows
-//!             --jump-->  cached-untracked    the flow is allowed: accept
-//!             --jump-->  denied-forward      the flow is denied: denied-again
-//!             --goto-->  nfqueue             otherwise, and a set records that the packet is queued
+//!  untracked  --goto-->  untracked-reinjected  a worker's verdict: its flow key goes into the set of
+//!                                              allowed or denied flows
+//!             --jump-->  cached-untracked      the flow is allowed: accept
+//!             --jump-->  denied-forward        the flow is denied: denied-again
+//!             --goto-->  nfqueue               otherwise, and a set records that the packet is queued
 //! ```
 //!
 //! If there is a conntrack entry, its mark records that a packet is queued, and the value of the packet's
@@ -37,13 +37,13 @@ use crate::table::rule::{is_denied, mark_packet, restore_mark, rule};
 pub(in crate::table) const UNTRACKED: &str = "untracked";
 
 /// Takes reinjected packets without a connection.
-const ANSWERED: &str = "untracked-answered";
+const REINJECTED: &str = "untracked-reinjected";
 
 /// Looks up a packet without a connection among the allowed flows.
 pub(super) const CACHED_UNTRACKED: &str = "cached-untracked";
 
 /// The chains whose rules are never rewritten.
-pub(super) const CHAINS: [&str; 2] = [UNTRACKED, ANSWERED];
+pub(super) const CHAINS: [&str; 2] = [UNTRACKED, REINJECTED];
 
 /// Counts packets that passed because their flow was cached as allowed.
 pub(super) const COUNTER: &str = "untracked-packets";
@@ -52,9 +52,9 @@ pub(super) const COUNTER: &str = "untracked-packets";
 const QUEUED_FLOWS: [Set; 2] = {
     let key: &[KeyType] = &[KeyType::Ipv4, KeyType::Ipv4, KeyType::Protocol, KeyType::Port, KeyType::Number];
     let carries = Carries::Timeouts;
-    let v4 = Set { table: INET, name: "asked4", id: 317, key, carries, size: Some(MAX_FLOWS) };
+    let v4 = Set { table: INET, name: "queued-flows4", id: 317, key, carries, size: Some(MAX_FLOWS) };
     let key = &[KeyType::Ipv6, KeyType::Ipv6, KeyType::Protocol, KeyType::Port, KeyType::Number];
-    [v4, Set { name: "asked6", id: 318, key, ..v4 }]
+    [v4, Set { name: "queued-flows6", id: 318, key, ..v4 }]
 };
 
 /// How long the rules wait for a verdict. A packet that is held for longer is queued again.
@@ -106,7 +106,7 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
                 let accept = [
                     Expression::InSet(set),
                     Expression::RefreshInSet(set, REMOVAL_DELAY),
-                    Expression::Goto(ANSWERED),
+                    Expression::Goto(REINJECTED),
                 ];
                 let expressions = has_verdict_key.into_iter().chain(accept);
                 rule(UNTRACKED, "accept reinjected packets with a verdict", expressions)
@@ -135,10 +135,10 @@ pub(in crate::table) fn rules(marks: &Marks, caches: bool, quota: Rule) -> Vec<R
         }));
         let denied = is_denied(marks).into_iter().chain([Expression::Goto(DENIED)]);
         rules.extend([
-            rule(ANSWERED, "drop denied packets", denied),
-            rule(ANSWERED, "restore the packet's mark", restore_mark(marks)),
-            rule(ANSWERED, "cache allowed flows", [Expression::Jump(CACHE)]),
-            rule(ANSWERED, "accept allowed packets", [Expression::Accept]),
+            rule(REINJECTED, "drop denied packets", denied),
+            rule(REINJECTED, "restore the packet's mark", restore_mark(marks)),
+            rule(REINJECTED, "cache allowed flows", [Expression::Jump(CACHE)]),
+            rule(REINJECTED, "accept allowed packets", [Expression::Accept]),
         ]);
     }
     rules.push(rule(UNTRACKED, "queue", [Expression::Goto(NFQUEUE)]));

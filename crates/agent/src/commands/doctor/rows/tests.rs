@@ -12,8 +12,8 @@ fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protectio
     }
 }
 
-fn agent(phase: Phase, protections: Vec<Protection>) -> AgentFindings {
-    let ready = phase == Phase::Enforcing;
+fn agent(phase: PhaseName, protections: Vec<Protection>) -> AgentFindings {
+    let ready = phase == PhaseName::Enforcing;
     let not_ready = if ready { Vec::new() } else { vec![format!("{phase:?}")] };
     AgentFindings { pid: 1, phase, ready, not_ready, protections, state: None }
 }
@@ -37,16 +37,16 @@ fn protections_are_reported_with_the_reason_why_some_are_off() {
         protection("own-addresses", None, false),
         protection("overlay-sources", Some("off by default"), true),
     ];
-    let (state, text) = found(Some(agent(Phase::Enforcing, protections.clone())), Some((true, true)));
+    let (state, text) = found(Some(agent(PhaseName::Enforcing, protections.clone())), Some((true, true)));
     assert_eq!(text, "in force: routed-sources, own-addresses\noverlay-sources is off: off by default");
     assert_eq!(state, State::Fine, "those that are off are so by choice");
 
     protections.push(protection("bridged-sources", Some("the kernel lacks it"), false));
-    let (state, text) = found(Some(agent(Phase::Enforcing, protections)), Some((true, false)));
+    let (state, text) = found(Some(agent(PhaseName::Enforcing, protections)), Some((true, false)));
     assert!(text.ends_with("\nbridged-sources is off: the kernel lacks it"), "{text}");
     assert_eq!(state, State::Warning);
 
-    let (state, text) = found(Some(agent(Phase::Starting, Vec::new())), Some((false, false)));
+    let (state, text) = found(Some(agent(PhaseName::Starting, Vec::new())), Some((false, false)));
     assert!(text.starts_with("none in force yet"), "{text}");
     assert_eq!(state, State::None);
 }
@@ -86,7 +86,7 @@ fn without_an_agent_the_installed_tables_are_shown() {
 fn during_a_takeover_the_rules_are_in_force_with_either_agent_answering() {
     let both = Some((true, true));
     // The old agent answers, and its successor's rules are in the kernel.
-    let old = findings(Some(agent(Phase::Superseded, Vec::new())), both, true);
+    let old = findings(Some(agent(PhaseName::Superseded, Vec::new())), both, true);
     let (state, text) = old.protections();
     assert!(text.to_string().starts_with("those of another agent, whose rules are in force"), "{text}");
     assert_eq!(state, State::None);
@@ -96,7 +96,7 @@ fn during_a_takeover_the_rules_are_in_force_with_either_agent_answering() {
     assert_eq!(state, State::Warning);
     assert!(old.are_healthy(), "policy is in force");
     // The new agent answers before it has installed its rules, and the old one's are in the kernel.
-    let (_, text) = findings(Some(agent(Phase::Starting, Vec::new())), both, true).protections();
+    let (_, text) = findings(Some(agent(PhaseName::Starting, Vec::new())), both, true).protections();
     assert!(text.to_string().starts_with("those of another agent"), "{text}");
     // The old agent is gone, and the new one has not opened its port yet.
     let none = findings(None, both, true);
@@ -109,10 +109,10 @@ fn during_a_takeover_the_rules_are_in_force_with_either_agent_answering() {
 
 #[test]
 fn a_superseded_agent_without_a_successor_shows_what_happened_to_the_rules() {
-    let (state, text) = found(Some(agent(Phase::Superseded, Vec::new())), Some((false, false)));
+    let (state, text) = found(Some(agent(PhaseName::Superseded, Vec::new())), Some((false, false)));
     assert_eq!(text, "none: the rules were removed, as `kube-verdict cleanup` does");
     assert_eq!(state, State::None);
-    let (_, text) = found(Some(agent(Phase::Superseded, Vec::new())), Some((true, true)));
+    let (_, text) = found(Some(agent(PhaseName::Superseded, Vec::new())), Some((true, true)));
     assert_eq!(text, "those of an agent that had taken over and is gone");
 }
 
@@ -122,7 +122,7 @@ fn rules_without_an_agent_are_wrong_and_their_effect_on_pods_is_shown() {
         (Some(false), "pods that have started since get no traffic"),
         (Some(true), "new connections pass unevaluated"),
     ] {
-        for agent in [None, Some(agent(Phase::Starting, Vec::new()))] {
+        for agent in [None, Some(agent(PhaseName::Starting, Vec::new()))] {
             let left = Findings { passes_unserved, ..findings(agent, Some((true, true)), false) };
             let (state, text) = left.agent();
             let text = text.to_string();
@@ -144,7 +144,7 @@ fn rules_without_an_agent_are_wrong_and_their_effect_on_pods_is_shown() {
 
 #[test]
 fn an_agent_whose_successor_is_gone_is_wrong() {
-    let alone = findings(Some(agent(Phase::Superseded, Vec::new())), Some((true, true)), false);
+    let alone = findings(Some(agent(PhaseName::Superseded, Vec::new())), Some((true, true)), false);
     assert_eq!(alone.agent().0, State::Wrong);
     assert!(!alone.are_healthy());
 }

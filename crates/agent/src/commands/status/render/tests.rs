@@ -1,6 +1,6 @@
 use super::*;
-use crate::status::origins::{Conflict, Port};
-use crate::status::{NewPorts, Origins, Protection};
+use crate::status::origins::{ConflictStatus, PortStatus};
+use crate::status::{NewPorts, OriginsStatus, Protection};
 
 fn rendered_lines(status: &Status) -> Vec<String> {
     let text = render(status, 80).to_string();
@@ -19,8 +19,8 @@ fn rendered_lines(status: &Status) -> Vec<String> {
     lines
 }
 
-fn port(interface: &str, pod: Option<&str>, exempt: bool) -> Port {
-    Port {
+fn port(interface: &str, pod: Option<&str>, exempt: bool) -> PortStatus {
+    PortStatus {
         interface: interface.to_owned(),
         pod: pod.map(str::to_owned),
         addresses: vec!["10.244.1.2".to_owned()],
@@ -42,7 +42,7 @@ fn protection(id: &str, name: &str, why_not: Option<&str>) -> Protection {
 fn protections_ports_and_drops_are_shown_in_80_columns() {
     let why = "the kernel lacks nftables' bridge family: load nf_tables_bridge (CONFIG_NF_TABLES_BRIDGE) and \
                start the agent again";
-    let origins = Origins {
+    let origins = OriginsStatus {
         protections: vec![
             protection("bridged-sources", "pods on a bridge send from their own addresses", Some(why)),
             protection("routed-sources", "routed pods send from their own addresses", None),
@@ -52,7 +52,7 @@ fn protections_ports_and_drops_are_shown_in_80_columns() {
             port("veth2", None, false),
             port("veth3", Some("vpn/gw"), true),
         ],
-        conflicts: vec![Conflict {
+        conflicts: vec![ConflictStatus {
             address: "10.244.1.2".to_owned(),
             bound_to: Some("veth1".to_owned()),
             claimed_by: "veth2".to_owned(),
@@ -62,7 +62,7 @@ fn protections_ports_and_drops_are_shown_in_80_columns() {
         dropped: [("overlay", 4), ("revoked", 0), ("spoofed-source", 12)]
             .map(|(reason, packets)| (reason.to_owned(), packets))
             .into(),
-        new_ports: NewPorts { queued: 9, passed: 7, dropped: 1, expired: 1, no_room: 0 },
+        new_ports: NewPorts { queued: 9, allowed: 7, denied: 1, expired: 1, over_limit: 0 },
     };
     let lines = rendered_lines(&Status { origins: Some(origins), ..Status::default() });
     for line in [
@@ -72,7 +72,7 @@ fn protections_ports_and_drops_are_shown_in_80_columns() {
         "conflict 10.244.1.2 belongs to veth1; veth2 claims it as well",
         "exempt vpn:app=gateway (may send from any address that is not in use on this node)",
         "overlays 8472/udp, protocol 4",
-        "new ports 9 packets queued: 7 passed, 1 dropped, 1 timed out, 0 over the limit",
+        "new ports 9 packets queued: 7 allowed, 1 denied, 1 timed out, 0 over the limit",
         "dropped 16 packets by rules: 4 overlay, 12 spoofed-source",
     ] {
         assert!(lines.iter().any(|found| found == line), "{line:?} in {lines:#?}");
@@ -86,7 +86,7 @@ fn origins_are_shown_only_once_there_are_rules() {
         !lines.iter().any(|line| line.starts_with("ports ") || line.starts_with("dropped ")),
         "{lines:?}"
     );
-    let lines = rendered_lines(&Status { origins: Some(Origins::default()), ..Status::default() });
+    let lines = rendered_lines(&Status { origins: Some(OriginsStatus::default()), ..Status::default() });
     assert!(lines.iter().any(|line| line == "dropped 0 packets by rules"), "{lines:?}");
     assert!(!lines.iter().any(|line| line.starts_with("overlays ")), "{lines:?}");
 }
@@ -98,15 +98,15 @@ fn a_superseded_agent_shows_which_rules_are_in_force() {
         lines.into_iter().find(|line| line.starts_with("rules ")).expect("always shown")
     };
     let rules = |phase| rules_in(phase, None);
-    let removed = rules_in(Phase::Superseded, Some(Successor::RulesRemoved));
+    let removed = rules_in(PhaseName::Superseded, Some(Successor::RulesRemoved));
     assert_eq!(removed, "rules none: they were removed, as `kube-verdict cleanup` does");
-    let gone = rules_in(Phase::Superseded, Some(Successor::AgentGone));
+    let gone = rules_in(PhaseName::Superseded, Some(Successor::AgentGone));
     assert_eq!(gone, "rules those of the agent that had taken over, which is gone");
     assert_eq!(
-        rules(Phase::Superseded),
+        rules(PhaseName::Superseded),
         "rules those of the agent that has taken over; its status shows them"
     );
-    assert_eq!(rules(Phase::Starting), "rules this agent has installed none yet");
+    assert_eq!(rules(PhaseName::Starting), "rules this agent has installed none yet");
 }
 
 #[test]
@@ -128,16 +128,16 @@ fn counts_of_what_was_read_are_always_shown() {
 
 #[test]
 fn names_from_outside_do_not_control_the_terminal() {
-    let origins = Origins {
-        conflicts: vec![Conflict {
+    let origins = OriginsStatus {
+        conflicts: vec![ConflictStatus {
             address: "10.244.1.2".to_owned(),
             bound_to: Some("a\u{1b}[2J".to_owned()),
             claimed_by: "b\rc".to_owned(),
         }],
-        ..Origins::default()
+        ..OriginsStatus::default()
     };
     let problem =
-        crate::status::Problem { kind: "Pod".to_owned(), text: "Pod web/\u{1b}[31m: no".to_owned() };
+        crate::status::ProblemStatus { kind: "Pod".to_owned(), text: "Pod web/\u{1b}[31m: no".to_owned() };
     let status = Status {
         version: "1\u{1b}]0;title\u{7}".to_owned(),
         node: "n\nagent enforcing, ready".to_owned(),

@@ -5,20 +5,24 @@
 //!
 //! To: the page, and beside it a folder with the plots and the reports themselves.
 
+mod bounds;
+pub mod plots;
+mod usual;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use workload::Kind;
+use workload::PacketKind;
 use workload::grid::Point;
 
+use self::plots::{Curve, Plot, Scale};
+use self::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
-use crate::report::plots::{Curve, Plot, Scale};
-use crate::report::usual::{USUAL_POLICIES, USUAL_RULES};
-use crate::report::{Report, bounds};
+use crate::report::Report;
 use crate::verdicts::{self, QUANTILES};
 use crate::{connections, scale};
 
@@ -195,7 +199,7 @@ fn verdicts_section(rows: &[verdicts::Row]) -> Section {
         y: "ns".to_owned(),
         y_scale: Scale::Linear,
         curves: curves(rows.iter().map(|row| {
-            let kind = if row.packets == Kind::Hit { "allowed" } else { "denied" };
+            let kind = if row.packets == PacketKind::Hit { "allowed" } else { "denied" };
             (format!("{kind}, {} pods", row.point.pods), row.point.policies as f64, row.p50_ns)
         })),
     };
@@ -207,7 +211,7 @@ fn verdicts_section(rows: &[verdicts::Row]) -> Section {
         y_scale: Scale::Linear,
         curves: rows
             .iter()
-            .filter(|row| row.packets == Kind::Hit)
+            .filter(|row| row.packets == PacketKind::Hit)
             .filter(|row| row.point.policies == USUAL_POLICIES && row.point.rules == USUAL_RULES)
             .map(|row| Curve {
                 name: format!("{} pods, {}", row.point.pods, row.point.peers),

@@ -7,7 +7,7 @@ use crate::problem::Problem;
 
 /// The content of one file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Reading {
+pub struct FileContent {
     /// The objects, sorted by name, each once.
     pub(crate) objects: Vec<ManifestObject>,
     /// Parts of these objects that were not understood.
@@ -21,7 +21,7 @@ pub struct Reading {
     pub no_manifest: Vec<Problem>,
 }
 
-impl Reading {
+impl FileContent {
     /// Whether there is any problem.
     pub(crate) fn has_problems(&self) -> bool {
         !self.flaws.is_empty() || !self.failures.is_empty() || !self.no_manifest.is_empty()

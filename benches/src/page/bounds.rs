@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::Report;
 use super::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
+use crate::report::Report;
 use crate::{apply, connections, flows, ports, scale, verdicts};
 
 /// One bound.
@@ -193,7 +193,7 @@ impl Bounds {
     }
 
     fn new_ports(&mut self, new_ports: &[ports::Row]) {
-        let agents_ports = || new_ports.iter().filter(|row| row.mode == ports::Mode::Agent);
+        let agents_ports = || new_ports.iter().filter(|row| row.mode == ports::NodeMode::Agent);
         self.check(
             "from a new pod's address being set to its binding being in force, p99",
             Bound::AtMost(20.0),

@@ -14,7 +14,7 @@ const MAX_VACATED: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct AddressOwners {
+pub(super) struct VacatedAddresses {
     /// The last pod of each address whose pod was deleted and whose connections stay. Deleting the pod
     /// affected no connection on this node.
     vacated: BTreeMap<IpAddr, PodUid>,
@@ -49,7 +49,7 @@ impl PreviousOwners {
     }
 }
 
-impl AddressOwners {
+impl VacatedAddresses {
     /// Returns the addresses whose existing connections must be deleted.
     pub(super) fn reassigned(
         &mut self,
@@ -111,7 +111,7 @@ mod tests {
     /// An agent without policies, whose connections are not affected by pods of another node.
     struct Scenario {
         compiler: Compiler,
-        owners: AddressOwners,
+        owners: VacatedAddresses,
         snapshot: Option<Arc<Snapshot>>,
     }
 
@@ -125,7 +125,7 @@ mod tests {
                 pod_cidrs: vec!["10.244.1.0/24".parse().expect("a CIDR")],
             };
             let snapshot = Some(compiler.apply([Change::Node(node)]).snapshot);
-            Self { compiler, owners: AddressOwners::default(), snapshot }
+            Self { compiler, owners: VacatedAddresses::default(), snapshot }
         }
 
         fn reassigns(&mut self, changes: &[Change]) -> bool {

@@ -53,12 +53,12 @@ const PROGRAMS: [&str; 3] = ["ip", "bridge", "nft"];
 
 /// The programs of an initramfs, and the commands that it runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Image {
+pub struct Initramfs {
     programs: Vec<(PathBuf, String)>,
     commands: Vec<(String, String)>,
 }
 
-impl Image {
+impl Initramfs {
     /// An image without added programs.
     pub fn new() -> Self {
         Self::default()

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The UDP ports of Flannel's WireGuard devices. rtnetlink does not show a device's port.
-pub(super) const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
+pub(crate) const FLANNELS_WIREGUARD: [u16; 2] = [51820, 51821];
 
 /// An interface's number in a network namespace (`ifindex`), at least 1. A new interface never gets the
 /// number of an existing one.
