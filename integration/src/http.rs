@@ -1,12 +1,15 @@
 //! HTTP requests to an agent, in its node's namespace.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ureq::Agent;
 
 use crate::namespace::NetworkNamespace;
+
+/// The limit for connecting, and for each read.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A response.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,55 +22,61 @@ pub struct HttpResponse {
 
 /// Requests `http://127.0.0.1:<port><path>` in a namespace.
 pub fn get(namespace: &NetworkNamespace, port: u16, path: &str) -> Result<HttpResponse> {
-    namespace
-        .run(|| request(port, path))?
-        .with_context(|| format!("requesting http://127.0.0.1:{port}{path} in {}", namespace.name()))
+    let url = format!("http://{}:{port}{path}", Ipv4Addr::LOCALHOST);
+    namespace.run(|| request(&url))?.with_context(|| format!("requesting {url} in {}", namespace.name()))
 }
 
-fn request(port: u16, path: &str) -> Result<HttpResponse> {
-    let timeout = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    parse(&text).with_context(|| format!("not an HTTP response: {text:?}"))
-}
-
-fn parse(text: &str) -> Option<HttpResponse> {
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    let chunked = head.lines().any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"));
-    let body = if chunked { unchunk(body)? } else { body.to_owned() };
-    Some(HttpResponse { status, body })
-}
-
-/// Joins the chunks of a body (RFC 9112, section 7.1).
-fn unchunk(mut rest: &str) -> Option<String> {
-    let mut body = String::new();
-    loop {
-        let (size, tail) = rest.split_once("\r\n")?;
-        let size = usize::from_str_radix(size, 16).ok()?;
-        if size == 0 {
-            return Some(body);
-        }
-        body.push_str(tail.get(..size)?);
-        rest = tail.get(size + 2..)?;
-    }
+/// Each request has its own client: an open connection of an earlier request might belong to another
+/// namespace.
+fn request(url: &str) -> Result<HttpResponse> {
+    let client: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // The environment's proxy is outside the namespace.
+        .proxy(None)
+        .timeout_connect(Some(TIMEOUT))
+        .timeout_per_read(Some(TIMEOUT))
+        .build()
+        .into();
+    let mut response = client.get(url).call()?;
+    let status = response.status().as_u16();
+    // Without ureq's limit of 10 MB: a status names every policy.
+    let body = response.body_mut().with_config().read_to_string()?;
+    Ok(HttpResponse { status, body })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+
+    /// Requests `/` from a server that answers exactly this text.
+    fn answered(text: &str) -> Result<HttpResponse> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                assert_eq!(head[0], "GET / HTTP/1.1");
+                stream.write_all(text.as_bytes()).unwrap();
+            });
+            request(&url)
+        })
+    }
 
     #[test]
     fn responses_are_parsed() {
-        let plain = parse("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno").unwrap();
+        let plain = answered("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno").unwrap();
         assert_eq!((plain.status, plain.body.as_str()), (503, "no"));
         let chunked =
-            parse("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+            answered("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
                 .unwrap();
         assert_eq!(chunked.body, "abc");
-        assert_eq!(parse("nonsense"), None);
+        assert!(answered("nonsense").is_err());
     }
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-mod archive;
 mod initramfs;
 mod kernel;
 

@@ -68,7 +68,7 @@ impl<'a> ApiProxy<'a> {
     pub fn send(&self, requests: &[Request]) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
-            let agent = Agent::new_with_defaults();
+            let agent = client();
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
                 request.send(&agent)?;
             }
@@ -89,7 +89,7 @@ impl<'a> ApiProxy<'a> {
     pub fn watch(&self, collection: &str, mut see: impl FnMut(&str, &Value) -> bool + Send) -> Result<()> {
         let url = format!("{PROXY}{collection}?watch=1");
         let watched = self.cluster.control.namespace().run(|| -> Result<()> {
-            let answer = Agent::new_with_defaults().get(&url).call()?;
+            let answer = client().get(&url).call()?;
             for line in BufReader::new(answer.into_body().into_reader()).lines() {
                 let event: Value = serde_json::from_str(&line?)?;
                 if !see(event["type"].as_str().unwrap_or_default(), &event["object"]) {
@@ -107,6 +107,11 @@ impl Drop for ApiProxy<'_> {
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
     }
+}
+
+/// A client for one thread in the control plane's namespace. The environment's proxy is outside of it.
+fn client() -> Agent {
+    Agent::config_builder().proxy(None).build().into()
 }
 
 impl Request {

@@ -1,15 +1,17 @@
 //! The machine's initramfs, its only file system: busybox, modules, programs with their libraries, and the
-//! commands to run.
+//! commands to run. It is a cpio archive of the format "newc" (the kernel's
+//! `Documentation/driver-api/early-userspace`).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use cpio::NewcBuilder;
+use cpio::newc::{ModeFileType, trailer};
 
-use super::archive::{Archive, Kind};
 use super::kernel::Kernel;
 use crate::programs::{libraries, program};
 
@@ -110,18 +112,21 @@ impl Initramfs {
             files.push((module.clone(), name));
         }
         let file = File::create(to).with_context(|| format!("creating {}", to.display()))?;
-        let mut archive = Archive::new(BufWriter::new(file));
+        let mut archive = BufWriter::new(file);
+        let mut add = |kind, name: &str, data: &[u8]| {
+            append(&mut archive, kind, name, data).with_context(|| format!("adding {name} to the initramfs"))
+        };
         for folder in folders(&files) {
-            archive.add(Kind::Folder, &folder, &[])?;
+            add(ModeFileType::Directory, &folder, &[])?;
         }
         for (path, name) in &files {
             let bytes = contents(path).with_context(|| format!("reading {}", path.display()))?;
-            archive.add(Kind::File, name, &bytes)?;
+            add(ModeFileType::Regular, name, &bytes)?;
         }
-        archive.add(Kind::Link, "bin/sh", b"busybox")?;
-        archive.add(Kind::File, "modules/order", order.as_bytes())?;
-        archive.add(Kind::File, "init", self.init().as_bytes())?;
-        archive.finish().context("writing the initramfs")
+        add(ModeFileType::Symlink, "bin/sh", b"busybox")?;
+        add(ModeFileType::Regular, "modules/order", order.as_bytes())?;
+        add(ModeFileType::Regular, "init", self.init().as_bytes())?;
+        trailer(archive).and_then(|mut archive| archive.flush()).context("writing the initramfs")
     }
 
     /// The script of the first process: mounts file systems, loads the modules, runs the commands, and powers
@@ -147,6 +152,15 @@ impl Initramfs {
     }
 }
 
+/// Appends an entry. A folder must precede its content. The data of a link is its target. Every file may be
+/// executed by everyone.
+fn append(archive: impl Write, kind: ModeFileType, name: &str, data: &[u8]) -> io::Result<()> {
+    let size = u32::try_from(data.len()).map_err(io::Error::other)?;
+    let mut entry = NewcBuilder::new(name).mode(0o755).set_mode_file_type(kind).write(archive, size);
+    entry.write_all(data)?;
+    entry.finish().map(drop)
+}
+
 /// All folders of the files and of the file systems to mount. Each folder follows its parent.
 fn folders(files: &[(PathBuf, String)]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = ["proc", "sys", "dev", "run", "tmp"].map(str::to_owned).into();
@@ -170,4 +184,45 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
         bail!("{unpack}: {}", String::from_utf8_lossy(&unpacked.stderr).trim());
     }
     Ok(unpacked.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use cpio::NewcReader;
+
+    use super::*;
+
+    #[test]
+    fn entries_have_the_newc_format() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, ModeFileType::Directory, "bin", &[]).unwrap();
+        append(&mut bytes, ModeFileType::Symlink, "bin/sh", b"busybox").unwrap();
+        append(&mut bytes, ModeFileType::Regular, "init", b"hello").unwrap();
+        let bytes = trailer(bytes).unwrap();
+        assert!(bytes.starts_with(b"070701") && bytes.len() % 4 == 0);
+
+        let (mut rest, mut entries) = (&bytes[..], Vec::new());
+        loop {
+            let mut reader = NewcReader::new(rest).unwrap();
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut data = String::new();
+            reader.read_to_string(&mut data).unwrap();
+            entries.push((name, mode, data));
+            rest = reader.finish().unwrap();
+        }
+        let entry = |name: &str, mode, data: &str| (name.to_owned(), mode, data.to_owned());
+        assert_eq!(
+            entries,
+            [
+                entry("bin", 0o040_755, ""),
+                entry("bin/sh", 0o120_755, "busybox"),
+                entry("init", 0o100_755, "hello"),
+            ]
+        );
+    }
 }
