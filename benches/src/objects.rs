@@ -141,6 +141,7 @@ fn peer(peer: &Peer, own: &str) -> Result<Value> {
         Peer::Block(IpBlock { cidr, except }) => {
             json!({"ipBlock": {"cidr": cidr, "except": except.iter().collect::<Vec<_>>()}})
         }
+        Peer::Nodes(_) => bail!("a NetworkPolicy can't select nodes"),
         Peer::Nothing => bail!("a peer that could not be understood can't be written"),
     })
 }

@@ -189,6 +189,7 @@ fn namespace(number: usize) -> Namespace {
 fn node(number: usize) -> Node {
     Node {
         name: format!("node-{number}").into(),
+        labels: Labels::none(),
         addresses: vec![IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number as u32))],
         has_all_addresses: false,
         pod_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network_of(number)), 24).into()],

@@ -33,15 +33,20 @@ pub(crate) fn without_pod_cidr(node: &str, inventory: &Inventory) -> String {
 
 #[cfg(test)]
 mod tests {
-    use policy::{Change, Node};
+    use policy::{Change, Labels, Node};
 
     use super::*;
 
     fn with_nodes(number: usize) -> Inventory {
         let mut inventory = Inventory::default();
         for n in 0..number {
-            let (name, addresses, pod_cidrs) = (format!("n{n}").into(), Vec::new(), Vec::new());
-            inventory.apply(Change::Node(Node { name, addresses, pod_cidrs, has_all_addresses: false }));
+            inventory.apply(Change::Node(Node {
+                name: format!("n{n}").into(),
+                labels: Labels::none(),
+                addresses: Vec::new(),
+                pod_cidrs: Vec::new(),
+                has_all_addresses: false,
+            }));
         }
         inventory
     }

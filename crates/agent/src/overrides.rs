@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy::{Change, Inventory, Node};
+use policy::{Change, Inventory, Labels, Node};
 
 /// Overrides the pod CIDRs and addresses of this node, even if it has no Node object.
 #[derive(Clone, Debug)]
@@ -44,18 +44,19 @@ impl PodCidrs {
     /// The change that must precede those of the source: the node with the pod CIDRs of the command line, if
     /// there are any.
     pub(crate) fn first(&self) -> Option<Change> {
-        (!self.cidrs.is_empty()).then(|| Change::Node(self.with(Vec::new())))
+        (!self.cidrs.is_empty()).then(|| Change::Node(self.with(Labels::unknown(), Vec::new())))
     }
 
     /// A change of the source, with the overrides applied.
     pub(crate) fn apply(&self, change: Change) -> Change {
         match change {
             Change::Node(node) if *self.node == *node.name => {
-                let node = if self.overrides(&node.name) { self.with(node.addresses) } else { node };
+                let node =
+                    if self.overrides(&node.name) { self.with(node.labels, node.addresses) } else { node };
                 Change::Node(self.with_own_addresses(node))
             }
             Change::NodeGone(name) if self.overrides(&name) => {
-                Change::Node(self.with_own_addresses(self.with(Vec::new())))
+                Change::Node(self.with_own_addresses(self.with(Labels::unknown(), Vec::new())))
             }
             change => change,
         }
@@ -65,9 +66,10 @@ impl PodCidrs {
         !self.cidrs.is_empty() && *self.node == *node
     }
 
-    fn with(&self, addresses: Vec<IpAddr>) -> Node {
+    fn with(&self, labels: Labels, addresses: Vec<IpAddr>) -> Node {
         Node {
             name: Arc::clone(&self.node),
+            labels,
             addresses,
             pod_cidrs: self.cidrs.clone(),
             has_all_addresses: false,
@@ -83,6 +85,7 @@ mod tests {
         let cidr = cidr.parse().expect("CIDR");
         Change::Node(Node {
             name: name.into(),
+            labels: [("pool", "edge")].into_iter().collect(),
             addresses: vec![[192, 0, 2, 1].into()],
             pod_cidrs: vec![cidr],
             has_all_addresses: false,

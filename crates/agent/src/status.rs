@@ -131,8 +131,17 @@ pub(crate) struct InventoryStatus {
     pub namespaces: u64,
     /// Nodes.
     pub nodes: u64,
-    /// NetworkPolicies.
+    /// Policies of all kinds.
     pub policies: u64,
+    /// ClusterNetworkPolicies among them.
+    #[serde(default)]
+    pub cluster_network_policies: u64,
+    /// AdminNetworkPolicies among them.
+    #[serde(default)]
+    pub admin_network_policies: u64,
+    /// BaselineAdminNetworkPolicies among them.
+    #[serde(default)]
+    pub baseline_admin_network_policies: u64,
 }
 
 /// The number of packets since the agent started, by outcome.

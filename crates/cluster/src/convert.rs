@@ -10,9 +10,16 @@
 //! can't be read, they are unknown (semantics 37), so the object does not escape any policy. Each of these is
 //! reported with its field and its effect.
 //!
+//! A rule of a cluster-wide policy can deny, so there matching nothing would widen access: such a rule denies
+//! everything instead (semantics 59).
+//!
 //! A policy leaves its pods open only if the pods can't be determined: it has no namespace, or its kind or
 //! version is not supported. The problem then says that pods may be open.
 
+mod admin_network_policy;
+mod baseline_admin_network_policy;
+mod cluster_network_policy;
+mod cluster_wide;
 mod duplicate;
 mod field_path;
 mod field_ref;
@@ -61,6 +68,9 @@ pub fn convert(
 ) -> Result<Converted, Unusable> {
     let mut flaws = Flaws::with(duplicates);
     let object = FieldRef::root(object);
+    let cluster_wide = |dialect, flaws: &mut Flaws| {
+        Change::Policy(Arc::new(cluster_wide::policy(&object, dialect, interner, flaws)))
+    };
     let change = match kind {
         Kind::Namespace => Change::Namespace(namespace::namespace(&object, interner, &mut flaws)?),
         Kind::Pod => Change::Pod(pod::pod(&object, interner, &mut flaws)?),
@@ -68,16 +78,36 @@ pub fn convert(
         Kind::NetworkPolicy => {
             Change::Policy(Arc::new(network_policy::network_policy(&object, interner, &mut flaws)?))
         }
+        Kind::ClusterNetworkPolicy => cluster_wide(cluster_network_policy::DIALECT, &mut flaws),
+        Kind::AdminNetworkPolicy => cluster_wide(admin_network_policy::DIALECT, &mut flaws),
+        Kind::BaselineAdminNetworkPolicy => cluster_wide(baseline_admin_network_policy::DIALECT, &mut flaws),
     };
     Ok(Converted { change, flaws: flaws.all() })
 }
 
-/// Converts what was read of a NetworkPolicy before its text broke off. It isolates the pods that it selects,
-/// in both directions unless `policyTypes` was read, and allows nothing. `None` if it is unknown which pods
-/// those are.
-pub(crate) fn cut_off(object: &Value, duplicates: &[Duplicate], interner: &Interner) -> Option<Change> {
-    network_policy::cut_off(object, Flaws::with(duplicates), interner)
-        .map(|policy| Change::Policy(Arc::new(policy)))
+/// Converts what was read of a policy before its text broke off. A NetworkPolicy isolates the pods that it
+/// selects, in both directions unless `policyTypes` was read, and allows nothing. A cluster-wide policy
+/// denies everything to the pods that it selects. `None` if it is unknown which pods those are, or if the
+/// kind is not a policy.
+pub(crate) fn cut_off(
+    kind: Kind,
+    object: &Value,
+    duplicates: &[Duplicate],
+    interner: &Interner,
+) -> Option<Change> {
+    let flaws = Flaws::with(duplicates);
+    let dialect = match kind {
+        Kind::Namespace | Kind::Pod | Kind::Node => return None,
+        Kind::NetworkPolicy => None,
+        Kind::ClusterNetworkPolicy => Some(cluster_network_policy::DIALECT),
+        Kind::AdminNetworkPolicy => Some(admin_network_policy::DIALECT),
+        Kind::BaselineAdminNetworkPolicy => Some(baseline_admin_network_policy::DIALECT),
+    };
+    let policy = match dialect {
+        None => network_policy::cut_off(object, flaws, interner),
+        Some(dialect) => cluster_wide::cut_off(object, dialect, flaws, interner),
+    };
+    policy.map(|policy| Change::Policy(Arc::new(policy)))
 }
 
 /// A converted object.

@@ -39,6 +39,8 @@ impl Delta {
             match (&key, &before, &after) {
                 (Key::Pod(pod), None, Some(_)) => self.namespaces.pod_added(&pod.namespace),
                 (Key::Pod(pod), Some(_), None) => self.namespaces.pod_removed(&pod.namespace),
+                // A cluster-wide policy is in no namespace.
+                (Key::Policy(policy), ..) if policy.namespace.is_empty() => {}
                 (Key::Policy(policy), None, Some(_)) => self.namespaces.policy_added(&policy.namespace),
                 (Key::Policy(policy), Some(_), None) => self.namespaces.policy_removed(&policy.namespace),
                 _ => {}

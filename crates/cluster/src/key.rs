@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use policy::{Change, PodName, PolicyKind, PolicyName};
+use policy::{Change, PodName, PolicyName};
 
 use crate::convert::Kind;
 
@@ -39,8 +39,9 @@ impl Key {
     pub(crate) fn namespace_and_name(&self) -> (Option<&str>, &str) {
         match self {
             Self::Namespace(name) | Self::Node(name) => (None, name),
-            Self::Pod(PodName { namespace, name }) | Self::Policy(PolicyName { namespace, name, .. }) => {
-                (Some(namespace), name)
+            Self::Pod(PodName { namespace, name }) => (Some(namespace), name),
+            Self::Policy(PolicyName { namespace, name, .. }) => {
+                (Some(&**namespace).filter(|namespace| !namespace.is_empty()), name)
             }
         }
     }
@@ -56,8 +57,7 @@ impl Key {
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::Pod(_) => Kind::Pod,
-            // No source has other policies yet.
-            Self::Policy(_) => Kind::NetworkPolicy,
+            Self::Policy(name) => name.kind.into(),
         }
     }
 
@@ -79,10 +79,7 @@ impl fmt::Display for Key {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Node(name) => write!(f, "Node {name}"),
             Self::Pod(name) => write!(f, "Pod {name}"),
-            Self::Policy(name) => match name.kind {
-                PolicyKind::NetworkPolicy => write!(f, "NetworkPolicy {name}"),
-                PolicyKind::ClusterNetworkPolicy => write!(f, "ClusterNetworkPolicy {name}"),
-            },
+            Self::Policy(name) => write!(f, "{} {name}", name.kind),
         }
     }
 }

@@ -215,7 +215,7 @@ impl Reader<'_> {
             if is_template(document.text) {
                 return;
             }
-            return self.cut_off(document, &object, label.unwrap_or_default());
+            return self.cut_off(document, kind, &object, label.unwrap_or_default());
         }
         match convert::convert(kind, &object.fields, &object.duplicates, self.interner) {
             Ok(converted) => {
@@ -310,7 +310,9 @@ fn recognise(kind: &str, object: &RawObject) -> Result<Kind, Rejected> {
     match recognition {
         Recognition::Supported(kind) => Ok(kind),
         // The text broke off before the apiVersion.
-        _ if object.is_cut && object.api_version.is_none() => Ok(Kind::NetworkPolicy),
+        _ if object.is_cut && object.api_version.is_none() => {
+            Ok(Kind::named(kind).unwrap_or(Kind::NetworkPolicy))
+        }
         _ if object.is_cut => Err(Rejected::Reported),
         Recognition::Foreign => Err(Rejected::Foreign),
         Recognition::NotEnforced(what) => Err(Rejected::NotEnforced(what)),

@@ -5,7 +5,8 @@
 //! - a pod with an existing identity: updates its addresses in a persistent map;
 //! - a pod with a new identity: also updates the rulesets that select the identity as a peer;
 //! - a policy: builds the rulesets of the pods that it selects; for each new symbol (a label key, a value, a
-//!   port name) also updates the pods that have it.
+//!   port name) also updates the pods that have it;
+//! - a node: updates its addresses, and compiles the policies that select it as a peer.
 //!
 //! A full rebuild compiles everything again when most ids are no longer used.
 
@@ -18,6 +19,7 @@ mod diff;
 mod dirty;
 pub(crate) mod identities;
 pub(crate) mod identity_index;
+pub(crate) mod node_peers;
 pub(crate) mod policies;
 mod scope;
 pub(crate) mod selector_cache;
@@ -150,12 +152,14 @@ impl Compiler {
                 let before = inventory.nodes.get(&node.name);
                 dirty.cluster_cidrs |= before.map(|node| &node.pod_cidrs) != Some(&node.pod_cidrs);
                 if before != Some(node) {
+                    dirty.nodes = true;
                     dirty.addresses.extend(before.into_iter().flat_map(|node| owners.remove_node(node)));
                     dirty.addresses.extend(owners.add_node(node));
                 }
             }
             Change::NodeGone(name) => {
                 dirty.cluster_cidrs |= inventory.nodes.contains_key(name);
+                dirty.nodes = true;
                 dirty
                     .addresses
                     .extend(inventory.nodes.get(name).into_iter().flat_map(|node| owners.remove_node(node)));

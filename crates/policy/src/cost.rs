@@ -66,6 +66,7 @@ fn cost_of_rule(rule: &RuleSpec) -> Cost {
     let peers = rule.peers.iter().flatten().map(|peer| match peer {
         Peer::Pods { namespaces, pods } => SELECTOR + cost_of_pods(namespaces, pods),
         Peer::Block(block) => 1 + block.except.len() as Cost,
+        Peer::Nodes(nodes) => SELECTOR + cost_of_selector(nodes),
         Peer::Nothing => 1,
     });
     let ports = rule.ports.as_ref().map_or(0, Vec::len) as Cost;

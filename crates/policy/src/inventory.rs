@@ -114,6 +114,9 @@ pub struct NamedPort {
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
+    /// Its labels.
+    #[serde(default = "Labels::unknown")]
+    pub labels: Labels,
     /// The node's own addresses, canonical (`status.addresses` of types InternalIP and ExternalIP).
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the address ranges of its pods.

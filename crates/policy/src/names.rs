@@ -34,6 +34,28 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2`, cluster-wide.
     ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`, cluster-wide.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`, cluster-wide. There is one, named `default`.
+    BaselineAdminNetworkPolicy,
+}
+
+impl PolicyKind {
+    /// The `kind` of its objects.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+        }
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// Identifies a policy. Shown as `namespace/name`, or as `name` if it is cluster-wide.
@@ -51,6 +73,16 @@ impl PolicyName {
     /// The NetworkPolicy `name` in `namespace`.
     pub fn network_policy(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { kind: PolicyKind::NetworkPolicy, namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The name that sorts before all others of this kind.
+    pub fn first(kind: PolicyKind) -> Self {
+        Self::cluster_wide(kind, "")
+    }
+
+    /// The cluster-wide policy `name` of this kind.
+    pub fn cluster_wide(kind: PolicyKind, name: impl Into<Arc<str>>) -> Self {
+        Self { kind, namespace: Arc::from(""), name: name.into() }
     }
 }
 

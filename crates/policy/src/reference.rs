@@ -22,7 +22,7 @@ use crate::reference::addresses::{
     is_address_of_node, is_evaluated, is_unknown_peer, node_of_unknown_pod, pod_at,
 };
 use crate::reference::matching::{
-    Connection, peers_match, peers_might_match, ports_match, ports_might_match,
+    Connection, nodes_might_match, peers_match, peers_might_match, ports_match, ports_might_match,
 };
 use crate::reference::policies::{Applying, applying, isolating, rules};
 use crate::reference::reading::Reading;
@@ -209,9 +209,8 @@ fn evaluate_pod(
         }
         // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
         let first = rules(&policies, tier, direction).find_map(|(policy, applies, index, rule)| {
-            let matches = applies.min(peers_match(inventory, &connection, rule));
-            let action = reading.action(rule.action, matches).filter(|_| ports_match(&connection, rule))?;
-            Some((policy, index, rule, action))
+            let action = action(inventory, &connection, reading, applies, rule)?;
+            ports_match(&connection, rule).then_some((policy, index, rule, action))
         });
         let Some((policy, index, rule, action)) = first else { continue };
         let verdict = match action {
@@ -234,6 +233,26 @@ fn evaluate_pod(
         nearest_miss: nearest_miss(inventory, &policies, &connection, direction),
         ..plain(direction, Outcome::deny(Reason::DefaultDeny))
     }
+}
+
+/// The effective action of a rule with peers that match, or might; `None` if the rule is ignored.
+fn action(
+    inventory: &Inventory,
+    connection: &Connection<'_>,
+    reading: Reading,
+    applies: Match,
+    rule: &RuleSpec,
+) -> Option<Action> {
+    let matches = peers_match(inventory, connection, rule);
+    let by_labels = reading.action(rule.action, applies.min(matches));
+    // A node with unknown labels is denied by a rule that might match it, in either reading (semantics 56).
+    if matches != Match::Yes
+        && rule.action != Action::Accept
+        && nodes_might_match(inventory, connection, rule)
+    {
+        return reading.action(Action::Deny, applies).or(by_labels);
+    }
+    by_labels
 }
 
 /// Whether ANY pod that might get the peer's address would be allowed, considering each rule alone: a pod of

@@ -1,4 +1,4 @@
-//! A policy as the engine sees it: one form for NetworkPolicy and ClusterNetworkPolicy.
+//! A policy as the engine sees it: one form for NetworkPolicy and the cluster-wide kinds.
 //!
 //! From: a Kubernetes object, converted once at the edge (`cluster`). To: the compiler and the reference.
 //! Invariant: whatever could not be understood is a variant that matches nothing.
@@ -26,7 +26,7 @@ pub struct PolicySpec {
     /// The policy's tier in the order of evaluation.
     pub tier: Tier,
     /// 0 to 1000, lower first, within `Admin` and `Baseline`; 0 for NetworkPolicy. Equal priorities are
-    /// ordered by name, so that all nodes agree.
+    /// ordered by kind and name, so that all nodes agree (semantics 52).
     pub priority: u16,
     /// The pods to which the policy applies.
     pub subject: Subject,
@@ -48,12 +48,12 @@ pub struct PolicySpec {
 /// The order of evaluation: Admin, then NetworkPolicy, then Baseline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Tier {
-    /// ClusterNetworkPolicy of tier Admin: before every NetworkPolicy.
+    /// ClusterNetworkPolicy of tier Admin, and AdminNetworkPolicy: before every NetworkPolicy.
     Admin,
     /// NetworkPolicy: allows the union of what its rules allow, and isolates from the rest.
     NetworkPolicy,
-    /// ClusterNetworkPolicy of tier Baseline: only in a direction in which no NetworkPolicy isolates
-    /// (semantics 9).
+    /// ClusterNetworkPolicy of tier Baseline, and BaselineAdminNetworkPolicy: only in a direction in which no
+    /// NetworkPolicy isolates (semantics 9).
     Baseline,
 }
 
@@ -115,6 +115,8 @@ pub enum Peer {
     },
     /// Any address of a block, including addresses of pods (semantics 12).
     Block(IpBlock),
+    /// The addresses of the nodes with labels that match (semantics 56). Not the addresses of their pods.
+    Nodes(Selector),
     /// A peer that could not be understood. It matches nothing (semantics 28).
     Nothing,
 }

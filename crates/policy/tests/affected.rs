@@ -6,7 +6,7 @@ mod common;
 use std::net::IpAddr;
 
 use common::build::*;
-use policy::{Affected, AffectedPeers, Change, Compiler, PolicyName, Scope};
+use policy::{Action, Affected, AffectedPeers, Change, Compiler, Labels, PolicyName, Scope, Tier};
 
 /// Pods of this node: `web` admits pods with `app=client`, `db` admits any, and `open` has no policy.
 const WEB: &str = "10.244.1.2";
@@ -115,4 +115,36 @@ fn pod_cidrs_affect_all_connections_and_a_node_address_affects_its_own() {
     let moved = affected(&mut compiler, node("n2", "192.168.0.7", "10.244.3.0/24"));
     let [old, new] = ["192.168.0.2", "192.168.0.7"].map(address);
     assert!(moved.has(old) && moved.has(new) && !moved.has(address(WEB)), "{moved:?}");
+}
+
+#[test]
+fn s56_a_node_affects_the_pods_that_have_a_rule_for_it() {
+    let mut compiler = compiler();
+    let n2 = |address: &str, labels: Labels| labelled_node("n2", address, "10.244.2.0/24", labels);
+    let is = |text: &str| labels(text);
+    assert_eq!(
+        affected(&mut compiler, n2("192.168.0.2", is("pool=edge"))),
+        Affected::NONE,
+        "no rule has nodes"
+    );
+    let mut deny = cluster_policy("k", Tier::Admin, 1)
+        .egress(rule().action(Action::Deny).nodes("pool=edge"))
+        .egress(rule().nodes("!pool"));
+    deny.0.subject.pods = selector("app=web");
+    assert_eq!(affected(&mut compiler, deny), Affected::any_peer([address(WEB)]));
+    let of_node = |own: &[&str]| {
+        let own = own.iter().chain(&["10.244.2.0", "10.244.2.1"]);
+        own.map(|own| with_peers(own, &[WEB])).reduce(Affected::or).unwrap()
+    };
+    assert_eq!(affected(&mut compiler, n2("192.168.0.2", is("pool=edge,zone=a"))), Affected::NONE);
+    for labels in [is("pool=core"), is(""), Labels::unknown(), is("pool=edge")] {
+        let changed = affected(&mut compiler, n2("192.168.0.2", labels.clone()));
+        assert_eq!(changed, of_node(&["192.168.0.2"]), "{labels:?}");
+    }
+    let moved = affected(&mut compiler, n2("192.168.0.9", is("pool=edge")));
+    let [old, new] = ["192.168.0.2", "192.168.0.9"].map(address);
+    assert!(moved.contains(old, address(WEB)) && moved.contains(new, address(WEB)), "{moved:?}");
+    // A pod takes an address that the node would have.
+    let pod_at_bridge = affected(&mut compiler, pod("shop/odd").at("10.244.2.1").on("n2"));
+    assert!(pod_at_bridge.contains(address("10.244.2.1"), address(WEB)), "{pod_at_bridge:?}");
 }

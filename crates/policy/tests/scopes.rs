@@ -4,7 +4,7 @@ mod common;
 
 use common::build::*;
 use common::probes::*;
-use policy::{Action, Change, Direction, Directions, Node, Scope, Tier, Verdict};
+use policy::{Action, Change, Direction, Directions, Labels, Node, Scope, Tier, Verdict};
 
 #[test]
 fn s51_s53_the_order_of_tiers_is_admin_network_policy_baseline() {
@@ -123,6 +123,7 @@ fn a_node_that_changes_or_is_deleted_loses_its_old_addresses() {
     );
     let moved = Node {
         name: "n1".into(),
+        labels: Labels::none(),
         addresses: vec!["192.168.0.9".parse().unwrap()],
         pod_cidrs: Vec::new(),
         has_all_addresses: false,

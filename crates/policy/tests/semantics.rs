@@ -7,7 +7,8 @@ use common::build::*;
 use common::probes::*;
 use policy::Reason;
 use policy::{
-    Action, Change, Directions, Packet, Peer, PodUid, PortNumbers, Protocol, Scope, Selector, Tier, Verdict,
+    Action, Change, Directions, Labels, Packet, Peer, PodUid, PortNumbers, Protocol, Scope, Selector, Tier,
+    Verdict,
 };
 
 const TCP: Option<Protocol> = Some(Protocol::TCP);
@@ -473,6 +474,43 @@ fn s28_what_could_not_be_understood_matches_nothing() {
     policy.0.ingress[0].peers = Some(Vec::new());
     let near = "allow not-isolated | deny default-deny of web/p near web/p[0] by its peer";
     scenario([policy.into()], &[(tcp(B, A, 80), near)]);
+}
+
+#[test]
+fn s56_nodes_are_peers_by_their_labels_and_own_addresses() {
+    let edge = |labels: Labels| labelled_node("n9", "192.168.0.9", "10.244.9.0/24", labels);
+    let deny =
+        |nodes| cluster_policy("k", Tier::Admin, 1).egress(rule().action(Action::Deny).nodes(nodes)).into();
+    let denied = "deny rule k[0] | allow not-a-pod";
+    let open = "allow not-isolated | allow not-a-pod";
+    scenario(
+        [edge(labels("pool=edge")), deny("pool=edge")],
+        &[
+            (tcp(A, "192.168.0.9", 1), denied),
+            (tcp(A, "10.244.9.1", 1), denied),
+            (raw(A, "192.168.0.9", Protocol::ICMP), denied),
+            (tcp(A, OUTSIDE, 1), open),
+            (tcp("192.168.0.9", A, 1), "allow not-a-pod | allow not-isolated"),
+        ],
+    );
+    scenario([edge(labels("pool=core")), deny("pool=edge")], &[(tcp(A, "192.168.0.9", 1), open)]);
+    scenario([edge(labels("pool=core")), deny("")], &[(tcp(A, "192.168.0.9", 1), denied)]);
+    scenario(
+        [edge(labels("")), deny(""), Change::NodeGone("n9".into())],
+        &[(tcp(A, "192.168.0.9", 1), open)],
+    );
+    // A node whose labels are unknown is denied, and never accepted.
+    scenario([edge(Labels::unknown()), deny("pool=edge")], &[(tcp(A, "192.168.0.9", 1), denied)]);
+    scenario([edge(Labels::unknown()), deny("!pool")], &[(tcp(A, "192.168.0.9", 1), denied)]);
+    let pass = cluster_policy("k", Tier::Admin, 1).egress(rule().action(Action::Pass).nodes("pool=edge"));
+    scenario([edge(Labels::unknown()), pass.into()], &[(tcp(A, "192.168.0.9", 1), denied)]);
+    let accept = cluster_policy("k", Tier::Admin, 1)
+        .egress(rule().nodes("!pool"))
+        .egress(rule().action(Action::Deny).block("0.0.0.0/0", &[]));
+    scenario(
+        [edge(Labels::unknown()), accept.into()],
+        &[(tcp(A, "192.168.0.9", 1), "deny rule k[1] | allow not-a-pod")],
+    );
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::scenario::{Scenario, packet_in_words};
 use common::world::{World, world};
 use policy::{
-    Change, Compiler, Directions, Inventory, Labels, Namespace, Peer, Pod, PolicySpec, Scope, Selector, Tier,
-    Verdict,
+    Action, Change, Compiler, Directions, Inventory, Labels, Namespace, NamespaceMatch, Node, Peer, Pod,
+    PolicySpec, Scope, Selector, Tier, Verdict,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -94,6 +94,7 @@ fn forget(known: &Inventory, choices: &[u8]) -> Vec<Change> {
             Some(Change::Namespace(Namespace { labels: Labels::unknown(), ..namespace }))
         }
         (Change::Pod(pod), 0) if is_where_it_belongs(&pod, known) => Some(Change::PodGone(pod.name)),
+        (Change::Node(node), 1 | 2) => Some(Change::Node(Node { labels: Labels::unknown(), ..node })),
         (Change::Pod(pod), 1 | 2) => Some(Change::Pod(Pod { labels: Labels::unknown(), ..pod })),
         (Change::Policy(policy), 0) => part_of(&policy),
         (Change::Policy(policy), 1) => close(&policy),
@@ -122,11 +123,12 @@ fn is_where_it_belongs(pod: &Pod, known: &Inventory) -> bool {
 /// The policy with a peer in its first rule that can't be understood.
 fn part_of(policy: &PolicySpec) -> Option<Change> {
     let mut policy = policy.clone();
-    // The source must decide about a rule that denies and can't be understood. No source has such rules yet.
-    if policy.tier != Tier::NetworkPolicy {
-        return None;
-    }
     let rule = policy.ingress.iter_mut().chain(&mut policy.egress).next()?;
+    if policy.tier != Tier::NetworkPolicy && rule.action != Action::Accept {
+        // A rule that can't be understood denies everything (semantics 59).
+        (rule.action, rule.peers, rule.ports) = (Action::Deny, None, None);
+        return Some(Change::Policy(Arc::new(policy)));
+    }
     match &mut rule.peers {
         Some(peers) => *peers.first_mut()? = Peer::Nothing,
         peers => *peers = Some(Vec::new()),
@@ -134,12 +136,22 @@ fn part_of(policy: &PolicySpec) -> Option<Change> {
     Some(Change::Policy(Arc::new(policy)))
 }
 
-/// The policy as it is enforced if only its namespace can be read.
+/// The policy as it is enforced if only its namespace can be read; or, if it is cluster-wide, only its rules
+/// (semantics 59).
 fn close(policy: &PolicySpec) -> Option<Change> {
-    if policy.tier != Tier::NetworkPolicy {
-        return None;
-    }
     let mut policy = policy.clone();
+    if policy.tier != Tier::NetworkPolicy {
+        policy.subject.namespaces = NamespaceMatch::Labels(Selector::everything());
+        policy.subject.pods = Selector::everything();
+        (policy.tier, policy.priority) = (Tier::Admin, 0);
+        for rule in policy.ingress.iter_mut().chain(&mut policy.egress) {
+            match rule.action {
+                Action::Accept => rule.peers = Some(Vec::new()),
+                Action::Deny | Action::Pass => rule.action = Action::Deny,
+            }
+        }
+        return Some(Change::Policy(Arc::new(policy)));
+    }
     policy.subject.pods = Selector::everything();
     (policy.isolates_ingress, policy.isolates_egress) = (true, true);
     (policy.ingress, policy.egress) = (Vec::new(), Vec::new());

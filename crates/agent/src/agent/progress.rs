@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cluster::RefusedPolicy;
 use dataplane::sweep::SweepReport;
-use policy::{PolicyName, Refusal, Snapshot};
+use policy::{PolicyKind, PolicyName, Refusal, Snapshot};
 
 use super::compile_stats::CompileStats;
 use super::problem_log::{LogLine, ProblemKey};
@@ -143,6 +143,15 @@ impl Agent {
     pub(super) fn report_inventory(&self, snapshot: &Snapshot) {
         let inventory = self.compiler.inventory();
         let count = |objects: usize| objects as u64;
+        let of_kind = |kind: PolicyKind| {
+            count(
+                inventory
+                    .policies
+                    .range(PolicyName::first(kind)..)
+                    .take_while(|(name, _)| name.kind == kind)
+                    .count(),
+            )
+        };
         let mut state = self.health.state();
         state.status.pod_cidrs = snapshot.pod_cidrs().iter().map(ToString::to_string).collect();
         state.status.inventory = status::InventoryStatus {
@@ -150,6 +159,9 @@ impl Agent {
             namespaces: count(inventory.namespaces.len()),
             nodes: count(inventory.nodes.len()),
             policies: count(inventory.policies.len()),
+            cluster_network_policies: of_kind(PolicyKind::ClusterNetworkPolicy),
+            admin_network_policies: of_kind(PolicyKind::AdminNetworkPolicy),
+            baseline_admin_network_policies: of_kind(PolicyKind::BaselineAdminNetworkPolicy),
         };
     }
 }

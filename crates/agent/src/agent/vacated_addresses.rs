@@ -120,6 +120,7 @@ mod tests {
             let mut compiler = Compiler::new(Scope::Node("here".into()));
             let node = Node {
                 name: "here".into(),
+                labels: Labels::none(),
                 addresses: Vec::new(),
                 has_all_addresses: false,
                 pod_cidrs: vec!["10.244.1.0/24".parse().expect("a CIDR")],

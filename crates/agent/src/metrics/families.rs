@@ -181,7 +181,15 @@ impl Encoder<'_, '_> {
                 Kind::Namespace => inventory.namespaces,
                 Kind::Node => inventory.nodes,
                 Kind::Pod => inventory.pods,
-                Kind::NetworkPolicy => inventory.policies,
+                Kind::NetworkPolicy => {
+                    inventory.policies
+                        - inventory.cluster_network_policies
+                        - inventory.admin_network_policies
+                        - inventory.baseline_admin_network_policies
+                }
+                Kind::ClusterNetworkPolicy => inventory.cluster_network_policies,
+                Kind::AdminNetworkPolicy => inventory.admin_network_policies,
+                Kind::BaselineAdminNetworkPolicy => inventory.baseline_admin_network_policies,
             };
             (kind.name(), count)
         });

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use policy::{Change, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumbers};
+use policy::{Change, Labels, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumbers};
 use serde::ser::{SerializeStruct as _, SerializeStructVariant as _};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -251,7 +251,11 @@ impl LoadedObject {
             }
             Self::Node(mut node) => {
                 canonical(&mut node.addresses);
-                Change::Node(Node { name: interner.text(&node.name), ..node })
+                let labels = match node.labels.are_known() {
+                    true => interner.labels(node.labels.iter()),
+                    false => Labels::unknown(),
+                };
+                Change::Node(Node { name: interner.text(&node.name), labels, ..node })
             }
             Self::Pod(LoadedPod {
                 name,

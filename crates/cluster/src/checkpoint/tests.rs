@@ -75,6 +75,7 @@ fn every_kind() -> Vec<Change> {
     let policy = convert(Kind::NetworkPolicy, &policy, &[], &Interner::new()).expect("a policy").change;
     let node = Node {
         name: "n".into(),
+        labels: [("pool", "edge")].into_iter().collect(),
         addresses: vec!["192.168.0.1".parse().expect("address")],
         pod_cidrs: vec!["10.244.1.0/24".parse().expect("CIDR"), "fd00::/64".parse().expect("CIDR")],
         has_all_addresses: false,

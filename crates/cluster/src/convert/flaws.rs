@@ -103,6 +103,11 @@ impl Flaws {
         self.serious += 1;
     }
 
+    /// Records something about `field` that does not change how the rest of the object is understood.
+    pub(super) fn remark(&mut self, field: &FieldRef<'_>, what: impl Into<String>, effect: &'static str) {
+        self.add(Flaw { at: field.path(), what: what.into(), effect });
+    }
+
     /// Records every field of `field` that is not in `known`, and every one that occurs twice with different
     /// values. A field of a future API may narrow the meaning of the others, so a value that contains one is
     /// not understood (semantics 28). Returns whether there was none.

@@ -6,6 +6,10 @@ use std::fmt;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::Resource;
+use policy::PolicyKind;
+
+/// The API group of the cluster-wide policies.
+const CLUSTER_WIDE: &str = "policy.networking.k8s.io";
 
 /// The kinds of objects that are converted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -18,15 +22,48 @@ pub enum Kind {
     Node,
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2`.
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`.
+    BaselineAdminNetworkPolicy,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Namespace, Self::Pod, Self::Node, Self::NetworkPolicy];
+    pub const ALL: [Self; 7] = [
+        Self::Namespace,
+        Self::Pod,
+        Self::Node,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+    ];
+
+    /// The kinds that every API server has.
+    pub const CORE: [Self; 4] = [Self::Namespace, Self::Pod, Self::Node, Self::NetworkPolicy];
 
     /// The kind of this name, in any API group.
     pub fn named(kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|ours| ours.name() == kind)
+    }
+
+    /// The kind of policy; `None` if it is not a policy.
+    pub fn policy(self) -> Option<PolicyKind> {
+        match self {
+            Self::Namespace | Self::Pod | Self::Node => None,
+            Self::NetworkPolicy => Some(PolicyKind::NetworkPolicy),
+            Self::ClusterNetworkPolicy => Some(PolicyKind::ClusterNetworkPolicy),
+            Self::AdminNetworkPolicy => Some(PolicyKind::AdminNetworkPolicy),
+            Self::BaselineAdminNetworkPolicy => Some(PolicyKind::BaselineAdminNetworkPolicy),
+        }
+    }
+
+    /// Whether its objects are in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Self::Pod | Self::NetworkPolicy)
     }
 
     /// The `kind` of its objects.
@@ -36,6 +73,9 @@ impl Kind {
             Self::Pod => core::Pod::kind(&()),
             Self::Node => core::Node::kind(&()),
             Self::NetworkPolicy => networking::NetworkPolicy::kind(&()),
+            Self::ClusterNetworkPolicy => PolicyKind::ClusterNetworkPolicy.name().into(),
+            Self::AdminNetworkPolicy => PolicyKind::AdminNetworkPolicy.name().into(),
+            Self::BaselineAdminNetworkPolicy => PolicyKind::BaselineAdminNetworkPolicy.name().into(),
         }
     }
 
@@ -46,6 +86,9 @@ impl Kind {
             Self::Pod => core::Pod::plural(&()),
             Self::Node => core::Node::plural(&()),
             Self::NetworkPolicy => networking::NetworkPolicy::plural(&()),
+            Self::ClusterNetworkPolicy => "clusternetworkpolicies".into(),
+            Self::AdminNetworkPolicy => "adminnetworkpolicies".into(),
+            Self::BaselineAdminNetworkPolicy => "baselineadminnetworkpolicies".into(),
         }
     }
 
@@ -56,6 +99,9 @@ impl Kind {
             Self::Pod => core::Pod::group(&()),
             Self::Node => core::Node::group(&()),
             Self::NetworkPolicy => networking::NetworkPolicy::group(&()),
+            Self::ClusterNetworkPolicy | Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
+                CLUSTER_WIDE.into()
+            }
         }
     }
 
@@ -71,6 +117,9 @@ impl Kind {
             Self::Pod => core::Pod::url_path(&(), namespace),
             Self::Node => core::Node::url_path(&(), namespace),
             Self::NetworkPolicy => networking::NetworkPolicy::url_path(&(), namespace),
+            Self::ClusterNetworkPolicy | Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
+                format!("/apis/{}/{}", self.api_version(), self.plural())
+            }
         }
     }
 
@@ -81,6 +130,21 @@ impl Kind {
             Self::Pod => core::Pod::api_version(&()),
             Self::Node => core::Node::api_version(&()),
             Self::NetworkPolicy => networking::NetworkPolicy::api_version(&()),
+            Self::ClusterNetworkPolicy => format!("{CLUSTER_WIDE}/v1alpha2").into(),
+            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
+                format!("{CLUSTER_WIDE}/v1alpha1").into()
+            }
+        }
+    }
+}
+
+impl From<PolicyKind> for Kind {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::NetworkPolicy => Self::NetworkPolicy,
+            PolicyKind::ClusterNetworkPolicy => Self::ClusterNetworkPolicy,
+            PolicyKind::AdminNetworkPolicy => Self::AdminNetworkPolicy,
+            PolicyKind::BaselineAdminNetworkPolicy => Self::BaselineAdminNetworkPolicy,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `metadata`: the identity of an object, and its labels.
 
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use policy::Labels;
@@ -30,6 +32,24 @@ pub(super) fn name<'a>(object: &'a FieldRef<'a>) -> Result<&'a str, Unusable> {
             .unusable(format!("the name has {} bytes, at most {LONGEST_NAME} are allowed", name.len()))),
         Some(Some(name)) => Ok(name),
         Some(None) => Err(not_a_string(&metadata.field("name").unwrap_or(metadata))),
+    }
+}
+
+/// `metadata.name`, and whether it is readable. If not, that is a flaw with this `effect`, and the name is
+/// unique to the object and the same each time it is read.
+pub(super) fn name_or_hash<'a>(
+    object: &'a FieldRef<'a>,
+    flaws: &mut Flaws,
+    effect: &'static str,
+) -> (Cow<'a, str>, bool) {
+    match name(object) {
+        Ok(name) => (name.into(), true),
+        Err(unusable) => {
+            flaws.push_at(unusable.at, unusable.what, effect);
+            let mut hasher = DefaultHasher::new();
+            object.value.to_string().hash(&mut hasher);
+            (format!("unnamed-{:016x}", hasher.finish()).into(), false)
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! NetworkPolicy, `networking.k8s.io/v1`.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use policy::{Action, Direction, NamespaceMatch, PolicyName, PolicySpec, RuleSpec, Selector, Subject, Tier};
@@ -121,18 +120,11 @@ pub(super) fn cut_off(object: &Value, mut flaws: Flaws, interner: &Interner) -> 
 /// The policy's name, and whether it is readable. A policy without a readable name is closed rather than
 /// dropped, because its pods would be open.
 fn name<'a>(object: &'a FieldRef<'a>, flaws: &mut Flaws) -> Result<(Cow<'a, str>, bool), Unusable> {
-    match metadata::name(object) {
-        Ok(name) => Ok((name.into(), true)),
-        // Without metadata, its namespace is unknown too.
-        Err(unusable) if unusable.at.0.is_empty() => Err(unusable),
-        Err(unusable) => {
-            flaws.push_at(unusable.at, unusable.what, CLOSED);
-            // A name that is unique to this policy and the same each time it is read.
-            let mut hasher = DefaultHasher::new();
-            object.value.to_string().hash(&mut hasher);
-            Ok((format!("unnamed-{:016x}", hasher.finish()).into(), false))
-        }
+    // Without metadata, its namespace is unknown too.
+    if object.field("metadata").is_none() {
+        return metadata::name(object).map(|name| (name.into(), true));
     }
+    Ok(metadata::name_or_hash(object, flaws, CLOSED))
 }
 
 /// Whether the policy isolates for ingress, and for egress.

@@ -28,6 +28,9 @@ pub(crate) const PUBLIC_ADDRESSES: [&str; 4] = [
     "flannel.alpha.coreos.com/public-ipv6-overwrite",
 ];
 
+/// The effect of labels that can't be read.
+const UNKNOWN_LABELS: &str = "the node's labels are unknown: rules that select nodes by them allow nothing to \
+                              it, and rules that deny or pass deny it";
 /// The effect of a pod CIDR that is not understood. Only pod CIDRs say which addresses belong to the cluster,
 /// so here something unknown can widen access, and the message says so.
 const UNKNOWN_RANGE: &str = "addresses of this range that no known pod has count as outside of the cluster, \
@@ -63,6 +66,7 @@ pub(crate) fn is_miswritten_range(field: &str) -> bool {
 /// Converts a Node.
 pub(super) fn node(object: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws) -> Result<Node, Unusable> {
     let name = interner.text(metadata::name(object)?);
+    let labels = metadata::labels(object, &[], interner, flaws, UNKNOWN_LABELS);
     let mut addresses: Vec<IpAddr> = Vec::new();
     if let Some(status) = object.field("status") {
         status.each("addresses", flaws, "the node's addresses are not known", |entry, flaws| {
@@ -81,7 +85,7 @@ pub(super) fn node(object: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws
             addresses.extend(address(&text, flaws).filter(|found| !addresses.contains(found)));
         }
     }
-    Ok(Node { name, addresses, pod_cidrs: pod_cidrs(object, flaws), has_all_addresses: false })
+    Ok(Node { name, labels, addresses, pod_cidrs: pod_cidrs(object, flaws), has_all_addresses: false })
 }
 
 /// The pod CIDRs of a Node.

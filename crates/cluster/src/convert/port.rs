@@ -94,7 +94,7 @@ pub(super) fn number(field: &FieldRef<'_>) -> Result<u16, String> {
 }
 
 /// Whether this is a valid name of a container's port [apimachinery, IsValidPortName].
-fn is_port_name(text: &str) -> bool {
+pub(super) fn is_port_name(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && text.bytes().any(|b| b.is_ascii_lowercase())

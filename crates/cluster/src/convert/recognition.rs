@@ -18,11 +18,10 @@ pub enum Recognition {
 }
 
 /// The API groups of other engines' network policies, with the engines' names.
-const ENGINES: [(&str, &str); 7] = [
+const ENGINES: [(&str, &str); 6] = [
     ("projectcalico.org", "Calico"),
     ("cilium.io", "Cilium"),
     ("antrea.io", "Antrea"),
-    ("policy.networking.k8s.io", "the network policy API"),
     ("k8s.cni.cncf.io", "Multus"),
     ("networking.k8s.aws", "the Amazon VPC CNI"),
     ("k8s.ovn.org", "OVN-Kubernetes"),
@@ -107,6 +106,15 @@ fn unknown(api_version: &str, kind: &str) -> Recognition {
             ))
         };
     }
+    let is_wide = |ours: &Kind| !ours.is_namespaced() && ours.policy().is_some();
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    if Kind::ALL.into_iter().any(|ours| is_wide(&ours) && ours.group() == group) {
+        return Recognition::NotEnforced(format!(
+            "apiVersion {} has no kind \"{}\" that is known here: if it is a policy, it is not enforced",
+            visible(api_version),
+            visible(kind)
+        ));
+    }
     if version == "v1" && !is_among(&CORE) {
         let near = |ours: &Kind| strsim::damerau_levenshtein(name, &ours.name().to_ascii_lowercase()) == 1;
         let ours = Kind::ALL.into_iter().filter(|ours| ours.api_version() == version);
@@ -119,10 +127,13 @@ fn unknown(api_version: &str, kind: &str) -> Recognition {
 
 fn not_enforced(api_version: &str, kind: &str, whose: &str) -> Recognition {
     let (api_version, kind) = (visible(api_version), visible(kind));
-    let ours = Kind::NetworkPolicy;
-    let (name, understood) = (ours.name(), ours.api_version());
+    let policies = Kind::ALL.into_iter().filter(|ours| ours.policy().is_some());
+    let enforced: Vec<_> =
+        policies.map(|ours| format!("{} of {}", ours.name(), ours.api_version())).collect();
+    let (last, first) = enforced.split_last().map_or(("", &[][..]), |(last, first)| (&**last, first));
     Recognition::NotEnforced(format!(
-        "kind {kind}{whose} (apiVersion {api_version}) is not enforced here: only {name} of {understood} is"
+        "kind {kind}{whose} (apiVersion {api_version}) is not enforced here: only {} and {last} are",
+        first.join(", ")
     ))
 }
 
@@ -134,8 +145,14 @@ fn engine(group: &str) -> Option<&'static str> {
 }
 
 /// kubectl's short names, except `po` and `no`, which are too short to be unambiguous.
-const SHORT: [(&str, Kind); 3] =
-    [("netpol", Kind::NetworkPolicy), ("netpols", Kind::NetworkPolicy), ("ns", Kind::Namespace)];
+const SHORT: [(&str, Kind); 6] = [
+    ("netpol", Kind::NetworkPolicy),
+    ("netpols", Kind::NetworkPolicy),
+    ("ns", Kind::Namespace),
+    ("cnp", Kind::ClusterNetworkPolicy),
+    ("anp", Kind::AdminNetworkPolicy),
+    ("banp", Kind::BaselineAdminNetworkPolicy),
+];
 
 /// The supported kind that this name, in any spelling, probably means.
 fn meant(kind: &str) -> Option<Kind> {
@@ -162,7 +179,7 @@ fn is_meant(ours: Kind, group: &str) -> bool {
     group == right
         || !group.contains('.')
         || group.starts_with("core.")
-        || (ours == Kind::NetworkPolicy && strsim::damerau_levenshtein(group, &right) <= 3)
+        || (ours.policy().is_some() && strsim::damerau_levenshtein(group, &right) <= 3)
 }
 
 /// The mistake, and what is probably meant.
@@ -194,6 +211,14 @@ mod tests {
     fn kinds_are_recognised_by_their_api_version() {
         assert_eq!(Kind::of("networking.k8s.io/v1", "NetworkPolicy"), Supported(Kind::NetworkPolicy));
         assert_eq!(Kind::of("v1", "Pod"), Supported(Kind::Pod));
+        for (version, kind) in [
+            ("v1alpha2", Kind::ClusterNetworkPolicy),
+            ("v1alpha1", Kind::AdminNetworkPolicy),
+            ("v1alpha1", Kind::BaselineAdminNetworkPolicy),
+        ] {
+            let api_version = format!("policy.networking.k8s.io/{version}");
+            assert_eq!(Kind::of(&api_version, &kind.name()), Supported(kind));
+        }
         for (version, kind) in [
             ("metrics.example/v1", "Pod"),
             ("management.cattle.io/v3", "Node"),
@@ -234,6 +259,13 @@ mod tests {
             ("networking.k8s.io/v1", "Policy", Kind::NetworkPolicy),
             ("networking.k8s.io/v1", "PolicyList", Kind::NetworkPolicy),
             ("v1", "netpol", Kind::NetworkPolicy),
+            ("policy.networking.k8s.io/v1", "ClusterNetworkPolicy", Kind::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy", Kind::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicies", Kind::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicyLists", Kind::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetwrokPolicy", Kind::ClusterNetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha2", "AdminNetworkPolicy", Kind::AdminNetworkPolicy),
+            ("", "banp", Kind::BaselineAdminNetworkPolicy),
             ("v1", "Pdo", Kind::Pod),
             ("v1", "Podd", Kind::Pod),
             ("v1", "Noed", Kind::Node),
@@ -258,8 +290,11 @@ mod tests {
             ("projectcalico.org/v3", "NetworkPolicy", "Calico"),
             ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", "Calico"),
             ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", "Cilium"),
-            ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", "network policy API"),
-            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "network policy API"),
+            ("crd.antrea.io/v1beta1", "ClusterNetworkPolicy", "Antrea"),
+            ("cilium.io/v2", "CiliumNetworkPolicy", "Cilium"),
+            ("projectcalico.org/v3", "StagedGlobalNetworkPolicy", "Calico"),
+            ("networking.k8s.aws/v1alpha1", "ClusterNetworkPolicy", "Amazon"),
+            ("policy.networking.k8s.io/v1", "NetworkPolicy", "policy.networking.k8s.io/v1"),
             ("k8s.cni.cncf.io/v1beta1", "MultiNetworkPolicy", "Multus"),
             ("mesh.example/v1", "NetworkPolicy", "mesh.example/v1"),
             ("mesh.example/v1", "ZoneNetworkPolicy", "mesh.example/v1"),
@@ -276,5 +311,9 @@ mod tests {
             let NotEnforced(what) = Kind::of("networking.k8s.io/v1", kind) else { panic!("{kind}") };
             assert!(what.contains("if NetworkPolicy is meant") && !what.contains('\u{200b}'), "{what}");
         }
+        let NotEnforced(what) = Kind::of("policy.networking.k8s.io/v1beta1", "TenantIsolation") else {
+            panic!("silence")
+        };
+        assert!(what.contains("not enforced"), "{what}");
     }
 }

@@ -1,5 +1,6 @@
 //! Scenarios of conversions: a manifest or a real object, its converted form, and the problems.
 
+mod cluster_wide;
 mod duplicate;
 mod inventory;
 mod network_policy;

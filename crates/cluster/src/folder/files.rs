@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use policy::{Budget, Change, Labels, PolicyName};
+use policy::{Budget, Change, Labels, PolicyKind, PolicyName};
 
 use super::scan::Unread;
 use crate::delta::Delta;
@@ -326,8 +326,8 @@ impl Files {
     /// Counts files and objects.
     pub(super) fn count(&self, root: &Path) -> ReadCounts {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        // Policies sort last, and this name sorts before all other policies.
-        let first = Key::Policy(PolicyName::network_policy("", ""));
+        // Policies sort last, and NetworkPolicies first among them.
+        let first = Key::Policy(PolicyName::first(PolicyKind::NetworkPolicy));
         let skipped = || self.files.iter().filter(|(_, file)| file.is_no_manifest).map(|(path, _)| path);
         let shown = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
         ReadCounts {
@@ -354,6 +354,7 @@ impl Files {
         let objects = self.files.values().flat_map(|file| file.objects.iter());
         let own = objects.filter_map(|object| match &object.change {
             Change::Pod(pod) => Some(&pod.labels),
+            Change::Node(node) => Some(&node.labels),
             Change::Namespace(namespace) => Some(&namespace.labels),
             _ => None,
         });

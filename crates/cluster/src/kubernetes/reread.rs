@@ -118,7 +118,12 @@ async fn read(clients: &Clients, key: &Key, interner: Arc<Interner>) -> Result<A
         Kind::Namespace => Page::<core::Namespace>::objects(&text, kind, &interner),
         Kind::Pod => Page::<core::Pod>::objects(&text, kind, &interner),
         Kind::Node => Page::<core::Node>::objects(&text, kind, &interner),
-        Kind::NetworkPolicy => Page::<networking::NetworkPolicy>::objects(&text, kind, &interner),
+        Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::AdminNetworkPolicy
+        | Kind::BaselineAdminNetworkPolicy => {
+            Page::<networking::NetworkPolicy>::objects(&text, kind, &interner)
+        }
     });
     let malformed = |error: String| Failure::malformed(&error, VERB, kind);
     let objects = objects.await.map_err(|error| malformed(chain(&error)))?;

@@ -67,7 +67,7 @@ impl Kubernetes {
 
 async fn permissions(client: &Client) -> Vec<Permission> {
     let mut asked: Vec<(&'static str, String, String, bool)> = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::CORE {
         for verb in ["list", "watch"] {
             asked.push((verb, kind.group().into_owned(), kind.plural().into_owned(), kind != Kind::Node));
         }

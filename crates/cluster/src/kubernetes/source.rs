@@ -87,7 +87,7 @@ impl Kubernetes {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
         let clients = Clients::new(self.access.clone(), self.timeouts.max_backoff);
         let (clients, server) = runtime.block_on(clients)?;
-        let watch_statuses = WatchStatuses::new(&server, Kind::ALL);
+        let watch_statuses = WatchStatuses::new(&server, Kind::CORE);
         let (stop, stopped) = oneshot::channel();
         let (refused, refusals) = mpsc::channel(REFUSAL_CAPACITY);
         let mut state = State::new(Arc::clone(&self.node), self.budget);
@@ -166,7 +166,7 @@ fn watch_all(
     timeouts: Timeouts,
 ) -> mpsc::Receiver<(Kind, WatcherEvent)> {
     let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-    for kind in Kind::ALL {
+    for kind in Kind::CORE {
         let watcher = Watcher {
             clients: clients.clone(),
             watch_statuses: watch_statuses.clone(),
@@ -181,6 +181,8 @@ fn watch_all(
             Kind::Pod => drop(tokio::spawn(watcher.run::<core::Pod>(kind))),
             Kind::Node => drop(tokio::spawn(watcher.run::<core::Node>(kind))),
             Kind::NetworkPolicy => drop(tokio::spawn(watcher.run::<networking::NetworkPolicy>(kind))),
+            // Not among the kinds that every API server has.
+            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {}
         }
     }
     receiver

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use imbl::OrdMap;
-use policy::{Budget, Change, PodName, PodUid, PolicyName};
+use policy::{Budget, Change, PodName, PodUid, PolicyKind, PolicyName};
 
 use self::problems::Problems;
 use self::reread_queue::RereadQueue;
@@ -98,7 +98,7 @@ impl State {
         Self {
             node,
             interner: Arc::new(Interner::new()),
-            lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
+            lists: Kind::CORE.into_iter().map(|kind| (kind, List::default())).collect(),
             objects: OrdMap::new(),
             delta: Delta::default(),
             versions: BTreeMap::new(),
@@ -205,7 +205,9 @@ impl State {
                     return;
                 };
                 let effect = match kind {
-                    Kind::NetworkPolicy => "it is not in force: pods that it should isolate may be open",
+                    kind if kind.policy().is_some() => {
+                        "it is not in force: pods that it should isolate may be open"
+                    }
                     _ => "it is not in force",
                 };
                 self.drop_object(&key);
@@ -342,11 +344,15 @@ impl State {
 fn key(kind: Kind, identity: &ObjectIdentity, interner: &Interner) -> Option<Key> {
     let name = Some(&*identity.name).filter(|name| !name.is_empty())?;
     let namespace = || interner.text(&identity.namespace);
+    let wide = |kind| Key::Policy(PolicyName::cluster_wide(kind, name));
     Some(match kind {
         Kind::Namespace => Key::Namespace(interner.text(name)),
         Kind::Node => Key::Node(interner.text(name)),
         Kind::Pod => Key::Pod(PodName::new(namespace(), name)),
         Kind::NetworkPolicy => Key::Policy(PolicyName::network_policy(namespace(), name)),
+        Kind::ClusterNetworkPolicy => wide(PolicyKind::ClusterNetworkPolicy),
+        Kind::AdminNetworkPolicy => wide(PolicyKind::AdminNetworkPolicy),
+        Kind::BaselineAdminNetworkPolicy => wide(PolicyKind::BaselineAdminNetworkPolicy),
     })
 }
 

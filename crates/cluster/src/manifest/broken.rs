@@ -9,10 +9,10 @@ use serde::de::DeserializeSeed;
 use super::cut_off::CutOff;
 use super::documents::Document;
 use super::file_content::FileContent;
-use super::messages::{CUT_OFF, MAYBE_OPEN, OPEN, hidden, is_template};
+use super::messages::{CUT_OFF, CUT_OFF_CLUSTER_WIDE, MAYBE_OPEN, OPEN, hidden, is_template};
 use super::raw_object::RawObject;
 use super::{Reader, flow, lines, manifest_object, push_few};
-use crate::convert;
+use crate::convert::{self, Kind};
 use crate::invisible::visible;
 
 /// A position in the reading of a file: see [`Reader::mark`].
@@ -81,8 +81,7 @@ impl Reader<'_> {
             return push_few(&mut self.reading.no_manifest, problem);
         }
         let (label, effect) = match self.cut_off.take() {
-            Some(CutOff { label, is_closed: true }) => (Some(label), CUT_OFF),
-            Some(CutOff { label, is_closed: false }) => (Some(label), OPEN),
+            Some(CutOff { label, effect }) => (Some(label), effect),
             None => (None, MAYBE_OPEN),
         };
         let problem = self.problem(document.number, line, label, what, effect);
@@ -90,9 +89,14 @@ impl Reader<'_> {
     }
 
     /// Converts what was read of a policy in which the text broke off.
-    pub(super) fn cut_off(&mut self, document: &Document<'_>, object: &RawObject, label: String) {
-        let change = convert::cut_off(&object.fields, &object.duplicates, self.interner);
-        self.cut_off = Some(CutOff { label, is_closed: change.is_some() });
+    pub(super) fn cut_off(&mut self, document: &Document<'_>, kind: Kind, object: &RawObject, label: String) {
+        let change = convert::cut_off(kind, &object.fields, &object.duplicates, self.interner);
+        let effect = match &change {
+            None => OPEN,
+            Some(_) if kind.is_namespaced() => CUT_OFF,
+            Some(_) => CUT_OFF_CLUSTER_WIDE,
+        };
+        self.cut_off = Some(CutOff { label, effect });
         self.reading.objects.extend(change.map(|change| manifest_object(change, document, object)));
     }
 }

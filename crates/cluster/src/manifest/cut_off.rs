@@ -3,6 +3,6 @@
 /// A policy in which the text broke off.
 pub(super) struct CutOff {
     pub label: String,
-    /// Whether it still isolates its pods.
-    pub is_closed: bool,
+    /// The effect of what was read of it.
+    pub effect: &'static str,
 }

@@ -78,8 +78,8 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
         (Kind::Node, "spec") => &NODE_SPEC,
         (Kind::Node, "status") => &NODE_STATUS,
         // All of a policy is kept, because an unknown field may narrow it.
-        (Kind::NetworkPolicy, "spec") => &Keep::All,
-        (Kind::NetworkPolicy, _) => &Keep::Presence,
+        (kind, "spec") if kind.policy().is_some() => &Keep::All,
+        (kind, _) if kind.policy().is_some() => &Keep::Presence,
         _ => &Keep::Nothing,
     }
 }

@@ -27,7 +27,7 @@ impl Last<'_> {
     /// Passes on everything that is held back. `is_broken` says that the text broke off after it.
     pub(super) fn hand_over(&mut self, is_broken: bool) {
         if let Some(mut object) = self.object.take() {
-            let is_policy = object.kind.as_deref().and_then(Kind::named) == Some(Kind::NetworkPolicy);
+            let is_policy = object.kind.as_deref().and_then(Kind::named).and_then(Kind::policy).is_some();
             object.is_cut |= is_broken && is_policy && !self.others.is_empty();
             (self.sink)(object);
         }

@@ -18,13 +18,17 @@ pub(super) const CUT_OFF: &str = "the pods that its podSelector selects are isol
                                   nothing; what follows in the document is not in force, and pods that \
                                   policies there should isolate may be open";
 
+/// The effect of a cluster-wide policy in which the text breaks off after its subject.
+pub(super) const CUT_OFF_CLUSTER_WIDE: &str = "the pods that its subject selects are denied everything; what follows in the document is not in force, and \
+     pods that policies there should isolate may be open";
+
 /// The probable cause of a second kind in an object.
 pub(super) const ANOTHER_OBJECT: &str = ": if another object begins there, a line \"---\" is missing in \
                                          front of it, and the first object is not in force";
 
 /// The effect of an object of this kind that is not understood.
 pub(super) fn lost(kind: Kind) -> &'static str {
-    if kind == Kind::NetworkPolicy { OPEN } else { LOST }
+    if kind.policy().is_some() { OPEN } else { LOST }
 }
 
 /// Whether a text that can't be parsed is a template: a line is an action, or a value is one.
@@ -73,9 +77,11 @@ pub(super) fn label(kind: &str, fields: &Value) -> String {
     let start = |text: &str| text.chars().take(LONGEST).collect::<String>();
     let text =
         |name| fields.get("metadata")?.get(name)?.as_str().map(|text| visible(&start(text)).into_owned());
+    let is_cluster_wide = Kind::named(kind).is_some_and(|kind| !kind.is_namespaced());
     let kind = start(kind);
     let kind = visible(&kind);
     match (text("namespace"), text("name")) {
+        (Some(_), Some(name)) if is_cluster_wide => format!("{kind} {name}"),
         (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
         (None, Some(name)) if matches!(&*kind, "Pod" | "NetworkPolicy") => format!("{kind} default/{name}"),
         (None, Some(name)) => format!("{kind} {name}"),

@@ -83,6 +83,10 @@ impl<'a> Objects<'a> {
     }
 }
 
+fn is_policy(kind: Kind) -> bool {
+    kind.policy().is_some()
+}
+
 impl<'de> DeserializeSeed<'de> for Objects<'_> {
     type Value = ();
 
@@ -112,7 +116,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
             }
             Ok(()) => sink(parts.object(false)),
             // A policy's namespace and podSelector may be known already, and so the pods that it concerns.
-            Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind) == Some(Kind::NetworkPolicy)) => {
+            Err(_) if parts.kind().is_some_and(|kind| Kind::named(kind).is_some_and(is_policy)) => {
                 sink(parts.object(true));
             }
             // kubectl writes the kind of a List last, so the text may break off before it.

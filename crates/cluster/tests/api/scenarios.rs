@@ -85,7 +85,7 @@ fn the_first_update_has_everything_and_later_ones_the_changes() {
     server.delete(Kind::Node, "n");
     consumer.until_like(&server);
     assert_eq!(server.lists(), 4, "each kind was listed once");
-    for kind in Kind::ALL {
+    for kind in Kind::CORE {
         let connection = consumer.watch_status(kind);
         assert_eq!(
             (connection.state, connection.relists, connection.last_error),
@@ -153,7 +153,7 @@ fn while_the_server_is_down_the_last_known_state_is_in_force() {
     let known = consumer.known.clone();
     server.down();
     consumer.until("lost", |consumer| {
-        Kind::ALL.iter().all(|kind| consumer.watch_status(*kind).state == WatchState::Lost)
+        Kind::CORE.iter().all(|kind| consumer.watch_status(*kind).state == WatchState::Lost)
     });
     assert_eq!(consumer.during(Duration::from_millis(300)), 0);
     assert_eq!(consumer.known, known);
@@ -170,7 +170,7 @@ fn while_the_server_is_down_the_last_known_state_is_in_force() {
 #[test]
 fn a_watch_that_hangs_is_ended_and_resumed() {
     let server = cluster();
-    server.faults(|faults| faults.silent = Kind::ALL.to_vec());
+    server.faults(|faults| faults.silent = Kind::CORE.to_vec());
     let mut consumer = Consumer::of(&server);
     consumer.until("all of it", |consumer| consumer.count == 1);
     server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
@@ -195,7 +195,7 @@ fn a_list_that_breaks_off_is_started_again() {
 #[test]
 fn a_line_that_cannot_be_parsed_leaves_no_gap() {
     let server = cluster();
-    server.faults(|faults| faults.garbled = Kind::ALL.to_vec());
+    server.faults(|faults| faults.garbled = Kind::CORE.to_vec());
     let mut consumer = Consumer::of(&server);
     consumer.until_like(&server);
     server.put(Kind::Pod, pod("pod-1", "two", "10.0.0.1"));
@@ -442,7 +442,7 @@ fn after_any_sequence_of_faults_nothing_is_missing_and_nothing_was_published_twi
                     server.cut();
                 }
                 13 => server.faults(|faults| {
-                    match (number % 4, Kind::ALL[number as usize / 4 % Kind::ALL.len()]) {
+                    match (number % 4, Kind::CORE[number as usize / 4 % Kind::CORE.len()]) {
                         (0, of) => faults.silent = vec![of],
                         (1, _) => faults.torn_pages = 1,
                         (2, _) => faults.old_tokens = 1,

@@ -264,6 +264,9 @@ fn resource(kind: Kind) -> &'static str {
         Kind::Node => "nodes",
         Kind::Pod => "pods",
         Kind::NetworkPolicy => "networkpolicies",
+        Kind::ClusterNetworkPolicy => "clusternetworkpolicies",
+        Kind::AdminNetworkPolicy => "adminnetworkpolicies",
+        Kind::BaselineAdminNetworkPolicy => "baselineadminnetworkpolicies",
     }
 }
 

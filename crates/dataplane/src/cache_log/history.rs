@@ -96,7 +96,7 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use policy::{Change, Compiler, Node, PolicyName, Protocol, Scope};
+    use policy::{Change, Compiler, Labels, Node, PolicyName, Protocol, Scope};
 
     use super::*;
 
@@ -106,6 +106,7 @@ mod tests {
         let node = |cidr: &str| {
             Change::Node(Node {
                 name: "a".into(),
+                labels: Labels::none(),
                 addresses: Vec::new(),
                 has_all_addresses: false,
                 pod_cidrs: vec![cidr.parse().expect("a CIDR")],

@@ -14,7 +14,9 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use policy::{Change, Compiler, Evaluation, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict};
+use policy::{
+    Change, Compiler, Evaluation, Labels, Node, Outcome, Pod, PodName, Published, Reason, Scope, Verdict,
+};
 
 use crate::namespace::in_namespace;
 use crate::rules::{create_chains, queue_to};
@@ -53,6 +55,7 @@ impl Scenario {
         let policies = inventory.policies.values().cloned().map(Change::Policy);
         let far = Node {
             name: "node-b".into(),
+            labels: Labels::none(),
             addresses: vec!["192.0.2.2".parse().unwrap()],
             has_all_addresses: false,
             pod_cidrs: vec!["10.9.1.0/24".parse().unwrap()],

@@ -24,6 +24,7 @@ pub(crate) fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
     let mut compiler = Compiler::new(Scope::Node("node-a".into()));
     let node = Node {
         name: "node-a".into(),
+        labels: Labels::none(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         has_all_addresses: false,
         pod_cidrs: vec!["10.9.0.0/24".parse().unwrap(), "fd09::/64".parse().unwrap()],

@@ -86,6 +86,7 @@ impl Agent {
             .apply([
                 Change::Node(Node {
                     name: "node-a".into(),
+                    labels: Labels::none(),
                     addresses: vec![address("192.0.2.1")],
                     has_all_addresses: false,
                     pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]

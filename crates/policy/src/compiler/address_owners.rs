@@ -107,6 +107,11 @@ impl AddressOwners {
         (!nodes.is_empty()).then(|| Arc::new(nodes))
     }
 
+    /// Whether a node has the address implicitly, unless a pod has it.
+    pub(crate) fn is_implied(&self, address: AddressKey) -> bool {
+        self.nodes.get(&address).is_some_and(|owners| !owners.implied.is_empty())
+    }
+
     /// The id of a node. It never changes.
     pub(crate) fn node_id(&mut self, name: &Arc<str>) -> NodeId {
         if let Some(id) = self.node_ids.get(name) {

@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::affected::{Affected, AffectedPeers, MAX_ADDRESSES};
 use crate::compiler::cached_rulesets::CachedRulesets;
+use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::diff::{Diff, EntryBefore, IdentityPair, identity_pair};
 use crate::snapshot::address::address_of;
@@ -24,9 +25,8 @@ impl CompiledState {
             return Affected::All;
         }
         let mut affected: BTreeMap<IpAddr, AffectedPeers> = BTreeMap::new();
-        let subjects = diff.subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
-        let identities: FxHashSet<IdentityId> = subjects.map(|(identity, _)| identity).collect();
-        affected.extend(self.evaluated_of(&identities).map(|address| (address, AffectedPeers::Any)));
+        let selected = self.selected_by_any(&diff.subjects);
+        affected.extend(self.evaluated_of(&selected).map(|address| (address, AffectedPeers::Any)));
         let mut known = PeersByChange::default();
         for (key, before) in &diff.entries {
             let address = address_of(*key);
@@ -40,7 +40,25 @@ impl CompiledState {
                 return Affected::All;
             }
         }
-        Affected::Addresses(affected)
+        Affected::Addresses(affected).or(self.affected_by_nodes(diff))
+    }
+
+    /// The connections to nodes that policies select differently as peers.
+    fn affected_by_nodes(&self, diff: &Diff) -> Affected {
+        let (addresses, subjects) = &diff.nodes;
+        let peers: BTreeSet<IpAddr> = self.evaluated_of(&self.selected_by_any(subjects)).collect();
+        if peers.is_empty() {
+            return Affected::NONE;
+        }
+        let peers = Arc::new(peers);
+        let affected = addresses.iter().map(|address| (*address, AffectedPeers::Only(Arc::clone(&peers))));
+        Affected::Addresses(affected.collect()).or(Affected::NONE)
+    }
+
+    /// The identities that ANY of these subjects selects.
+    fn selected_by_any(&self, subjects: &FxHashSet<SelectorId>) -> FxHashSet<IdentityId> {
+        let selected = subjects.iter().flat_map(|subject| self.selectors().of_subject(*subject));
+        selected.map(|(identity, _)| identity).collect()
     }
 
     /// The peers for which the change of an address's entry affects connections; `None` if there are none.

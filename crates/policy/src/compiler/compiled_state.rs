@@ -3,6 +3,7 @@
 //! From: [`Compiler`](crate::Compiler), which marks what is dirty. To: [`Snapshot`]s, and the [`Affected`]
 //! connections of each update.
 
+mod node_peers;
 mod pods;
 mod policies;
 mod rulesets;
@@ -22,6 +23,7 @@ use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::diff::Diff;
 use crate::compiler::dirty::Dirty;
 use crate::compiler::identities::{Identities, SubjectMatch};
+use crate::compiler::node_peers::NodePeers;
 use crate::compiler::policies::CompiledPolicy;
 use crate::compiler::scope::Scope;
 use crate::compiler::selector_cache::SelectorCache;
@@ -64,6 +66,8 @@ pub(crate) struct CompiledState {
     selectors: SelectorCache,
     identities: Identities,
     port_sets: Shared<PortSet>,
+    /// The nodes that policies select as peers.
+    node_peers: NodePeers,
     policies: BTreeMap<PolicyName, CompiledPolicy>,
     /// By subject: the policies that have it. Holds no selectors that are not a subject.
     subjects: FxHashMap<SelectorId, Vec<PolicyName>>,
@@ -188,6 +192,7 @@ impl CompiledState {
         owners: &mut AddressOwners,
         mut dirty: Dirty,
     ) {
+        let by_nodes = self.update_node_peers(&dirty, inventory, owners);
         let specs: BTreeMap<&PolicyName, Arc<PolicySpec>> = dirty
             .policies
             .iter()
@@ -199,7 +204,7 @@ impl CompiledState {
             .collect();
         let mut new = NewSymbols::default();
         specs.values().for_each(|spec| self.symbols.intern(spec, &mut new));
-        let changed_subjects = self.update_policies(&dirty.policies, &specs);
+        let changed_subjects = self.update_policies(&dirty.policies, &specs, inventory, owners);
         drop(specs);
         self.mark_dirty_by_symbols(&new, inventory, &mut dirty);
         self.update_namespaces(inventory, &mut dirty);
@@ -213,7 +218,7 @@ impl CompiledState {
         self.ipcache.update(entries);
         self.update_identities();
         self.find_subjects();
-        self.detach(&changed_subjects);
+        self.detach(&(&changed_subjects | &by_nodes));
         self.diff.record_subjects(&changed_subjects);
     }
 

@@ -1,8 +1,11 @@
-//! What an update of the compiled state has changed: ipcache entries, subjects of policies, and pod CIDRs.
+//! What an update of the compiled state has changed: ipcache entries, subjects of policies, nodes, and pod
+//! CIDRs.
 //!
 //! From: [`CompiledState`](crate::compiler::compiled_state::CompiledState), which records each ipcache entry
 //! that it replaces and each subject with policies that it changes. To: `CompiledState::affected`.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -20,6 +23,8 @@ pub(crate) struct Diff {
     pub entries: FxHashMap<AddressKey, EntryBefore>,
     /// Subjects of policies that were added, changed or removed.
     pub subjects: FxHashSet<SelectorId>,
+    /// The addresses of nodes that policies select differently as peers, and the subjects of these policies.
+    pub nodes: (BTreeSet<IpAddr>, FxHashSet<SelectorId>),
     /// Whether the pod CIDRs of this node or of the cluster changed. Then any address may have become that of
     /// an unknown pod.
     pub cidrs: bool,
@@ -53,6 +58,12 @@ impl Diff {
             };
             EntryBefore { entry, selected_by }
         });
+    }
+
+    /// Records that policies with these subjects select these addresses of nodes differently.
+    pub(crate) fn record_nodes(&mut self, addresses: BTreeSet<IpAddr>, subjects: &FxHashSet<SelectorId>) {
+        self.nodes.0.extend(addresses);
+        self.nodes.1.extend(subjects);
     }
 
     /// Records that policies with these subjects changed.

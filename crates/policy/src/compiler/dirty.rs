@@ -17,6 +17,8 @@ pub(crate) struct Dirty {
     pub addresses: FxHashSet<AddressKey>,
     pub namespaces: BTreeSet<Arc<str>>,
     pub policies: BTreeSet<PolicyName>,
+    /// Whether any node changed.
+    pub nodes: bool,
     /// Whether this node's pod CIDRs changed.
     pub pod_cidrs: bool,
     /// Whether the pod CIDRs of any node changed.

@@ -1,15 +1,18 @@
 //! CompiledState policies: selectors, port sets and rules by id.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::identities::View;
+use crate::compiler::node_peers::NodePeers;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
 use crate::compiler::symbol_table::SymbolTable;
 use crate::decision::{Direction, RuleId};
 use crate::names::PolicyName;
 use crate::packet::Protocol;
+use crate::prefixes::Prefixes;
 use crate::selector::Selector;
 use crate::snapshot::ids::number_of;
 use crate::snapshot::ip_blocks;
@@ -41,7 +44,8 @@ pub(crate) struct Applied<'a> {
 /// A compiled rule.
 ///
 /// Each Pass rule is followed by a Deny and an Accept rule with the same index. Their selectors match only
-/// peers for which it is unknown whether the Pass rule matches (semantics 37).
+/// peers for which it is unknown whether the Pass rule matches (semantics 37). The Deny rule's blocks are the
+/// nodes for which it is unknown (semantics 56).
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
     /// Its index among the policy's rules, ingress before egress. The rule's id is the policy's first id plus
@@ -59,14 +63,15 @@ pub(crate) struct CompiledRule {
 }
 
 impl CompiledPolicy {
-    /// Compiles a policy. Its symbols must be in the symbol table. Appends selectors that did not exist
-    /// before to `fresh`.
+    /// Compiles a policy. Its symbols must be in the symbol table, and its selectors of nodes in `nodes`.
+    /// Appends selectors that did not exist before to `fresh`.
     pub(crate) fn new(
         spec: &Arc<PolicySpec>,
         first_rule: RuleId,
         symbols: &SymbolTable,
         selectors: &mut SelectorCache,
         port_sets: &mut Shared<PortSet>,
+        nodes: &NodePeers,
         fresh: &mut Vec<SelectorId>,
     ) -> Self {
         let mut acquire = |namespaces: &NamespaceMatch, pods: &Selector, action| {
@@ -79,7 +84,7 @@ impl CompiledPolicy {
             let peers = rule.peers.iter().flatten();
             let selected = peers.filter_map(|peer| match peer {
                 Peer::Pods { namespaces, pods } => Some(acquire(namespaces, pods, action)),
-                Peer::Block(_) | Peer::Nothing => None,
+                Peer::Block(_) | Peer::Nodes(_) | Peer::Nothing => None,
             });
             selected.collect()
         };
@@ -87,17 +92,13 @@ impl CompiledPolicy {
             let mut compiled = Vec::with_capacity(rules.len());
             for (index, rule) in (number_of(first)..).zip(rules) {
                 let ports = port_sets.share(port_set(symbols, rule.ports.as_deref()));
-                let blocks = rule.peers.iter().flatten().filter_map(|peer| match peer {
-                    Peer::Block(block) => ip_blocks::normalise(block),
-                    Peer::Pods { .. } | Peer::Nothing => None,
-                });
                 compiled.push(CompiledRule {
                     index,
                     action: rule.action,
                     every_peer: rule.peers.is_none(),
                     pods: rule.peers.iter().flatten().any(might_select_pods),
                     selectors: select(rule, rule.action),
-                    blocks: blocks.collect(),
+                    blocks: blocks(rule, nodes),
                     ports: Arc::clone(&ports),
                 });
                 let beside: &[Action] =
@@ -108,7 +109,7 @@ impl CompiledPolicy {
                     every_peer: false,
                     pods: false,
                     selectors: select(rule, *action),
-                    blocks: Box::from([]),
+                    blocks: if *action == Action::Deny { unknown_nodes(rule, nodes) } else { Box::from([]) },
                     ports: Arc::clone(&ports),
                 }));
             }
@@ -194,8 +195,42 @@ fn might_select_pods(peer: &Peer) -> bool {
         Peer::Pods { namespaces, pods } => {
             *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
         }
-        Peer::Block(_) | Peer::Nothing => false,
+        Peer::Block(_) | Peer::Nodes(_) | Peer::Nothing => false,
     }
+}
+
+/// The blocks of addresses that a rule matches.
+fn blocks(rule: &RuleSpec, nodes: &NodePeers) -> Box<[IpBlock]> {
+    let mut blocks = Vec::new();
+    for peer in rule.peers.iter().flatten() {
+        match peer {
+            Peer::Block(block) => blocks.extend(ip_blocks::normalise(block)),
+            Peer::Nodes(selector) => {
+                let selected = nodes.of(selector);
+                blocks.extend(selected.certain.iter().copied().map(only));
+                // A rule that denies matches a node that it might match (semantics 56).
+                if rule.action == Action::Deny {
+                    blocks.extend(selected.unknown.iter().copied().map(only));
+                }
+            }
+            Peer::Pods { .. } | Peer::Nothing => {}
+        }
+    }
+    blocks.into()
+}
+
+/// The addresses of the nodes that a rule might match, because their labels are unknown.
+fn unknown_nodes(rule: &RuleSpec, nodes: &NodePeers) -> Box<[IpBlock]> {
+    let unknown = rule.peers.iter().flatten().filter_map(|peer| match peer {
+        Peer::Nodes(selector) => Some(&nodes.of(selector).unknown),
+        Peer::Pods { .. } | Peer::Block(_) | Peer::Nothing => None,
+    });
+    unknown.flatten().copied().map(only).collect()
+}
+
+/// The block of one address.
+fn only(address: IpAddr) -> IpBlock {
+    IpBlock { cidr: address.into(), except: Prefixes::default() }
 }
 
 fn port_set(symbols: &SymbolTable, ports: Option<&[PortMatch]>) -> PortSet {

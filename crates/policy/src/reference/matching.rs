@@ -9,7 +9,7 @@ use crate::decision::Direction;
 use crate::inventory::{Inventory, Pod};
 use crate::labels::Labels;
 use crate::packet::Packet;
-use crate::reference::addresses::pod_at;
+use crate::reference::addresses::{is_address_of_node, pod_at};
 use crate::selector::{Match, Selector};
 use crate::spec::{IpBlock, NamespaceMatch, Peer, PolicySpec, PortMatch, PortNumbers, RuleSpec, Subject};
 
@@ -71,9 +71,31 @@ fn peer_matches(inventory: &Inventory, connection: &Connection<'_>, peer: &Peer)
         },
         // Blocks match addresses of pods too (semantics 12).
         Peer::Block(block) => Match::from(block_matches(block, connection.peer)),
+        // ANY node with labels that match, and the address (semantics 56).
+        Peer::Nodes(selector) => Match::from(nodes_match(inventory, connection, selector, Match::Yes)),
         // What could not be understood matches nothing (semantics 28).
         Peer::Nothing => Match::No,
     }
+}
+
+/// Whether ANY of the rule's peers might match a node whose labels are unknown.
+pub(super) fn nodes_might_match(inventory: &Inventory, connection: &Connection<'_>, rule: &RuleSpec) -> bool {
+    rule.peers.iter().flatten().any(|peer| match peer {
+        Peer::Nodes(selector) => nodes_match(inventory, connection, selector, Match::Unknown),
+        _ => false,
+    })
+}
+
+/// Whether ANY node has the peer's address, and labels that the selector matches like this.
+fn nodes_match(
+    inventory: &Inventory,
+    connection: &Connection<'_>,
+    selector: &Selector,
+    matches: Match,
+) -> bool {
+    inventory.nodes.values().any(|node| {
+        selector.matches(&node.labels) == matches && is_address_of_node(inventory, node, connection.peer)
+    })
 }
 
 /// Whether ANY of the rule's peers might match an unknown pod at the peer's address.
@@ -83,7 +105,8 @@ pub(super) fn peers_might_match(connection: &Connection<'_>, rule: &RuleSpec) ->
             *pods != Selector::Nothing && *namespaces != NamespaceMatch::Labels(Selector::Nothing)
         }
         Peer::Block(block) => block_matches(block, connection.peer),
-        Peer::Nothing => false,
+        // An address that a node has is not that of an unknown pod.
+        Peer::Nodes(_) | Peer::Nothing => false,
     };
     rule.peers.as_ref().is_none_or(|peers| peers.iter().any(might_match))
 }

@@ -38,10 +38,15 @@ pub(crate) fn namespace(name: &str, text: &str) -> Change {
     Change::Namespace(Namespace { name: name.into(), labels: labels(&own) })
 }
 
-/// A node with one address and one pod CIDR.
+/// A node with one address and one pod CIDR, and without labels.
 pub(crate) fn node(name: &str, address: &str, cidr: &str) -> Change {
+    labelled_node(name, address, cidr, Labels::none())
+}
+
+/// A node with labels.
+pub(crate) fn labelled_node(name: &str, address: &str, cidr: &str, labels: Labels) -> Change {
     let (addresses, pod_cidrs) = (vec![address.parse().unwrap()], vec![cidr.parse().unwrap()]);
-    Change::Node(Node { name: name.into(), addresses, pod_cidrs, has_all_addresses: false })
+    Change::Node(Node { name: name.into(), labels, addresses, pod_cidrs, has_all_addresses: false })
 }
 
 /// `namespace/name`.
@@ -140,7 +145,7 @@ pub(crate) fn network_policy(name: &str, pods: &str) -> PolicyBuilder {
 /// A ClusterNetworkPolicy for every pod.
 pub(crate) fn cluster_policy(name: &str, tier: Tier, priority: u16) -> PolicyBuilder {
     PolicyBuilder(PolicySpec {
-        name: PolicyName { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: name.into() },
+        name: PolicyName::cluster_wide(PolicyKind::ClusterNetworkPolicy, name),
         tier,
         priority,
         subject: Subject { namespaces: NamespaceMatch::Labels(selector("")), pods: selector("") },
@@ -222,6 +227,11 @@ impl RuleBuilder {
     pub(crate) fn block(self, cidr: &str, except: &[&str]) -> Self {
         let except = except.iter().map(|cidr| cidr.parse().unwrap()).collect();
         self.peer(Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except }))
+    }
+
+    /// The nodes that a selector matches.
+    pub(crate) fn nodes(self, nodes: &str) -> Self {
+        self.peer(Peer::Nodes(selector(nodes)))
     }
 
     pub(crate) fn port(mut self, protocol: Option<Protocol>, numbers: PortNumbers) -> Self {

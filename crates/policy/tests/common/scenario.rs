@@ -90,6 +90,7 @@ fn peer_in_words(peer: &Peer) -> String {
         Peer::Block(IpBlock { cidr, except }) => {
             format!("{cidr} except {:?}", except.iter().collect::<Vec<_>>())
         }
+        Peer::Nodes(nodes) => format!("nodes {}", selector_in_words(nodes)),
         Peer::Nothing => "no peer".to_owned(),
     }
 }

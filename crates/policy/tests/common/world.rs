@@ -109,6 +109,7 @@ fn restrict(mut batches: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
     for change in batches.iter_mut().flatten() {
         match change {
             Change::Namespace(space) if !space.labels.are_known() => space.labels = by_name(&space.name),
+            Change::Node(node) if !node.labels.are_known() => node.labels = Labels::none(),
             Change::Pod(pod) if !pod.labels.are_known() => pod.labels = Labels::none(),
             _ => {}
         }
@@ -181,12 +182,14 @@ fn pod() -> impl Strategy<Value = Pod> {
 
 fn node() -> impl Strategy<Value = Node> {
     let flag = prop::bool::weighted;
-    (0..2_usize, flag(0.9), flag(0.9), flag(0.3)).prop_map(|(which, v4, v6, has_all_addresses)| {
+    let parts = (0..2_usize, label_set(), flag(0.9), flag(0.9), flag(0.3));
+    parts.prop_map(|(which, labels, v4, v6, has_all_addresses)| {
         let number = which + 1;
         let v4 = v4.then(|| format!("10.244.{number}.0/24"));
         let v6 = v6.then(|| format!("fd00:{number}::/64"));
         Node {
             name: NODES[which].into(),
+            labels,
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
             has_all_addresses,
             pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
@@ -257,6 +260,7 @@ fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
         12 => (namespaces(), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
         8 => block,
+        2 => selector().prop_map(Peer::Nodes),
         1 => Just(Peer::Nothing),
     ]
 }

@@ -161,6 +161,7 @@ fn a_node_has_addresses_and_pod_cidrs() {
         change,
         Change::Node(Node {
             name: "node-a".into(),
+            labels: Labels::none(),
             addresses: addresses(&["192.0.2.1", "2001:db8::1"]),
             has_all_addresses: false,
             pod_cidrs: ["10.244.1.0/24", "fd00:1::/64"]

@@ -78,6 +78,7 @@ impl State {
     fn labels(&self) -> impl Iterator<Item = &Labels> {
         let own = self.objects.values().filter_map(|change| match change {
             Change::Pod(pod) => Some(&pod.labels),
+            Change::Node(node) => Some(&node.labels),
             Change::Namespace(namespace) => Some(&namespace.labels),
             _ => None,
         });

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+use crate::compiler::address_owners::AddressOwners;
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::identities::{Identity, SubjectMatch};
 use crate::compiler::policies::CompiledPolicy;
+use crate::inventory::Inventory;
 use crate::names::PolicyName;
 use crate::snapshot::ids::number_of;
 use crate::spec::{PolicySpec, Tier};
@@ -19,6 +21,8 @@ impl CompiledState {
         &mut self,
         names: &BTreeSet<PolicyName>,
         specs: &BTreeMap<&PolicyName, Arc<PolicySpec>>,
+        inventory: &Inventory,
+        owners: &AddressOwners,
     ) -> FxHashSet<SelectorId> {
         let mut changed = FxHashSet::default();
         if !names.is_empty() {
@@ -28,6 +32,7 @@ impl CompiledState {
         for name in names {
             if let Some(before) = self.policies.remove(name) {
                 before.release(&mut self.selectors);
+                self.node_peers.release(&before.spec);
                 self.rules -= before.len();
                 self.denying -= usize::from(before.spec.tier != Tier::NetworkPolicy);
                 changed.insert(before.subject);
@@ -35,9 +40,11 @@ impl CompiledState {
             }
             if let Some(spec) = specs.get(name) {
                 let mut fresh = Vec::new();
-                let Self { symbols, selectors, port_sets, .. } = self;
-                let policy =
-                    CompiledPolicy::new(spec, self.next_rule, symbols, selectors, port_sets, &mut fresh);
+                let Self { symbols, selectors, port_sets, node_peers, next_rule, .. } = self;
+                node_peers.acquire(spec, inventory, owners);
+                let policy = CompiledPolicy::new(
+                    spec, *next_rule, symbols, selectors, port_sets, node_peers, &mut fresh,
+                );
                 for selector in fresh {
                     self.selectors.fill(selector, &self.identities, self.identities.index());
                 }
