@@ -177,7 +177,7 @@ fn s59_a_cluster_wide_policy_that_is_cut_off_anywhere_denies_everything_as_soon_
             let known = parts.map(|part| whole.find(part).expect("it is there") + part.len());
             let known = known.into_iter().max().expect("two");
             for end in known..whole.len() {
-                let reading = manifest::read(Path::new("p.json"), whole[..end].as_bytes(), &Interner::new());
+                let reading = manifest::read(Path::new("p.json"), &whole.as_bytes()[..end], &Interner::new());
                 let changes: Vec<&Change> = reading.changes().collect();
                 let [Change::Policy(found)] = changes.as_slice() else {
                     panic!("{}\n{reading:?}", &whole[..end])
