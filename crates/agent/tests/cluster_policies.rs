@@ -1,5 +1,6 @@
 //! `kube-verdict explain` over the examples of cluster-wide policies in `manifests/examples`.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use support::{Ran, run};

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use cluster::{Interner, manifest};
-use policy::{Change, Compiler, Directions, Packet, Protocol, Scope, Snapshot, Verdict};
+use cluster::{Folder, Interner, manifest};
+use policy::{Budget, Change, Compiler, Directions, Packet, Protocol, Scope, Snapshot, Verdict};
 
 /// Two tenants and the monitoring, on the node that evaluates; and another node.
 const CLUSTER: &str = "
@@ -106,6 +106,27 @@ impl Cluster {
 fn packet(source: &str, destination: &str, protocol: Protocol) -> Packet {
     let address = |text: &str| text.parse().expect("an address");
     Packet::new(address(source), address(destination), protocol)
+}
+
+#[test]
+fn s44_a_cluster_wide_policy_counts_against_no_budget() {
+    let everyone = "[{namespaces: {}}]";
+    let rules = format!(
+        "ingress: [{{action: Accept, from: {everyone}, protocols: [{{destinationNamedPort: http}}]}}, {{action: Deny, from: {everyone}}}]"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let texts =
+        [("cluster", CLUSTER.to_owned()), ("open", OPEN.to_owned()), ("wide", cnp("a", "Admin", 1, &rules))];
+    for (name, text) in texts {
+        std::fs::write(folder.path().join(name).with_extension("yaml"), text).expect("a manifest");
+    }
+    let budget = Budget { namespace: 1, total: 1 };
+    let (_, update) = Folder::read(folder.path(), budget).expect("a readable folder");
+    let mut compiler = Compiler::new(Scope::Node("here".into())).budget(budget);
+    let cluster = Cluster(compiler.apply(update.changes).snapshot);
+    let refused: Vec<String> = compiler.refusals().map(|refusal| refusal.policy.to_string()).collect();
+    assert_eq!(refused, ["red/open"]);
+    assert!(cluster.tcp(DB, WEB, 80) && !cluster.tcp(DB, PROM, 80) && !cluster.tcp(OUTSIDE, WEB, 80));
 }
 
 #[test]

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster::{Interner, manifest};
-use policy::{Change, Labels, Peer, PortNumbers, RuleSpec, Selector};
+use policy::{
+    Action, Change, Labels, NamespaceMatch, Peer, PortNumbers, Requirement, RuleSpec, Selector, Tier,
+};
 
 #[test]
 fn every_manifest_reads_as_expected() {
@@ -155,6 +157,49 @@ fn a_policy_that_is_cut_off_anywhere_isolates_as_soon_as_its_pods_are_known() {
         }
     }
     assert!(isolated > 1000, "{isolated}");
+}
+
+/// The same for a cluster-wide policy, which denies everything as soon as its subject is known.
+#[test]
+fn s59_a_cluster_wide_policy_that_is_cut_off_anywhere_denies_everything_as_soon_as_its_subject_is_known() {
+    let fields = [
+        r#""kind": "ClusterNetworkPolicy""#,
+        r#""metadata": {"labels": {"x": "y"}, "name": "p"}"#,
+        r#""spec": {"tier": "Baseline", "subject": {"namespaces": {"matchLabels": {"a": "b"}}}, "ingress": [{"action": "Pass"}]}"#,
+        r#""apiVersion": "policy.networking.k8s.io/v1alpha2""#,
+    ];
+    let parts = ["\"ClusterNetworkPolicy\"", "{\"matchLabels\": {\"a\": \"b\"}}}"];
+    let mut denied = 0;
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 2, 3]] {
+        let json = format!("{{{}}}", order.map(|at| fields[at]).join(",\n "));
+        let list = format!("{{\"apiVersion\": \"v1\",\n\"items\": [{json}");
+        for whole in [json, list] {
+            let known = parts.map(|part| whole.find(part).expect("it is there") + part.len());
+            let known = known.into_iter().max().expect("two");
+            for end in known..whole.len() {
+                let reading = manifest::read(Path::new("p.json"), &whole.as_bytes()[..end], &Interner::new());
+                let changes: Vec<&Change> = reading.changes().collect();
+                let [Change::Policy(found)] = changes.as_slice() else {
+                    panic!("{}\n{reading:?}", &whole[..end])
+                };
+                let namespaces = NamespaceMatch::Labels(Selector::All(
+                    [Requirement::In("a".into(), ["b".into()].into())].into(),
+                ));
+                assert_eq!((&found.tier, &found.subject.namespaces), (&Tier::Baseline, &namespaces));
+                for rules in [&found.ingress, &found.egress] {
+                    let [rule] = rules.as_slice() else { panic!("{rules:?}") };
+                    assert_eq!((rule.action, &rule.peers, &rule.ports), (Action::Deny, &None, &None));
+                }
+                assert!(
+                    reading.failures[0].effect.contains("are denied everything"),
+                    "{:?}",
+                    reading.failures
+                );
+                denied += 1;
+            }
+        }
+    }
+    assert!(denied > 500, "{denied}");
 }
 
 /// Texts that would take minutes if they were read from the beginning for each of their parts.

@@ -113,7 +113,7 @@ pub(super) fn cut_off(
 ) -> Option<PolicySpec> {
     let spec = object.get("spec")?;
     let read = json!({
-        "metadata": object.get("metadata")?,
+        "metadata": object.get("metadata"),
         "spec": {"tier": spec.get("tier"), "priority": spec.get("priority"), "subject": spec.get("subject")?}
     });
     let read = policy(&FieldRef::root(&read), dialect, interner, &mut flaws);

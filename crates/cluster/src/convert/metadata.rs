@@ -56,6 +56,9 @@ pub(super) fn name_or_hash<'a>(
 /// `metadata.namespace`; [`DEFAULT_NAMESPACE`] if there is none.
 pub(super) fn namespace(object: &FieldRef<'_>, interner: &Interner) -> Result<Arc<str>, Unusable> {
     let Some(metadata) = object.field("metadata") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
+    if !metadata.value.is_object() {
+        return Err(metadata.unusable(format!("{} is not a mapping", metadata.shown())));
+    }
     must_be_well_written(&metadata, "namespace")?;
     let Some(namespace) = metadata.field("namespace") else { return Ok(interner.text(DEFAULT_NAMESPACE)) };
     match namespace.value.as_str() {

@@ -118,6 +118,7 @@ fn an_object_without_a_readable_name_is_unusable() {
         convert(kind, &object, &[], &Interner::new()).expect_err("unusable").to_string()
     };
     assert_eq!(unusable(Kind::NetworkPolicy, json!({})), "the object: there is no metadata");
+    assert_eq!(unusable(Kind::NetworkPolicy, json!({"metadata": 5})), "metadata: 5 is not a mapping");
     assert_eq!(unusable(Kind::Pod, json!({"metadata": {"generateName": "x"}})), "metadata: there is no name");
     assert_eq!(
         unusable(Kind::Node, json!({"metadata": {"name": 1}})),
