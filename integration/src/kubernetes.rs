@@ -14,7 +14,7 @@
 //! Everything of a cluster is in one folder ([`workdir`]) and in namespaces named after it. So `down` finds
 //! and removes everything, also after a failure.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -210,18 +210,7 @@ const KUBE_PROXY_ROLE: &str = r#"{
 
 /// The name and tag of the first image in an archive.
 pub fn reference(archive: &Path) -> Result<String> {
-    let read = || -> Result<String> {
-        let mut archive = tar::Archive::new(fs::File::open(archive)?);
-        for entry in archive.entries()? {
-            let entry = entry?;
-            if entry.path()?.as_ref() == Path::new("manifest.json") {
-                let manifest: serde_json::Value = serde_json::from_reader(entry)?;
-                let name = manifest[0]["RepoTags"][0].as_str().context("its first image has no name")?;
-                return Ok(name.to_owned());
-            }
-        }
-        bail!("it has no manifest.json")
-    };
+    let read = || oci::first_name(File::open(archive)?);
     read().with_context(|| format!("reading the image archive {}", archive.display()))
 }
 

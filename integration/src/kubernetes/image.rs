@@ -1,14 +1,12 @@
-//! Container images, written without a container engine: one layer, one configuration and one manifest, in
-//! the format of `docker save`, which `ctr images import` reads.
+//! Container images of programs on this machine, which `ctr images import` reads.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use tar::{Builder, EntryType, Header};
+use oci::spec::{ConfigBuilder, ImageConfigurationBuilder};
+use oci::{Archive, Compression, Layer, LayerBuilder};
 
 /// The content of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,27 +36,27 @@ impl Image {
             environment: Vec::new(),
             entrypoint: Vec::new(),
         };
-        image.env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").folder("tmp")
+        image.env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").folder("/tmp")
     }
 
     /// Adds a copy of a file on this machine at a path in the image.
     #[must_use]
     pub fn file(mut self, path: &Path, at: &str) -> Self {
-        self.files.push((relative(at), Content::File(path.to_owned())));
+        self.files.push((at.to_owned(), Content::File(path.to_owned())));
         self
     }
 
     /// Adds a symbolic link at a path in the image.
     #[must_use]
     pub fn link(mut self, at: &str, to: &str) -> Self {
-        self.files.push((relative(at), Content::Link(to.to_owned())));
+        self.files.push((at.to_owned(), Content::Link(to.to_owned())));
         self
     }
 
     /// Adds an empty folder at a path in the image.
     #[must_use]
     pub fn folder(mut self, at: &str) -> Self {
-        self.files.push((relative(at), Content::Folder));
+        self.files.push((at.to_owned(), Content::Folder));
         self
     }
 
@@ -76,93 +74,58 @@ impl Image {
         self
     }
 
-    fn layer(&self) -> Result<Vec<u8>> {
-        let mut layer = Builder::new(Vec::new());
+    fn add_to(&self, archive: &mut Archive<impl Write>) -> Result<()> {
+        let config = ConfigBuilder::default()
+            .env(self.environment.clone())
+            .entrypoint(self.entrypoint.clone())
+            .working_dir("/")
+            .build()?;
+        // For this machine's platform.
+        let configuration = ImageConfigurationBuilder::default().config(config).build()?;
+        archive.add(&self.reference.parse()?, &[oci::Image::new(configuration, self.layer()?)?])
+    }
+
+    fn layer(&self) -> Result<Layer> {
+        let mut layer = LayerBuilder::new();
         for (at, content) in &self.files {
-            let mut header = Header::new_gnu();
-            header.set_mtime(0);
-            header.set_mode(0o755);
-            header.set_size(0);
             match content {
                 Content::File(path) => {
                     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-                    header.set_entry_type(EntryType::Regular);
-                    header.set_size(bytes.len() as u64);
-                    layer.append_data(&mut header, at, &*bytes)?;
+                    layer.file(at, 0o755, &bytes)?;
                 }
                 Content::Link(to) => {
-                    header.set_entry_type(EntryType::Symlink);
-                    layer.append_link(&mut header, at, to)?;
+                    layer.link(at, to)?;
                 }
                 Content::Folder => {
-                    header.set_entry_type(EntryType::Directory);
-                    header.set_mode(0o1777);
-                    layer.append_data(&mut header, format!("{at}/"), &[][..])?;
+                    layer.folder(at, 0o1777)?;
                 }
             }
         }
-        Ok(layer.into_inner()?)
+        // The images are imported on this machine, where compressing them takes longer than it saves.
+        layer.finish(Compression::None)
     }
 }
 
 /// Writes several images as one archive.
 pub fn save(images: &[Image], to: &Path) -> Result<()> {
     let write = || -> Result<()> {
-        let mut archive = Builder::new(BufWriter::new(File::create(to)?));
-        let mut manifest = Vec::new();
+        let mut archive = Archive::new(BufWriter::new(File::create(to)?));
         for image in images {
-            let layer = image.layer().with_context(|| format!("the image {}", image.reference))?;
-            let layer_digest = digest(&layer);
-            let config = serde_json::to_vec(&config(image, &layer_digest))?;
-            let (config_name, layer_name) =
-                (format!("{}.json", digest(&config)), format!("{layer_digest}/layer.tar"));
-            add(&mut archive, &config_name, &config)?;
-            add(&mut archive, &layer_name, &layer)?;
-            manifest
-                .push(json!({"Config": config_name, "RepoTags": [image.reference], "Layers": [layer_name]}));
+            image.add_to(&mut archive).with_context(|| format!("the image {}", image.reference))?;
         }
-        add(&mut archive, "manifest.json", &serde_json::to_vec(&manifest)?)?;
-        archive.into_inner()?.flush()?;
-        Ok(())
+        Ok(archive.finish()?.flush()?)
     };
     write().with_context(|| format!("writing images to {}", to.display()))
 }
 
-fn config(image: &Image, layer_digest: &str) -> Value {
-    json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": {
-            "Env": image.environment,
-            "Entrypoint": image.entrypoint,
-            "WorkingDir": "/",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
-        "history": [],
-    })
-}
-
-fn add<W: Write>(archive: &mut Builder<W>, name: &str, bytes: &[u8]) -> Result<()> {
-    let mut header = Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, name, bytes)?;
-    Ok(())
-}
-
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The path in a layer, which is relative to the root.
-fn relative(path: &str) -> String {
-    path.trim_start_matches('/').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Read;
+
+    use serde_json::Value;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
 
     #[test]
     fn an_archive_contains_each_image_with_its_configuration_and_layer() {
@@ -191,7 +154,7 @@ mod tests {
         assert_eq!(config["config"]["Entrypoint"][0], "tool");
         assert_eq!(config["config"]["Env"][1], "COLOUR=none");
         let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
-        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", digest(layer)));
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{:x}", Sha256::digest(layer)));
         let mut layer = tar::Archive::new(&**layer);
         let paths: Vec<String> = layer
             .entries()

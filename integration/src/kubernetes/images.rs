@@ -3,6 +3,7 @@
 //! Each has the name that its user expects: upstream's suite, Flannel's manifest, or containerd's
 //! configuration. So no image is downloaded.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -127,11 +128,10 @@ fn flannel_daemon(components: &Components, reference: &str) -> Result<Image> {
         image = image.file(&library, &at);
     }
     let extensions = extensions()?;
-    for extension in fs::read_dir(&extensions)
-        .with_context(|| format!("reading {}", extensions.display()))?
-        .flatten()
-        .map(|entry| entry.path())
-    {
+    let files = fs::read_dir(&extensions).with_context(|| format!("reading {}", extensions.display()))?;
+    // In a fixed order, so that the image is the same each time.
+    let files: BTreeSet<PathBuf> = files.flatten().map(|entry| entry.path()).collect();
+    for extension in files {
         image = image.file(&extension, &extension.to_string_lossy());
     }
     Ok(image.entrypoint(&["/opt/bin/flanneld"]))

@@ -1,17 +1,19 @@
 //! `cargo xtask image`: the container image, built without a container engine.
 //!
 //! ```text
-//!  [ Platform ] -> static program, tested -> [ Layer ] -> [ Archive ] -> a file for Docker or containerd
+//!  [ Platform ] -> static program, tested -> [ Image ] -> [ Archive ] -> a file for Docker or containerd
 //! ```
 //!
 //! The same programs give the same archive: it contains no time, no user and no order of a file system.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use oci::{Archive, Image, Reference};
 
 use crate::machine::program;
 use crate::prerequisite::{Purpose, is_static};
@@ -19,12 +21,9 @@ use crate::setup;
 use crate::task::{Output, Task};
 use crate::workspace::Workspace;
 
-mod archive;
-mod digest;
-mod layer;
+mod contents;
 mod platform;
 
-use archive::Image;
 use platform::Platform;
 
 /// The largest image that is accepted: a node must download it before its first pod has policy.
@@ -50,8 +49,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     all: bool,
     /// The image's name and tag. Default: kube-verdict and the version.
-    #[arg(long, value_name = "NAME:TAG", value_parser = archive::Reference::parse)]
-    tag: Option<archive::Reference>,
+    #[arg(long, value_name = "NAME:TAG")]
+    tag: Option<Reference>,
     /// The archive. Default: kube-verdict-VERSION.tar in the target folder.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -69,18 +68,17 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
         ensure!(is_static(&bytes), "{} is not linked statically: no image can run it", program.display());
         try_it(workspace, platform, &program)?;
-        images.push(Image::new(platform, layer::pack(&bytes)?, version)?);
+        images.push(contents::image(platform, &bytes, version)?);
     }
     let reference = match &arguments.tag {
         Some(reference) => reference.clone(),
-        None => archive::Reference::parse(&format!("kube-verdict:{version}")).map_err(anyhow::Error::msg)?,
+        None => format!("kube-verdict:{version}").parse()?,
     };
     let output = match &arguments.output {
         Some(file) => file.clone(),
         None => workspace.target().join(format!("kube-verdict-{version}.tar")),
     };
-    let bytes = archive::pack(&images, &reference)?;
-    fs::write(&output, bytes).with_context(|| format!("writing {}", output.display()))?;
+    write(&images, &reference, &output).with_context(|| format!("writing {}", output.display()))?;
     report(&images, &reference, &output)
 }
 
@@ -181,13 +179,21 @@ fn carry_out(
     }
 }
 
+fn write(images: &[Image], reference: &Reference, output: &Path) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(File::create(output)?));
+    archive.add(reference, images)?;
+    Ok(archive.finish()?.flush()?)
+}
+
 /// Prints what was built. An image that is too large is an error, but its archive is kept for inspection.
-fn report(images: &[Image], reference: &archive::Reference, output: &Path) -> Result<ExitCode> {
+fn report(images: &[Image], reference: &Reference, output: &Path) -> Result<ExitCode> {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let platform =
+        |image: &Image| format!("{}/{}", image.configuration().os(), image.configuration().architecture());
     for image in images {
         anstream::println!(
             "{}  {:.1} MB to download, {:.1} MB unpacked",
-            image.platform().name(),
+            platform(image),
             megabytes(image.compressed()),
             megabytes(image.unpacked()),
         );
@@ -198,7 +204,7 @@ fn report(images: &[Image], reference: &archive::Reference, output: &Path) -> Re
         ensure!(
             image.unpacked() <= LARGEST,
             "{} is larger than {:.0} MB",
-            image.platform().name(),
+            platform(image),
             megabytes(LARGEST)
         );
     }

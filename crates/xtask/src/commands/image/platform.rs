@@ -42,11 +42,6 @@ impl Platform {
         }
     }
 
-    /// The name on the command line.
-    pub(super) fn name(self) -> String {
-        format!("linux/{}", self.architecture())
-    }
-
     /// The name that compilers use.
     fn machine(self) -> &'static str {
         match self {
