@@ -18,7 +18,7 @@ use serde_json::Value;
 use workload::{Peers, Shape};
 
 use crate::objects::{object, yaml};
-use crate::processes::memory;
+use crate::processes::{Memory, memory};
 use crate::report::{Figures, Output, show};
 
 /// Rules of each policy.
@@ -120,7 +120,7 @@ fn edited_policy(port: &str) -> String {
 /// Reads the agent's memory after a rest.
 fn measure(agent: &Agent, when: String, after: Duration) -> Result<Row> {
     sleep(REST);
-    let (resident_mb, peak_mb) = (memory(agent.process(), "VmRSS:")?, memory(agent.process(), "VmHWM:")?);
+    let Memory { resident_mb, peak_mb } = memory(agent.process())?;
     Ok(Row { when, resident_mb, peak_mb, seconds: after.as_secs_f64() })
 }
 

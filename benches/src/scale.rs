@@ -23,7 +23,7 @@ use integration::namespace::Namespace;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::processes;
+use crate::processes::{self, Memory};
 use crate::report::{Figures, Output, median, progress, show};
 
 /// Namespaces of the cluster.
@@ -193,8 +193,7 @@ fn measure_agent(
         known("policies")
     );
     sleep(REST);
-    let memory = |key| processes::memory(agent.child.id(), key);
-    let (resident_mb, peak_mb) = (memory("VmRSS:")?, memory("VmHWM:")?);
+    let Memory { resident_mb, peak_mb } = processes::memory(agent.child.id())?;
 
     let (cpu, bytes) = (processes::cpu(agent.child.id())?, link.received()?);
     let hundreds = SECONDS as f64 * EVENTS as f64 / 100.0;

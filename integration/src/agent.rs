@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use procfs::ProcResult;
+use procfs::process::{Process, Task};
 use serde_json::Value;
 
 use crate::dropped::{self, Dropped};
@@ -260,14 +262,10 @@ impl Agent {
     /// Suspends it (SIGSTOP), and waits until each of its threads has stopped.
     pub fn suspend(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
-        let threads = format!("/proc/{}/task", self.child.id());
-        let is_stopped = |thread: std::io::Result<fs::DirEntry>| -> Result<bool> {
-            let stat = fs::read_to_string(thread?.path().join("stat"))?;
-            // The state follows the name, which is in brackets (proc_pid_stat(5)).
-            Ok(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
-        };
+        let process = Process::new(self.child.id().cast_signed())?;
+        let is_stopped = |thread: ProcResult<Task>| Ok(thread?.stat()?.state == 'T');
         let end = Instant::now() + TIMEOUT;
-        while !fs::read_dir(&threads)?.map(is_stopped).collect::<Result<Vec<_>>>()?.into_iter().all(|it| it) {
+        while !process.tasks()?.map(is_stopped).collect::<ProcResult<Vec<_>>>()?.into_iter().all(|it| it) {
             if Instant::now() > end {
                 bail!("{}: the agent was not suspended within {TIMEOUT:?}", self.node);
             }
