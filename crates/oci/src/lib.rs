@@ -12,7 +12,8 @@
 //! writes layouts, but only into folders, and it needs OpenSSL. This crate needs no system library, because
 //! `xtask` reports which of them are missing.
 //!
-//! Invariant: the same input gives the same archive. It contains no time, no user, and no order of a hash map.
+//! Invariant: the same input gives the same archive. It contains no time, no user, and no order of a hash
+//! map.
 //!
 //! ```
 //! use oci::spec::{ConfigBuilder, ImageConfigurationBuilder};
