@@ -31,7 +31,7 @@ pub(crate) struct Ruleset {
     pub tiers: Box<[TierRules]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Arc<[Arc<PolicyName>]>,
-    /// Whether ANY rule that denies or passes might match an unknown peer.
+    /// Whether ANY rule denies or passes. If none does and no policy isolates, every packet is allowed.
     pub might_deny: bool,
 }
 
@@ -95,9 +95,10 @@ impl Ruleset {
         Self { tiers: tiers.into(), isolating: isolating.into(), might_deny }
     }
 
-    /// Whether no policy applies to the pod in this direction.
+    /// Whether every packet is allowed in this direction: no policy isolates the pod, and every rule that
+    /// applies to it accepts.
     pub(crate) fn is_open(&self) -> bool {
-        self.tiers.is_empty() && self.isolating.is_empty()
+        self.isolating.is_empty() && !self.might_deny
     }
 
     /// Evaluates a connection with `peer`.
@@ -202,7 +203,16 @@ impl TierRules {
         }
     }
 
-    /// The first rule with a peer AND a port that match.
+    /// The first rule with a peer AND a port that match, and its action.
+    pub(crate) fn first(
+        &self,
+        peer: PacketPeer<impl Address>,
+        target: Target<'_>,
+    ) -> Option<(RuleId, Action)> {
+        self.rules.get(self.first_match(peer, target) as usize).copied()
+    }
+
+    /// The index of the first rule with a peer AND a port that match.
     #[inline(always)]
     fn first_match(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))
