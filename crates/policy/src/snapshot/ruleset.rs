@@ -27,8 +27,8 @@ pub(crate) struct Rulesets {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
     /// In order of evaluation. Tiers without rules are omitted, and so is `Baseline` if a NetworkPolicy
-    /// isolates (semantics 9).
-    pub tiers: Box<[TierRules]>,
+    /// isolates (semantics 9). Rulesets with the same policies in a tier share its rules.
+    pub tiers: Box<[Arc<TierRules>]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Arc<[Arc<PolicyName>]>,
     /// Whether ANY rule denies or passes. If none does and no policy isolates, every packet is allowed.
@@ -88,7 +88,7 @@ pub(crate) struct PacketPeer<A> {
 
 impl Ruleset {
     /// Builds a ruleset from its tiers, in order, and the policies that isolate, sorted by name.
-    pub(crate) fn new(tiers: Vec<TierRules>, isolating: Vec<Arc<PolicyName>>) -> Self {
+    pub(crate) fn new(tiers: Vec<Arc<TierRules>>, isolating: Vec<Arc<PolicyName>>) -> Self {
         // NetworkPolicies can only allow.
         let might_deny =
             tiers.iter().any(|tier| tier.rules.iter().any(|(_, action)| *action != Action::Accept));
