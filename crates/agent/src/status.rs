@@ -7,6 +7,7 @@ mod source;
 use std::time::Duration;
 
 use cluster::ReadCounts;
+use policy::Tier;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::origins::{NewPorts, Origins, Protection};
@@ -327,6 +328,13 @@ pub(crate) struct Conntrack {
 pub(crate) struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
+    /// `Admin`, `NetworkPolicy` or `Baseline`.
+    #[serde(default)]
+    pub tier: Tier,
+    /// The priority of a cluster-wide policy within its tier: lower numbers are evaluated first. Null for a
+    /// NetworkPolicy, and if the policy is not in force.
+    #[serde(default)]
+    pub priority: Option<u16>,
     /// The `metadata.resourceVersion` that is in force on this node, even for established connections. Null
     /// if a folder is the source, if the policy comes from the state on disk, or if it was deleted.
     #[serde(default)]

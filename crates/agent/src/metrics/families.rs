@@ -258,9 +258,10 @@ impl Encoder<'_, '_> {
         let verdicts = decided.flat_map(|policy| {
             let (namespace, name) = policy.policy.split_once('/').unwrap_or(("", &policy.policy));
             [("allow", policy.allowed), ("deny", policy.denied)].map(|(verdict, count)| {
-                ([("namespace", namespace), ("policy", name), ("verdict", verdict)], count)
+                let tier = policy.tier.name();
+                ([("namespace", namespace), ("policy", name), ("tier", tier), ("verdict", verdict)], count)
             })
         });
-        self.family("policy_verdicts", "Verdicts by policy.", verdicts, ConstCounter::new)
+        self.family("policy_verdicts", "Verdicts by policy and its tier.", verdicts, ConstCounter::new)
     }
 }

@@ -146,12 +146,21 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
         conntrack: Some(Conntrack { entries: 10, max: 100 }),
         packets: Packets { cached: 5, cached_denied: 8, cached_untracked: 13, ..Packets::default() },
         hold: Hold { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, no_room: 6, repeated: 2 },
-        policies: vec![crate::status::Policy {
-            policy: "db/a".to_owned(),
-            allowed: 4,
-            denied: 1,
-            ..crate::status::Policy::default()
-        }],
+        policies: vec![
+            crate::status::Policy {
+                policy: "db/a".to_owned(),
+                allowed: 4,
+                denied: 1,
+                ..crate::status::Policy::default()
+            },
+            crate::status::Policy {
+                policy: "guard".to_owned(),
+                tier: policy::Tier::Admin,
+                priority: Some(10),
+                denied: 2,
+                ..crate::status::Policy::default()
+            },
+        ],
         source: Some(Source {
             server: "https://192.0.2.1".to_owned(),
             connected: false,
@@ -183,8 +192,9 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
         "kube_verdict_hold_ended_total{by=\"timeout\"} 3",
         "kube_verdict_hold_rejected_total 6",
         "kube_verdict_hold_repeated_total 2",
-        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"allow\"} 4",
-        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"deny\"} 1",
+        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"allow\"} 4",
+        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"deny\"} 1",
+        "kube_verdict_policy_verdicts_total{namespace=\"\",policy=\"guard\",tier=\"Admin\",verdict=\"deny\"} 2",
         "kube_verdict_source_connected{kind=\"Pod\"} 0",
         "kube_verdict_source_state_change_timestamp_seconds{kind=\"Pod\"} 1700000000",
         "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
