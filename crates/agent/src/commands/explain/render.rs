@@ -95,8 +95,8 @@ fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, wid
         _ if answer.provisional => {}
         _ => add(answer.sentence),
     }
+    let mut rows = Rows::default();
     if !answer.isolated_by.is_empty() {
-        let mut rows = Rows::default();
         rows.add("isolated by", answer.isolated_by.join(", "));
         rows.add(
             "nearest miss",
@@ -105,13 +105,13 @@ fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, wid
                 None => "none: no rule matches either the peer or the port".to_owned(),
             },
         );
-        lines.push(rows.render_indented(INDENT, width));
     }
     if has_cluster_policies {
-        let mut rows = Rows::default();
         for step in &answer.tiers {
             rows.add(&format!("tier {}", step.tier.name()), step_text(step, list));
         }
+    }
+    if has_cluster_policies || !answer.isolated_by.is_empty() {
         lines.push(rows.render_indented(INDENT, width));
     }
     lines

@@ -84,7 +84,7 @@ fn assert_shown(policies: impl IntoIterator<Item = Change>, verdict: Verdict, ex
     let text = render(&answer, 120).to_string();
     let (_, ingress) = text.split_once("ingress of db/db: ").expect("ingress");
     let (_, reasons) = ingress.split_once('\n').expect("reasons");
-    assert_eq!(reasons.trim_end(), expected.trim_end());
+    assert_eq!(reasons.trim(), expected.trim());
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn tiers_that_did_not_decide_say_why() {
         Verdict::Deny,
         "\
   policies isolate the pod in this direction and none of their rules matches
-  isolated by   db/allow-web
-  nearest miss  none: no rule matches either the peer or the port
+  isolated by         db/allow-web
+  nearest miss        none: no rule matches either the peer or the port
   tier Admin          guard ingress[0] (tenants), priority 10: the first match passes, so the rest of the tier is
                       skipped
   tier NetworkPolicy  policies isolate the pod and no rule matches
