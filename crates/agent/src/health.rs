@@ -300,6 +300,7 @@ fn policy_rows(
     let mut rows: BTreeMap<PolicyName, status::Policy> = BTreeMap::new();
     let new = |name: &PolicyName, tier| status::Policy {
         policy: name.to_string(),
+        kind: format!("{:?}", name.kind),
         tier,
         ..status::Policy::default()
     };
@@ -376,6 +377,7 @@ mod tests {
         };
         let expected = |tier, priority| status::Policy {
             policy: "guard".to_owned(),
+            kind: "ClusterNetworkPolicy".to_owned(),
             tier,
             priority: Some(priority),
             resource_version: Some("7".to_owned()),

@@ -328,6 +328,9 @@ pub(crate) struct Conntrack {
 pub(crate) struct Policy {
     /// `namespace/name`, or `name`.
     pub policy: String,
+    /// The kind of its object: policies of different kinds can have the same name and tier.
+    #[serde(default)]
+    pub kind: String,
     /// `Admin`, `NetworkPolicy` or `Baseline`.
     #[serde(default)]
     pub tier: Tier,

@@ -391,3 +391,23 @@ fn the_tiers_are_listed_up_to_the_one_that_decides() {
     // No policy is evaluated: a pod reaches its own address.
     assert_eq!(walk([admin("").ingress(deny())], &tcp(A, A, 80)), [] as [&str; 0]);
 }
+
+#[test]
+fn an_explanation_names_tier_priority_and_rule_of_a_cluster_wide_policy() {
+    let mut no_ssh = deny().tcp(22);
+    no_ssh.0.name = Some("no-ssh".into());
+    let accept = rule().pods("", "app=b").tcp(22);
+    let network_policy = network_policy("web/p", "app=c").ingress(accept);
+    let policies = [admin("app=a").ingress(no_ssh), network_policy].map(Change::from);
+    let changes: Vec<Change> = cluster().into_iter().chain(policies).collect();
+    let (_, snapshot) = common::compile(Scope::Cluster, Verdict::Deny, &changes);
+    let explained = |packet: Packet| {
+        let decision = snapshot.evaluate(&packet, Directions::Both);
+        snapshot.explain(&packet, &decision, Direction::Ingress).to_string()
+    };
+    assert_eq!(
+        explained(tcp(B, A, 22)),
+        "denied by ClusterNetworkPolicy admin (tier Admin, priority 10), ingress[0] \"no-ssh\""
+    );
+    assert_eq!(explained(tcp(B, C, 22)), "allowed by NetworkPolicy web/p, ingress[0]");
+}
