@@ -16,7 +16,7 @@ const PODS: usize = 10_000;
 const RULES: usize = 5;
 
 fn shape(policies: usize, peers: PeerKind) -> Shape {
-    Shape { pods: PODS, policies, rules: RULES, peers }
+    Shape { pods: PODS, policies, rules: RULES, peers, cluster_policies: 0 }
 }
 
 fn compiled(changes: &[Change]) -> (Compiler, Arc<Snapshot>) {

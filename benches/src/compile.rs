@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use policy::{Change, Compiler, Labels, Pod, PodName, PolicySpec, Scope, Snapshot};
+use policy::{Change, Compiler, Labels, Pod, PodName, PolicySpec, Scope, Snapshot, Tier};
 use serde::{Deserialize, Serialize};
 use workload::NODE;
 use workload::grid::{Extent, Point};
@@ -51,6 +51,8 @@ pub enum Event {
     LabelChanged,
     /// A policy loses its last rule, or gets it back.
     PolicyChanged,
+    /// A cluster-wide policy that selects every pod loses its last rule, or gets it back.
+    ClusterPolicyChanged,
 }
 
 /// One row of figures.
@@ -81,6 +83,7 @@ impl fmt::Display for Event {
             Self::PodRemoved => "pod removed",
             Self::LabelChanged => "label changed",
             Self::PolicyChanged => "policy changed",
+            Self::ClusterPolicyChanged => "cluster policy changed",
         })
     }
 }
@@ -136,17 +139,24 @@ pub fn measure(point: Point, timed: Duration) -> Result<Vec<Row>> {
         cluster.compile(Change::Pod(pod))
     });
     let policy = repeat(timed, |turn| {
-        let policy = cluster.edited_policy(turn);
+        let policy = edited(&cluster.policies, turn);
         cluster.compile(Change::Policy(policy))
     });
-    let measured = [
+    let mut measured = vec![
         (Event::Full, full),
         (Event::PodAdded, added),
         (Event::PodRemoved, removed),
         (Event::LabelChanged, label),
         (Event::PolicyChanged, policy),
     ];
-    Ok(measured.map(|(event, costs)| costs.row(point, event)).into())
+    if !cluster.cluster_policies.is_empty() {
+        let policy = repeat(timed, |turn| {
+            let policy = edited(&cluster.cluster_policies, turn);
+            cluster.compile(Change::Policy(policy))
+        });
+        measured.push((Event::ClusterPolicyChanged, policy));
+    }
+    Ok(measured.into_iter().map(|(event, costs)| costs.row(point, event)).collect())
 }
 
 /// The cost of one change.
@@ -191,22 +201,24 @@ struct Running {
     compiler: Compiler,
     current: Arc<Snapshot>,
     pods: usize,
+    /// NetworkPolicies.
     policies: Vec<Arc<PolicySpec>>,
+    cluster_policies: Vec<Arc<PolicySpec>>,
 }
 
 impl Running {
     fn start(changes: Vec<Change>) -> Result<Self> {
-        let policies: Vec<_> = changes
+        let (policies, cluster_policies): (Vec<_>, Vec<_>) = changes
             .iter()
             .filter_map(
                 |change| if let Change::Policy(policy) = change { Some(policy.clone()) } else { None },
             )
-            .collect();
+            .partition(|policy| policy.tier == Tier::NetworkPolicy);
         policies.first().context("the cluster has no policy")?;
         let pods = changes.iter().filter(|change| matches!(change, Change::Pod(_))).count();
         let mut compiler = Compiler::new(Scope::Node(NODE.into()));
         let current = compiler.apply(changes).snapshot;
-        Ok(Self { compiler, current, pods, policies })
+        Ok(Self { compiler, current, pods, policies, cluster_policies })
     }
 
     /// A new pod, with the labels of an existing one.
@@ -230,16 +242,6 @@ impl Running {
         Pod { labels: Labels::from_iter(labels), ..pod }
     }
 
-    /// A policy without its last rule; with it in the next round.
-    fn edited_policy(&self, turn: usize) -> Arc<PolicySpec> {
-        let count = self.policies.len();
-        let mut policy = (*self.policies[turn % count]).clone();
-        if (turn / count).is_multiple_of(2) {
-            policy.ingress.pop();
-        }
-        Arc::new(policy)
-    }
-
     /// The number of a pod anywhere in the cluster, except the server.
     fn pod_number(&self, turn: usize) -> usize {
         1 + turn * 37 % (self.pods - 1)
@@ -253,6 +255,16 @@ impl Running {
         let kept = while_compiled.kept + let_go.kept;
         Cost { took, allocated: Allocated { kept, ..while_compiled } }
     }
+}
+
+/// One of these policies without its last rule; with it in the next round.
+fn edited(policies: &[Arc<PolicySpec>], turn: usize) -> Arc<PolicySpec> {
+    let count = policies.len();
+    let mut policy = (*policies[turn % count]).clone();
+    if (turn / count).is_multiple_of(2) {
+        policy.ingress.pop();
+    }
+    Arc::new(policy)
 }
 
 /// A full compile. The changes themselves count as memory, but not as time.

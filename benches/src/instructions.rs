@@ -26,12 +26,15 @@ use crate::report::{COMPILER, Figures, Output, progress, show};
 pub const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 /// How much more expensive a verdict may become before it is a failure: inlining changes a few instructions.
 pub const TOLERANCE: f64 = 0.03;
-/// The points with committed figures: small and large, and with both kinds of peers.
-const POINTS: [&str; 4] = [
+/// The points with committed figures: small and large, with both kinds of peers, and with cluster-wide
+/// policies.
+const POINTS: [&str; 6] = [
     "100-pods-1-policies-1-rules-selector",
     "10000-pods-100-policies-5-rules-ipBlock",
     "10000-pods-1000-policies-5-rules-selector",
     "10000-pods-1000-policies-5-rules-ipBlock",
+    "10000-pods-1000-policies-5-rules-selector-100-cluster-policies",
+    "10000-pods-1000-policies-5-rules-ipBlock-100-cluster-policies",
 ];
 
 /// What to do.

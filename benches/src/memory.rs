@@ -74,8 +74,13 @@ impl Figures for Row {
 
 /// Measures, and shows the figures.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let shape =
-        Shape { pods: arguments.pods, policies: arguments.policies, rules: RULES, peers: PeerKind::Selector };
+    let shape = Shape {
+        pods: arguments.pods,
+        policies: arguments.policies,
+        rules: RULES,
+        peers: PeerKind::Selector,
+        cluster_policies: 0,
+    };
     let cluster = workload::cluster(shape).changes;
     let folder = tempfile::tempdir().context("making a folder for manifests")?;
     let files = files(&cluster)?;

@@ -177,6 +177,8 @@ fn taken(reports: &[Report]) -> String {
 type Section = (String, Vec<(&'static str, Plot)>);
 
 fn verdicts_section(rows: &[verdicts::Row]) -> Section {
+    // The points with cluster-wide policies are off the grid: they have a bound of their own.
+    let rows: Vec<&verdicts::Row> = rows.iter().filter(|row| row.point.cluster_policies == 0).collect();
     let mut text = String::from(
         "Nanoseconds for a verdict, p50 / p99 of batches, the worst over rules, peers, hits and misses:\n\n",
     );
@@ -227,6 +229,7 @@ fn verdicts_section(rows: &[verdicts::Row]) -> Section {
 }
 
 fn compile_section(rows: &[compile::Row]) -> Section {
+    let rows: Vec<&compile::Row> = rows.iter().filter(|row| row.point.cluster_policies == 0).collect();
     let mut text = String::new();
     for event in [Event::Full, Event::PodAdded, Event::PodRemoved, Event::LabelChanged, Event::PolicyChanged]
     {

@@ -31,6 +31,16 @@ fn verdicts_are_timed_at_every_quick_point() {
 }
 
 #[test]
+fn a_change_of_a_cluster_wide_policy_has_time_and_memory() {
+    let point: Point = "1500-pods-100-policies-5-rules-selector-10-cluster-policies".parse().unwrap();
+    let rows = compile::measure(point, SHORT).unwrap();
+    let of = |event| rows.iter().find(|row| row.event == event).unwrap();
+    let row = of(Event::ClusterPolicyChanged);
+    assert!(row.times >= 3 && row.median_us > 0.0 && row.median_us <= row.worst_us, "{row:?}");
+    assert!(row.peak_bytes > 0.0 && row.peak_bytes < of(Event::Full).peak_bytes, "{row:?}");
+}
+
+#[test]
 fn every_change_has_time_and_memory() {
     let point: Point = "1500-pods-100-policies-5-rules-selector".parse().unwrap();
     let rows = compile::measure(point, SHORT).unwrap();

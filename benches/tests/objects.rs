@@ -19,7 +19,8 @@ fn inventory(changes: impl IntoIterator<Item = Change>) -> Inventory {
 #[test]
 fn a_workload_is_read_back_unchanged() {
     for peers in [PeerKind::Selector, PeerKind::IpBlock] {
-        let written = cluster(Shape { pods: 250, policies: 20, rules: 3, peers }).changes;
+        let written =
+            cluster(Shape { pods: 250, policies: 20, rules: 3, peers, cluster_policies: 0 }).changes;
         let objects: Vec<_> = written.iter().map(|change| object(change).unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("cluster.yaml"), yaml(&objects)).unwrap();
@@ -41,7 +42,9 @@ fn a_removal_has_no_object() {
 
 #[test]
 fn yaml_has_a_document_for_each_object() {
-    let changes = cluster(Shape { pods: 3, policies: 2, rules: 1, peers: PeerKind::Selector }).changes;
+    let changes =
+        cluster(Shape { pods: 3, policies: 2, rules: 1, peers: PeerKind::Selector, cluster_policies: 0 })
+            .changes;
     let objects: Vec<_> = changes.iter().map(|change| object(change).unwrap()).collect();
     let text = yaml(&objects);
     assert_eq!(text.lines().filter(|line| *line == "---").count(), objects.len());

@@ -121,7 +121,8 @@ impl Bounds {
 
     fn verdicts(&mut self, verdicts: &[verdicts::Row]) {
         let p50 = |few: bool| {
-            verdicts.iter().filter(move |row| (row.point.policies <= 1_000) == few).map(|row| row.p50_ns)
+            let rows = verdicts.iter().filter(|row| row.point.cluster_policies == 0);
+            rows.filter(move |row| (row.point.policies <= 1_000) == few).map(|row| row.p50_ns)
         };
         self.check(
             "a verdict, p50, any cluster with up to 1,000 policies that select the pod",
@@ -130,13 +131,23 @@ impl Bounds {
             p50(true),
         );
         self.check("a verdict, p50, with 5,000 policies", Bound::AtMost(150.0), "ns", p50(false));
+        let tiers = verdicts.iter().filter(|row| row.point.cluster_policies > 0);
+        self.check(
+            "a verdict, p50, with 100 cluster-wide policies of 25 rules over 1,000 policies",
+            Bound::AtMost(150.0),
+            "ns",
+            tiers.map(|row| row.p50_ns),
+        );
         let allocations = verdicts.iter().map(|row| row.allocations);
         self.check("calls of the allocator for a verdict", Bound::AtMost(0.0), "", allocations);
     }
 
     fn changes(&mut self, changes: &[compile::Row]) {
-        let usual =
-            |row: &&compile::Row| row.point.rules == USUAL_RULES && row.point.policies == USUAL_POLICIES;
+        let usual = |row: &&compile::Row| {
+            row.point.rules == USUAL_RULES
+                && row.point.policies == USUAL_POLICIES
+                && row.point.cluster_policies == 0
+        };
         let full =
             changes.iter().filter(usual).filter(|row| row.event == Event::Full && row.point.pods == 10_000);
         self.check(
@@ -153,6 +164,13 @@ impl Bounds {
             Bound::AtMost(100.0),
             "us",
             events.map(|row| row.median_us),
+        );
+        let tiers = changes.iter().filter(|row| row.event == Event::ClusterPolicyChanged);
+        self.check(
+            "a change of a cluster-wide policy that selects every pod of 10,000, median",
+            Bound::AtMost(100.0),
+            "ms",
+            tiers.map(|row| row.median_us / 1e3),
         );
     }
 

@@ -29,6 +29,9 @@ pub struct Point {
     pub rules: usize,
     /// The kind of peers in rules.
     pub peers: PeerKind,
+    /// Cluster-wide policies, which select every pod. Absent from older figures.
+    #[serde(default)]
+    pub cluster_policies: usize,
 }
 
 impl Extent {
@@ -47,37 +50,49 @@ impl Extent {
         for &pods in pods {
             for &policies in policies {
                 for &rules in rules {
-                    let point = |peers| Point { pods, policies, rules, peers };
+                    let point = |peers| Point { pods, policies, rules, peers, cluster_policies: 0 };
                     points.extend(PeerKind::value_variants().iter().copied().map(point));
                 }
             }
         }
+        let (pods, policies, cluster_policies) = match self {
+            Self::Full => (10_000, 1_000, 100),
+            Self::Quick => (1_500, 100, 10),
+        };
+        let point = |peers| Point { pods, policies, rules: 5, peers, cluster_policies };
+        points.extend(PeerKind::value_variants().iter().copied().map(point));
         points
     }
 }
 
 impl Point {
     /// The headings of the table columns that describe a point.
-    pub const COLUMNS: [&str; 4] = ["pods", "policies", "rules each", "peers"];
+    pub const COLUMNS: [&str; 5] = ["pods", "policies", "rules each", "peers", "cluster policies"];
 
     /// The cells of these columns.
-    pub fn cells(self) -> [String; 4] {
-        let Self { pods, policies, rules, peers } = self;
-        [pods.to_string(), policies.to_string(), rules.to_string(), peers.to_string()]
+    pub fn cells(self) -> [String; 5] {
+        let Self { pods, policies, rules, peers, cluster_policies } = self;
+        let [pods, policies, rules, cluster_policies] =
+            [pods, policies, rules, cluster_policies].map(|count| count.to_string());
+        [pods, policies, rules, peers.to_string(), cluster_policies]
     }
 }
 
 impl From<Point> for Shape {
     fn from(point: Point) -> Self {
-        let Point { pods, policies, rules, peers } = point;
-        Self { pods, policies, rules, peers }
+        let Point { pods, policies, rules, peers, cluster_policies } = point;
+        Self { pods, policies, rules, peers, cluster_policies }
     }
 }
 
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pods, policies, rules, peers } = self;
-        write!(f, "{pods}-pods-{policies}-policies-{rules}-rules-{peers}")
+        let Self { pods, policies, rules, peers, cluster_policies } = self;
+        write!(f, "{pods}-pods-{policies}-policies-{rules}-rules-{peers}")?;
+        match cluster_policies {
+            0 => Ok(()),
+            _ => write!(f, "-{cluster_policies}-cluster-policies"),
+        }
     }
 }
 
@@ -87,9 +102,14 @@ impl FromStr for Point {
     /// Reads the name that [`Display`](fmt::Display) writes.
     fn from_str(name: &str) -> Result<Self> {
         let parts: Vec<&str> = name.split('-').collect();
-        let &[pods, "pods", policies, "policies", rules, "rules", peers] = &parts[..] else {
+        let (parts, cluster) = match parts.as_slice() {
+            [parts @ .., count, "cluster", "policies"] => (parts, Some(*count)),
+            parts => (parts, None),
+        };
+        let &[pods, "pods", policies, "policies", rules, "rules", peers] = parts else {
             bail!(
-                "{name:?} is not a point of the grid: write it like 10000-pods-1000-policies-5-rules-selector"
+                "{name:?} is not a point of the grid: write it like 10000-pods-1000-policies-5-rules-selector, \
+                 with cluster-wide policies 10000-pods-1000-policies-5-rules-selector-100-cluster-policies"
             )
         };
         let number = |text: &str| {
@@ -104,6 +124,7 @@ impl FromStr for Point {
             rules: number(rules)?,
             peers: PeerKind::from_str(peers, true)
                 .map_err(|_| anyhow::anyhow!("{name:?}: peers are `selector` or `ipblock`, not {peers:?}"))?,
+            cluster_policies: cluster.map(number).transpose()?.unwrap_or_default(),
         };
         if point.pods < 2 {
             bail!("{name:?}: a server alone has no peer; at least 2 pods are needed");
@@ -127,7 +148,7 @@ mod tests {
                 assert_eq!(point.to_string().parse::<Point>().unwrap(), point);
             }
         }
-        assert_eq!(Extent::Full.points().len(), 3 * 5 * 3 * 2);
+        assert_eq!(Extent::Full.points().len(), 3 * 5 * 3 * 2 + 2);
     }
 
     #[test]
@@ -136,6 +157,8 @@ mod tests {
             ("", "is not a point of the grid"),
             ("10-pods-1-policies-1-rules", "is not a point of the grid"),
             ("10-pods-1-policies-1-rules-names", "peers are `selector` or `ipblock`"),
+            ("10-pods-1-policies-1-rules-selector-5-policies", "is not a point of the grid"),
+            ("10-pods-1-policies-1-rules-selector-0-cluster-policies", "at least 1"),
             ("10-pods-0-policies-1-rules-selector", "at least 1"),
             ("1-pods-1-policies-1-rules-selector", "at least 2 pods"),
         ] {

@@ -1,7 +1,8 @@
 //! Generated clusters: the same shape always gives the same cluster, so that figures can be compared.
 //!
-//! Every policy selects one server pod. Its peers are pods of many apps in many namespaces, or blocks of
-//! addresses. Pods have labels that no policy mentions, one of them unique to each, as pods of real clusters
+//! Every NetworkPolicy selects one server pod. Its peers are pods of many apps in many namespaces, or blocks
+//! of addresses. Cluster-wide policies, if there are any, select every pod: one half is of tier Admin, the
+//! other of tier Baseline. They leave the packets of the workload to the NetworkPolicies. Pods have labels that no policy mentions, one of them unique to each, as pods of real clusters
 //! do.
 
 #![forbid(unsafe_code)]
@@ -12,8 +13,8 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use policy::{
-    Action, Change, IpBlock, Labels, Namespace, NamespaceMatch, Node, Packet, Peer, Pod, PodName, PolicyName,
-    PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector, Subject, Tier,
+    Action, Change, IpBlock, Labels, Namespace, NamespaceMatch, Node, Packet, Peer, Pod, PodName, PolicyKind,
+    PolicyName, PolicySpec, PortMatch, PortNumbers, Protocol, Requirement, RuleSpec, Selector, Subject, Tier,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,12 @@ const PORTS: usize = 500;
 /// A port in no rule.
 const UNUSED_PORT: u16 = 1;
 
+/// Rules of each cluster-wide policy: as many as the API allows in one direction.
+pub const CLUSTER_RULES: usize = 25;
+
+/// The first TCP port of rules of cluster-wide policies. No packet goes to these ports.
+const FIRST_CLUSTER_PORT: u16 = 10_000;
+
 /// The size of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
@@ -60,6 +67,8 @@ pub struct Shape {
     pub rules: usize,
     /// The kind of peers in rules.
     pub peers: PeerKind,
+    /// Cluster-wide policies of [`CLUSTER_RULES`] rules; all select every pod.
+    pub cluster_policies: usize,
 }
 
 /// The kind of peers.
@@ -117,7 +126,9 @@ pub fn cluster(shape: Shape) -> Workload {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let nodes = (0..shape.pods.div_ceil(PODS_PER_NODE)).map(node);
     let namespaces = (0..NAMESPACES).map(namespace);
-    let policies: Vec<PolicySpec> = (0..shape.policies).map(|number| policy(shape, number)).collect();
+    let policies = (0..shape.policies).map(|number| policy(shape, number));
+    let policies: Vec<PolicySpec> =
+        policies.chain((0..shape.cluster_policies).map(|number| cluster_policy(shape, number))).collect();
     let changes = nodes
         .map(Change::Node)
         .chain(namespaces.map(Change::Namespace))
@@ -222,6 +233,50 @@ fn policy(shape: Shape, number: usize) -> PolicySpec {
         egress: Vec::new(),
         omitted: None,
     }
+}
+
+/// Cluster-wide policy number `number`. The last rule of the last one in tier Admin passes all packets on.
+fn cluster_policy(shape: Shape, number: usize) -> PolicySpec {
+    let admin = shape.cluster_policies.div_ceil(2);
+    let tier = if number < admin { Tier::Admin } else { Tier::Baseline };
+    let mut ingress: Vec<RuleSpec> =
+        (0..CLUSTER_RULES).map(|rule| cluster_rule(number * CLUSTER_RULES + rule)).collect();
+    if let Some(last) = ingress.last_mut().filter(|_| number + 1 == admin) {
+        (last.action, last.ports) = (Action::Pass, None);
+        last.peers = Some(vec![Peer::Pods { namespaces: every_namespace(), pods: Selector::everything() }]);
+    }
+    PolicySpec {
+        name: PolicyName {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            namespace: "".into(),
+            name: format!("cluster-policy-{number:03}").into(),
+        },
+        tier,
+        priority: number as u16,
+        subject: Subject { namespaces: every_namespace(), pods: Selector::everything() },
+        isolates_ingress: false,
+        isolates_egress: false,
+        ingress,
+        egress: Vec::new(),
+        omitted: None,
+    }
+}
+
+/// A rule about an app in the namespaces of a team.
+fn cluster_rule(number: usize) -> RuleSpec {
+    let action = [Action::Accept, Action::Deny, Action::Pass][number % 3];
+    let peer = Peer::Pods {
+        namespaces: NamespaceMatch::Labels(equals("team", format!("team-{}", number % 5))),
+        pods: equals("app", format!("app-{}", number / 5 % APPS)),
+    };
+    let port = FIRST_CLUSTER_PORT + (number % PORTS) as u16;
+    let port = PortMatch { protocol: Some(Protocol::TCP), numbers: PortNumbers::Range(port, port) };
+    let name = Some(format!("rule-{number}").into());
+    RuleSpec { name, action, peers: Some(vec![peer]), ports: Some(vec![port]) }
+}
+
+fn every_namespace() -> NamespaceMatch {
+    NamespaceMatch::Labels(Selector::everything())
 }
 
 fn rule(shape: Shape, number: usize) -> RuleSpec {

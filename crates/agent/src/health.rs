@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use audit::AuditMonitor;
+use audit::{AuditMonitor, PolicyVerdicts};
 use cluster::{ResourceVersion, StateStatus, WatchStatuses};
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::QueueRange;
 use dataplane::table::CacheCounters;
 use dataplane::workers::{Counters, HoldCounters, Workers};
-use policy::{PolicyName, Verdict};
+use policy::{Inventory, PolicyName, Tier, Verdict};
 
 use crate::durations::Durations;
 use crate::status::{self, PhaseName, Status};
@@ -81,6 +81,15 @@ impl PolicyState {
     }
 }
 
+/// A policy that is in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PolicyInForce {
+    /// Its version, if the source has versions.
+    version: Option<ResourceVersion>,
+    tier: Tier,
+    priority: Option<u16>,
+}
+
 /// The parts of the status that the agent's thread sets.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -94,9 +103,8 @@ pub(crate) struct State {
     pub saved: Option<StateStatus>,
     /// When the state on disk was written, while it replaces a part of the source.
     pub restored: Option<SystemTime>,
-    /// The policies that are in force on this node, even for established connections, with their versions if
-    /// the source has versions.
-    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
+    /// The policies that are in force on this node, even for established connections.
+    policies: BTreeMap<PolicyName, PolicyInForce>,
     reasons: BTreeMap<Condition, String>,
 }
 
@@ -126,14 +134,18 @@ impl State {
         self.reasons.insert(Condition::Running, "stopping".to_owned());
     }
 
-    /// Call this when these policies are in force.
-    pub(crate) fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>) {
+    /// Call this when these policies of the inventory are in force.
+    pub(crate) fn in_force(&mut self, policies: BTreeMap<PolicyName, PolicyState>, inventory: &Inventory) {
         for (policy, state) in policies {
-            match state {
-                PolicyState::Present(None) => drop(self.versions.entry(policy).or_insert(None)),
-                PolicyState::Present(version) => drop(self.versions.insert(policy, version)),
-                PolicyState::Removed => drop(self.versions.remove(&policy)),
-            }
+            let PolicyState::Present(version) = state else {
+                self.policies.remove(&policy);
+                continue;
+            };
+            let spec = inventory.policies.get(&policy);
+            let tier = spec.map(|spec| spec.tier).unwrap_or_default();
+            let priority = spec.and_then(|spec| spec.priority_in_tier());
+            let known = self.policies.remove(&policy).and_then(|known| known.version);
+            self.policies.insert(policy, PolicyInForce { version: version.or(known), tier, priority });
         }
     }
 
@@ -202,12 +214,12 @@ impl Health {
 
     /// The current status.
     pub(crate) fn status(&self) -> Status {
-        let (mut status, queues, connections, versions, saved) = {
+        let (mut status, queues, connections, policies, saved) = {
             let state = self.state();
             let mut status = state.status.clone();
             status.not_ready = state.reasons.values().cloned().collect();
             let saved = state.saved.as_ref().map(|saved| (saved.now(), state.restored));
-            (status, state.queues, state.connections.clone(), state.versions.clone(), saved)
+            (status, state.queues, state.connections.clone(), state.policies.clone(), saved)
         };
         status.state = saved.map(|(now, restored)| status::SavedState::new(now, restored));
         status.source = connections.as_ref().map(status::SourceStatus::from);
@@ -224,7 +236,7 @@ impl Health {
         let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::AuditStatus { written, lost, write_errors, failing };
         status.conntrack = status::ConntrackStatus::read();
-        status.policies = policies(versions, &self.audit);
+        status.policies = policy_rows(policies, self.audit.policy_verdicts());
         status
     }
 
@@ -281,24 +293,24 @@ fn queue_rows(ours: QueueRange) -> Vec<status::QueueStatus> {
 }
 
 /// The policies that are in force, and those that have decided.
-fn policies(
-    versions: BTreeMap<PolicyName, Option<ResourceVersion>>,
-    audit: &AuditMonitor,
+fn policy_rows(
+    in_force: BTreeMap<PolicyName, PolicyInForce>,
+    verdicts: &PolicyVerdicts,
 ) -> Vec<status::PolicyStatus> {
     let mut rows: BTreeMap<PolicyName, status::PolicyStatus> = BTreeMap::new();
-    let new = |name: &PolicyName| status::PolicyStatus {
+    let new = |name: &PolicyName, tier| status::PolicyStatus {
         policy: name.to_string(),
+        kind: format!("{:?}", name.kind),
+        tier,
         ..status::PolicyStatus::default()
     };
-    for (name, version) in versions {
-        let row = status::PolicyStatus {
-            resource_version: version.map(|version| version.to_string()),
-            ..new(&name)
-        };
+    for (name, PolicyInForce { version, tier, priority }) in in_force {
+        let resource_version = version.map(|version| version.to_string());
+        let row = status::PolicyStatus { priority, resource_version, ..new(&name, tier) };
         rows.insert(name, row);
     }
-    for (name, verdict, count) in audit.policy_verdicts().all() {
-        let row = rows.entry((*name).clone()).or_insert_with(|| new(&name));
+    for (name, tier, verdict, count) in verdicts.all() {
+        let row = rows.entry((*name).clone()).or_insert_with(|| new(&name, tier));
         match verdict {
             Verdict::Allow => row.allowed = count,
             Verdict::Deny => row.denied = count,
@@ -309,6 +321,8 @@ fn policies(
 
 #[cfg(test)]
 mod tests {
+    use policy::{NamespaceMatch, PolicyKind, PolicySpec, Selector, Subject};
+
     use super::*;
 
     #[test]
@@ -321,8 +335,8 @@ mod tests {
             for state in states {
                 state.replace_in(&mut known, name());
             }
-            state.in_force(known);
-            state.versions.get(&name()).cloned()
+            state.in_force(known, &Inventory::default());
+            state.policies.get(&name()).map(|policy| policy.version.clone())
         };
         let without = || PolicyState::Present(None);
         assert_eq!(put(vec![without()]), Some(None), "a folder has no versions");
@@ -331,5 +345,49 @@ mod tests {
         assert_eq!(put(vec![PolicyState::Removed]), None);
         assert_eq!(put(vec![PolicyState::Present(version()), without()]), Some(version()));
         assert_eq!(put(vec![PolicyState::Present(version()), PolicyState::Removed]), None);
+    }
+
+    #[test]
+    fn each_policy_in_force_has_tier_priority_and_version() {
+        let name =
+            PolicyName { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: "guard".into() };
+        let verdicts = PolicyVerdicts::default();
+        verdicts.count(&Arc::new(name.clone()), Tier::Admin, Verdict::Deny);
+        let mut state = State::default();
+        let mut row = |tier, priority, version: Option<&str>| {
+            let policy = PolicySpec {
+                name: name.clone(),
+                tier,
+                priority,
+                subject: Subject {
+                    namespaces: NamespaceMatch::Labels(Selector::everything()),
+                    pods: Selector::everything(),
+                },
+                isolates_ingress: false,
+                isolates_egress: false,
+                ingress: Vec::new(),
+                egress: Vec::new(),
+                omitted: None,
+            };
+            let policies = [(name.clone(), Arc::new(policy))].into();
+            let present = PolicyState::Present(version.map(ResourceVersion::from));
+            let inventory = Inventory { policies, ..Inventory::default() };
+            state.in_force([(name.clone(), present)].into(), &inventory);
+            policy_rows(state.policies.clone(), &verdicts)
+        };
+        let expected = |tier, priority| status::PolicyStatus {
+            policy: "guard".to_owned(),
+            kind: "ClusterNetworkPolicy".to_owned(),
+            tier,
+            priority: Some(priority),
+            resource_version: Some("7".to_owned()),
+            allowed: 0,
+            denied: 1,
+        };
+        assert_eq!(row(Tier::Admin, 10, Some("7")), [expected(Tier::Admin, 10)]);
+        assert_eq!(row(Tier::Baseline, 20, None), [expected(Tier::Baseline, 20)], "changed");
+        // Of a policy that is not in force, the tier is that of its last verdict.
+        let [row] = &policy_rows(BTreeMap::new(), &verdicts)[..] else { panic!("one row") };
+        assert_eq!((row.tier, row.priority), (Tier::Admin, None));
     }
 }

@@ -7,6 +7,7 @@ mod source;
 use std::time::Duration;
 
 use cluster::ReadCounts;
+use policy::Tier;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::origins::{NewPorts, OriginsStatus, Protection};
@@ -336,6 +337,16 @@ pub(crate) struct ConntrackStatus {
 pub(crate) struct PolicyStatus {
     /// `namespace/name`, or `name`.
     pub policy: String,
+    /// The kind of its object: policies of different kinds can have the same name and tier.
+    #[serde(default)]
+    pub kind: String,
+    /// `Admin`, `NetworkPolicy` or `Baseline`.
+    #[serde(default)]
+    pub tier: Tier,
+    /// The priority of a cluster-wide policy within its tier: lower numbers are evaluated first. Null for a
+    /// NetworkPolicy, and if the policy is not in force.
+    #[serde(default)]
+    pub priority: Option<u16>,
     /// The `metadata.resourceVersion` that is in force on this node, even for established connections. Null
     /// if a folder is the source, if the policy comes from the state on disk, or if it was deleted.
     #[serde(default)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use policy::{
     Direction, Evaluation, Explanation, Generation, Outcome, Packet, PodName, PolicyName, Protocol, Reason,
-    Snapshot, Verdict, explanation,
+    Snapshot, Tier, Verdict, explanation,
 };
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,14 @@ pub struct Record {
     /// the policy of the rule, or the first one that isolates.
     #[serde(with = "form::policy_or_null")]
     pub policy: Option<Arc<PolicyName>>,
+    /// The tier of a cluster-wide policy: `Admin` or `Baseline`. Present only if the policy is cluster-wide,
+    /// since all others are NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// The priority of a cluster-wide policy within its tier: lower numbers are evaluated first. Present only
+    /// if the policy is cluster-wide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
     /// The rule that decided: its index, from 0, in the policy's list for `direction`. Null for a default
     /// deny.
     pub rule: Option<usize>,
@@ -255,6 +263,9 @@ impl Record {
                 .as_ref()
                 .map(|p| Endpoint::new(p.destination(), p.destination_port, snapshot)),
             policy: deciding_policy(&decided).cloned(),
+            // Only rules of cluster-wide policies have a priority.
+            tier: decided.rule.as_ref().and_then(|rule| rule.priority.map(|_| rule.tier)),
+            priority: decided.rule.as_ref().and_then(|rule| rule.priority),
             rule: decided.rule.as_ref().map(|rule| rule.index),
             rule_name: decided.rule.and_then(|rule| rule.name),
             egress: sides.0,

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use policy::Evaluation;
+use policy::{Evaluation, Tier};
 use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
@@ -305,7 +305,8 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         (self.observe)(evaluation);
         let record = Record::new(&self.node, evaluation);
         if let Some(policy) = &record.policy {
-            self.shared.policy_verdicts.count(policy, record.verdict);
+            let tier = record.tier.unwrap_or(Tier::NetworkPolicy);
+            self.shared.policy_verdicts.count(policy, tier, record.verdict);
         }
         if !self.output.is_off() {
             self.lines.push(&record);

@@ -24,6 +24,7 @@ pub(crate) mod policies;
 mod scope;
 pub(crate) mod selector_cache;
 pub(crate) mod shared;
+pub(crate) mod shared_tiers;
 pub(crate) mod symbol_table;
 pub(crate) mod tier_rules_builder;
 

@@ -61,7 +61,7 @@ pub use affected::{Affected, AffectedPeers};
 pub use compiler::{Compilation, Compiler, Scope};
 pub use decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 pub use evaluation::Evaluation;
-pub use explanation::Explanation;
+pub use explanation::{Explanation, TierResult, TierStep};
 pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
 pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};

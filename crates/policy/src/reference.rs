@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::compiler::Scope;
 use crate::decision::{Direction, Outcome, Reason, RuleId, Verdict};
-use crate::explanation::{Explanation, Miss, NearestMiss, RuleName};
+use crate::explanation::{Explanation, Miss, NearestMiss, RuleName, TierResult, TierStep};
 use crate::inventory::{Inventory, Pod};
 use crate::packet::Packet;
 use crate::reference::addresses::{
@@ -92,6 +92,39 @@ pub fn evaluate(
     }
 }
 
+/// The tiers in which a packet is evaluated in a direction, in order, up to the one that decides. Empty if
+/// the packet passes because of who its ends are, or if this side is no pod that the scope evaluates.
+pub fn tiers(
+    inventory: &Inventory,
+    scope: &Scope,
+    packet: &Packet,
+    directions: Directions,
+    direction: Direction,
+) -> Vec<TierStep> {
+    let address = match direction {
+        Direction::Ingress => packet.destination(),
+        Direction::Egress => packet.source(),
+    };
+    let is_to_node = directions == Directions::Egress && direction == Direction::Ingress;
+    let passes = is_from_own_node(inventory, scope, packet) || packet.source() == packet.destination();
+    match pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) {
+        Some(pod) if !is_to_node && !passes => {
+            let connection = Connection::new(inventory, packet, direction);
+            tiers_of_pod(inventory, &applying(inventory, pod), &connection, direction, Reading::Strict)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a packet comes from the node of the pod that it goes to.
+fn is_from_own_node(inventory: &Inventory, scope: &Scope, packet: &Packet) -> bool {
+    let node = match pod_at(inventory, packet.destination()) {
+        Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
+        None => node_of_unknown_pod(inventory, scope, packet.destination()),
+    };
+    node.is_some_and(|node| is_address_of_node(inventory, node, packet.source()))
+}
+
 fn evaluate_both(
     inventory: &Inventory,
     scope: &Scope,
@@ -105,11 +138,7 @@ fn evaluate_both(
     };
     // Traffic from a pod's own node to the pod is always allowed (semantics 21), even if the pod is not known
     // yet.
-    let node = match pod_at(inventory, packet.destination()) {
-        Some(pod) => pod.node.as_ref().and_then(|node| inventory.nodes.get(node)),
-        None => node_of_unknown_pod(inventory, scope, packet.destination()),
-    };
-    if node.is_some_and(|node| is_address_of_node(inventory, node, packet.source())) {
+    if is_from_own_node(inventory, scope, packet) {
         return sides(Outcome::allow(Reason::NotAPod), Outcome::allow(Reason::OwnNode));
     }
     // A pod may always reach its own address (semantics 21).
@@ -201,29 +230,15 @@ fn evaluate_pod(
     let isolating: Vec<&PolicySpec> = isolating(&policies, direction, reading).collect();
     let connection = Connection::new(inventory, packet, direction);
 
-    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // Baseline is skipped in a direction if and only if a NetworkPolicy isolates the pod in it (semantics
-        // 9).
-        if tier == Tier::Baseline && !isolating.is_empty() {
-            continue;
-        }
-        // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
-        let first = rules(&policies, tier, direction).find_map(|(policy, applies, index, rule)| {
-            let action = action(inventory, &connection, reading, applies, rule)?;
-            ports_match(&connection, rule).then_some((policy, index, rule, action))
-        });
-        let Some((policy, index, rule, action)) = first else { continue };
-        let verdict = match action {
-            Action::Accept => Verdict::Allow,
-            Action::Deny => Verdict::Deny,
-            // Skips the rest of its own tier.
-            Action::Pass => continue,
-        };
-        let outcome = Outcome { verdict, reason: Reason::Rule(RuleId(0)) };
-        return Explanation { rule: Some(name_of(policy, index, rule)), ..plain(direction, outcome) };
-    }
-    if isolating.is_empty() {
-        return plain(direction, Outcome::allow(Reason::NotIsolated));
+    let steps = tiers_of_pod(inventory, &policies, &connection, direction, reading);
+    let by_rule = |outcome, rule| Explanation { rule: Some(rule), ..plain(direction, outcome) };
+    let rule_reason = Reason::Rule(RuleId(0));
+    match steps.into_iter().next_back().map(|step| step.result) {
+        Some(TierResult::Accepted(rule)) => return by_rule(Outcome::allow(rule_reason), rule),
+        Some(TierResult::Denied(rule)) => return by_rule(Outcome::deny(rule_reason), rule),
+        Some(TierResult::Isolated) => {}
+        // No tier decided.
+        _ => return plain(direction, Outcome::allow(Reason::NotIsolated)),
     }
     // The pod is isolated, and no rule allows the packet (semantics 2, 8).
     let mut isolated_by: Vec<_> = isolating.iter().map(|policy| Arc::new(policy.name.clone())).collect();
@@ -253,6 +268,45 @@ fn action(
         return reading.action(Action::Deny, applies).or(by_labels);
     }
     by_labels
+}
+
+/// The tiers in which a pod's packet is evaluated, in order, up to the one that decides.
+fn tiers_of_pod(
+    inventory: &Inventory,
+    policies: &[Applying<'_>],
+    connection: &Connection<'_>,
+    direction: Direction,
+    reading: Reading,
+) -> Vec<TierStep> {
+    let is_isolated = isolating(policies, direction, reading).next().is_some();
+    let mut steps = Vec::new();
+    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
+        // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
+        let first = rules(policies, tier, direction).find_map(|(policy, applies, index, rule)| {
+            let action = action(inventory, connection, reading, applies, rule)?;
+            ports_match(connection, rule).then(|| (name_of(policy, index, rule), action))
+        });
+        let has_rules = rules(policies, tier, direction)
+            .any(|(_, applies, _, rule)| reading.action(rule.action, applies).is_some());
+        let result = match first {
+            Some((rule, Action::Accept)) => TierResult::Accepted(rule),
+            Some((rule, Action::Deny)) => TierResult::Denied(rule),
+            // Skips the rest of its own tier.
+            Some((rule, Action::Pass)) => TierResult::Passed(rule),
+            // Isolation denies here, so Baseline is skipped in a direction if and only if a NetworkPolicy
+            // isolates the pod in it (semantics 9).
+            None if tier == Tier::NetworkPolicy && is_isolated => TierResult::Isolated,
+            None if has_rules => TierResult::NoMatch,
+            None => TierResult::NoRules,
+        };
+        let is_decided =
+            matches!(result, TierResult::Accepted(_) | TierResult::Denied(_) | TierResult::Isolated);
+        steps.push(TierStep { tier, result });
+        if is_decided {
+            break;
+        }
+    }
+    steps
 }
 
 /// Whether ANY pod that might get the peer's address would be allowed, considering each rule alone: a pod of
@@ -343,7 +397,9 @@ fn nearest_miss(
 }
 
 fn name_of(policy: &PolicySpec, index: usize, rule: &RuleSpec) -> RuleName {
-    RuleName { policy: Arc::new(policy.name.clone()), index, name: rule.name.clone() }
+    let priority = if policy.tier == Tier::NetworkPolicy { None } else { Some(policy.priority) };
+    let (tier, name) = (policy.tier, rule.name.clone());
+    RuleName { policy: Arc::new(policy.name.clone()), tier, priority, index, name }
 }
 
 /// An explanation without rule, policies or nearest miss.

@@ -334,8 +334,10 @@ impl Snapshot {
         self.evaluated.iter().copied()
     }
 
-    /// Addresses of evaluated pods to which no policy applies in `direction`. Their packets need no verdict
-    /// in that direction.
+    /// Addresses of evaluated pods for which policy allows every packet in `direction`, so that their packets
+    /// need no verdict in that direction. No policy isolates these pods, and no rule that applies to them
+    /// denies or passes. A pod that is only a peer of rules is among them, and so is the pod of a policy that
+    /// has no rules in `direction`, or only rules that accept.
     pub fn open_addresses(&self, direction: Direction) -> impl Iterator<Item = IpAddr> + '_ {
         self.evaluated.iter().copied().filter(move |address| {
             let pod = self.ipcache.get(*address).and_then(|entry| entry.pod.as_ref());

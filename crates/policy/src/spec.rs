@@ -46,15 +46,37 @@ pub struct PolicySpec {
 }
 
 /// The order of evaluation: Admin, then NetworkPolicy, then Baseline.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Tier {
     /// ClusterNetworkPolicy of tier Admin, and AdminNetworkPolicy: before every NetworkPolicy.
     Admin,
     /// NetworkPolicy: allows the union of what its rules allow, and isolates from the rest.
+    #[default]
     NetworkPolicy,
     /// ClusterNetworkPolicy of tier Baseline, and BaselineAdminNetworkPolicy: only in a direction in which no
     /// NetworkPolicy isolates (semantics 9).
     Baseline,
+}
+
+impl PolicySpec {
+    /// The priority within the policy's tier; `None` for a NetworkPolicy, which has none.
+    pub fn priority_in_tier(&self) -> Option<u16> {
+        (self.tier != Tier::NetworkPolicy).then_some(self.priority)
+    }
+}
+
+impl Tier {
+    /// All tiers, in the order of evaluation.
+    pub const ALL: [Self; 3] = [Self::Admin, Self::NetworkPolicy, Self::Baseline];
+
+    /// The name of the tier, as records, metrics and `explain` show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "Admin",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Baseline => "Baseline",
+        }
+    }
 }
 
 /// The pods that a policy applies to: BOTH selectors must match. hostNetwork pods are never among them

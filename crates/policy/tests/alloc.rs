@@ -5,8 +5,10 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::build::{namespace, network_policy, node, pod, rule, tcp};
-use policy::{Change, Directions, Scope, Verdict};
+use common::build::{
+    PolicyBuilder, RuleBuilder, cluster_policy, namespace, network_policy, node, pod, rule, tcp,
+};
+use policy::{Action, Change, Directions, PortNumbers, Scope, Tier, Verdict};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -52,19 +54,47 @@ fn the_allocator_counts() {
 
 #[test]
 fn a_verdict_does_not_allocate() {
-    let address =
-        |number: usize| format!("10.{}.{}.{}", number / 25_600, number / 100 % 256, number % 100 + 2);
-    let pods = (0..10_000).map(|number| {
-        let app = if number == 0 {
-            "app=server".to_owned()
-        } else {
-            format!("app=app-{},unique=u{number}", number % 50)
+    let network_policies = network_policies().collect();
+    check(network_policies, (1_000, 5_000));
+}
+
+#[test]
+fn a_verdict_in_all_tiers_does_not_allocate() {
+    // Among 100 cluster-wide policies, rules that accept, deny and pass, by pods, blocks and named ports. The
+    // labels of one namespace are unknown, so that verdicts take the steps for unknown labels as well.
+    let cluster_policies = (0..100_u16).map(|number| {
+        let tier = if number % 2 == 0 { Tier::Admin } else { Tier::Baseline };
+        let action =
+            |offset: u16| [Action::Accept, Action::Deny, Action::Pass][usize::from(number + offset) % 3];
+        let app = format!("app=app-{}", number % 50);
+        let rules = |policy: PolicyBuilder, add: fn(PolicyBuilder, RuleBuilder) -> PolicyBuilder| {
+            (0..8).fold(policy, |policy, rule_number| {
+                let port = 3_000 + number * 8 + rule_number;
+                let policy = add(policy, rule().action(action(0)).pods("team=front", &app).tcp(port));
+                let block = format!("198.51.{}.0/24", number % 256);
+                let policy = add(policy, rule().action(action(1)).block(&block, &[]).tcp(1));
+                add(
+                    policy,
+                    rule().action(action(2)).pods("", &app).port(None, PortNumbers::Named("http".into())),
+                )
+            })
         };
-        let pod = pod(&format!("web/p{number}")).labels(&app).at(&address(number)).created(number as i64);
-        Change::from(pod.port("http", policy::Protocol::TCP, 8080))
+        let policy = cluster_policy(&format!("p{number:03}"), tier, number / 4);
+        let policy = rules(policy, PolicyBuilder::ingress);
+        let unknown = rule().action(action(1)).pods("!unknown", "").tcp(1_007);
+        Change::from(rules(policy, PolicyBuilder::egress).ingress(unknown))
     });
-    // Selectors, blocks, port numbers and port names: every path through the engine.
-    let policies = (0..1_000).map(|number| {
+    let policies = network_policies().chain(cluster_policies).chain([Change::NamespaceGone("dark".into())]);
+    check(policies.collect(), (1_100, 5_000 + 100 * (24 + 24 + 1)));
+}
+
+fn address(number: usize) -> String {
+    format!("10.{}.{}.{}", number / 25_600, number / 100 % 256, number % 100 + 2)
+}
+
+/// Selectors, blocks, port numbers and port names: every path through the engine.
+fn network_policies() -> impl Iterator<Item = Change> {
+    (0..1_000).map(|number| {
         let app = format!("app=app-{}", number % 40);
         Change::from(
             network_policy(&format!("web/policy{number}"), "app=server")
@@ -74,12 +104,27 @@ fn a_verdict_does_not_allocate() {
                 .ingress(rule().block(&format!("198.51.{}.0/24", number % 256), &[]))
                 .egress(rule().pods("", &app).tcp(3_000 + number)),
         )
+    })
+}
+
+/// Evaluates packets from and to a server among 10,000 pods. `size` is the number of policies and of rules.
+fn check(policies: Vec<Change>, size: (usize, usize)) {
+    let pods = (0..10_000).map(|number| {
+        let app = if number == 0 {
+            "app=server".to_owned()
+        } else {
+            format!("app=app-{},unique=u{number}", number % 50)
+        };
+        // The namespace of a few pods is not known.
+        let namespace = if number % 50 == 49 { "dark" } else { "web" };
+        let pod = pod(&format!("{namespace}/p{number}")).labels(&app).at(&address(number));
+        Change::from(pod.created(number as i64).port("http", policy::Protocol::TCP, 8080))
     });
     let cluster = [node("n1", "192.168.0.1", "10.0.0.0/8"), namespace("web", "team=front")];
     let changes: Vec<Change> = cluster.into_iter().chain(policies).chain(pods).collect();
     for scope in [Scope::Cluster, Scope::Node("n1".into())] {
         let (_, snapshot) = common::compile(scope, Verdict::Deny, &changes);
-        assert_eq!((snapshot.size().policies, snapshot.size().rules), (1_000, 5_000));
+        assert_eq!((snapshot.size().policies, snapshot.size().rules), size);
         // 10.9.9.9 is in the node's pod CIDR, and no pod has it: a rule might allow that pod once it is
         // known.
         let outside =

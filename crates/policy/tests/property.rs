@@ -43,6 +43,7 @@ fn compiled_equals_reference() {
                         reference::evaluate(inventory, &scope, world.on_unknown_pod, packet, directions);
                     let found = common::engine(&snapshot, packet, directions);
                     prop_assert_eq!(&found, &expected, "{:?}: {}", scope, packet_in_words(packet));
+                    common::check_tiers(compiler.inventory(), &scope, &snapshot, packet, directions)?;
                     let found = common::engine(&rebuilt, packet, directions);
                     prop_assert_eq!(&found, &expected, "rebuilt, {:?}: {}", scope, packet_in_words(packet));
                     let unproven = snapshot.evaluate_unproven(packet, Directions::Both);
@@ -51,7 +52,7 @@ fn compiled_equals_reference() {
                     prop_assert_eq!(unproven.verdict(), expected_unproven, "{}", packet_in_words(packet));
                     compared.set(compared.get() + 1);
                     if scope != Scope::Cluster {
-                        let changed = differ(&common::engine(&before, packet, directions), &found);
+                        let changed = common::differ(&common::engine(&before, packet, directions), &found);
                         verdicts_changed.set(verdicts_changed.get() + u64::from(changed));
                         prop_assert!(
                             !changed || affected.contains(packet.source(), packet.destination()),
@@ -97,17 +98,6 @@ fn compiled_equals_reference() {
     assert!(unknown_labels.get() * 100 >= compared.get(), "only {} by unknown labels", unknown_labels.get());
     let changed = verdicts_changed.get();
     assert!(changed * 200 >= compared.get(), "only {changed} verdicts changed by a change");
-}
-
-/// Whether two decisions differ for a node that evaluates at least one end.
-fn differ(before: &reference::Expected, now: &reference::Expected) -> bool {
-    // It makes no difference to the node for which of these reasons it does not apply rules.
-    let is_without_rules =
-        |side: &policy::Explanation| ["not-a-pod", "other-node", "own-node"].contains(&side.reason);
-    let sides = [(&before.egress, &now.egress), (&before.ingress, &now.ingress)];
-    sides
-        .into_iter()
-        .any(|(before, now)| before != now && !(is_without_rules(before) && is_without_rules(now)))
 }
 
 /// Evaluated and open addresses, and the names of their pods.

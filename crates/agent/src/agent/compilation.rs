@@ -47,7 +47,7 @@ impl Agent {
             // Policies whose version changed and whose content did not are already in force.
             if self.phase.is_enforcing() && !self.must_reapply {
                 let policies = self.policies_in_force();
-                self.health.state().in_force(policies);
+                self.health.state().in_force(policies, self.compiler.inventory());
             }
             return;
         }

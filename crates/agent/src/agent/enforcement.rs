@@ -47,7 +47,7 @@ impl Agent {
                 self.watch.iter().for_each(|watch| watch.permit_state(true));
                 self.release_ports();
                 let policies = self.policies_in_force();
-                self.health.state().in_force(policies);
+                self.health.state().in_force(policies, self.compiler.inventory());
                 let changed = std::mem::take(&mut self.changed_policies);
                 // A separate log line names each refused policy.
                 let policies = changed.difference(&self.refused).cloned().collect();

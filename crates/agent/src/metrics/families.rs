@@ -271,9 +271,16 @@ impl Encoder<'_, '_> {
         let verdicts = decided.flat_map(|policy| {
             let (namespace, name) = policy.policy.split_once('/').unwrap_or(("", &policy.policy));
             [("allow", policy.allowed), ("deny", policy.denied)].map(|(verdict, count)| {
-                ([("namespace", namespace), ("policy", name), ("verdict", verdict)], count)
+                let labels = [
+                    ("kind", policy.kind.as_str()),
+                    ("namespace", namespace),
+                    ("policy", name),
+                    ("tier", policy.tier.name()),
+                    ("verdict", verdict),
+                ];
+                (labels, count)
             })
         });
-        self.family("policy_verdicts", "Verdicts by policy.", verdicts, ConstCounter::new)
+        self.family("policy_verdicts", "Verdicts by policy and its tier.", verdicts, ConstCounter::new)
     }
 }

@@ -147,12 +147,23 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
         conntrack: Some(ConntrackStatus { entries: 10, max: 100 }),
         packets: Packets { cached: 5, cached_denied: 8, cached_untracked: 13, ..Packets::default() },
         hold: HoldStatus { now: 1, held: 9, allowed: 4, denied: 1, expired: 3, over_limit: 6, repeated: 2 },
-        policies: vec![crate::status::PolicyStatus {
-            policy: "db/a".to_owned(),
-            allowed: 4,
-            denied: 1,
-            ..crate::status::PolicyStatus::default()
-        }],
+        policies: vec![
+            crate::status::PolicyStatus {
+                policy: "db/a".to_owned(),
+                kind: "NetworkPolicy".to_owned(),
+                allowed: 4,
+                denied: 1,
+                ..crate::status::PolicyStatus::default()
+            },
+            crate::status::PolicyStatus {
+                policy: "guard".to_owned(),
+                kind: "ClusterNetworkPolicy".to_owned(),
+                tier: policy::Tier::Admin,
+                priority: Some(10),
+                denied: 2,
+                ..crate::status::PolicyStatus::default()
+            },
+        ],
         source: Some(SourceStatus {
             server: "https://192.0.2.1".to_owned(),
             connected: false,
@@ -184,8 +195,9 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
         "kube_verdict_hold_ended_total{by=\"timeout\"} 3",
         "kube_verdict_hold_rejected_total 6",
         "kube_verdict_hold_repeated_total 2",
-        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"allow\"} 4",
-        "kube_verdict_policy_verdicts_total{namespace=\"db\",policy=\"a\",verdict=\"deny\"} 1",
+        "kube_verdict_policy_verdicts_total{kind=\"NetworkPolicy\",namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"allow\"} 4",
+        "kube_verdict_policy_verdicts_total{kind=\"NetworkPolicy\",namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"deny\"} 1",
+        "kube_verdict_policy_verdicts_total{kind=\"ClusterNetworkPolicy\",namespace=\"\",policy=\"guard\",tier=\"Admin\",verdict=\"deny\"} 2",
         "kube_verdict_source_connected{kind=\"Pod\"} 0",
         "kube_verdict_source_state_change_timestamp_seconds{kind=\"Pod\"} 1700000000",
         "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",

@@ -42,6 +42,8 @@ impl LineBuffer {
             source,
             destination,
             policy,
+            tier,
+            priority,
             rule,
             rule_name,
             egress,
@@ -69,6 +71,12 @@ impl LineBuffer {
         self.raw(r#","source":"#).or_null(source.as_ref(), Self::endpoint);
         self.raw(r#","destination":"#).or_null(destination.as_ref(), Self::endpoint);
         self.raw(r#","policy":"#).or_null(policy.as_deref(), Self::policy);
+        if let Some(tier) = tier {
+            self.raw(r#","tier":"#).text(tier.name());
+        }
+        if let Some(priority) = priority {
+            self.raw(r#","priority":"#).number((*priority).into());
+        }
         self.raw(r#","rule":"#).or_null(rule.as_ref(), |line, rule| line.number(*rule as u64));
         if let Some(name) = rule_name {
             self.raw(r#","rule_name":"#).text(name);
@@ -234,7 +242,7 @@ impl LineBuffer {
 mod tests {
     use std::sync::Arc;
 
-    use policy::{Generation, PolicyKind};
+    use policy::{Generation, PolicyKind, Tier};
 
     use super::*;
 
@@ -271,6 +279,8 @@ mod tests {
                 pod: None,
             }),
             policy: Some(cluster_wide.clone()),
+            tier: Some(Tier::Admin),
+            priority: Some(1000),
             rule: Some(10),
             rule_name: Some("first".into()),
             egress: Side {
@@ -308,11 +318,14 @@ mod tests {
                 ..full()
             },
             Record { protocol: Some(Protocol::UDP), isolated_by: Vec::new(), nearest_miss: None, ..full() },
+            Record { tier: Some(Tier::Baseline), priority: Some(0), ..full() },
             second_later,
             Record {
                 verdict: Verdict::Allow,
                 direction: Direction::Ingress,
                 policy: None,
+                tier: None,
+                priority: None,
                 rule: None,
                 ..full()
             },

@@ -143,6 +143,61 @@ fn a_default_deny_names_the_isolating_policies_and_the_nearest_miss() {
 }
 
 #[test]
+fn a_verdict_of_a_cluster_wide_policy_has_tier_priority_and_rule_name() {
+    let deny = RuleSpec {
+        name: Some("no-ssh".into()),
+        action: Action::Deny,
+        ..rule(
+            Peer::Pods {
+                namespaces: NamespaceMatch::Labels(Selector::everything()),
+                pods: Selector::everything(),
+            },
+            22,
+        )
+    };
+    let guard = PolicySpec {
+        name: PolicyName {
+            kind: policy::PolicyKind::ClusterNetworkPolicy,
+            namespace: "".into(),
+            name: "guard".into(),
+        },
+        tier: Tier::Admin,
+        priority: 10,
+        subject: Subject {
+            namespaces: NamespaceMatch::Labels(Selector::everything()),
+            pods: Selector::everything(),
+        },
+        isolates_ingress: false,
+        isolates_egress: false,
+        ingress: vec![deny],
+        egress: Vec::new(),
+        omitted: None,
+    };
+    let snapshot = Compiler::new(Scope::Cluster)
+        .apply([
+            namespace("web"),
+            namespace("db"),
+            pod("web", "a", "10.0.0.1"),
+            pod("db", "db", "10.0.1.2"),
+            Change::Policy(Arc::new(guard)),
+        ])
+        .snapshot;
+    let record = |port| {
+        let packet = Some(from_to("10.0.0.1", "10.0.1.2", port));
+        let record = Record::new(&Arc::from("node-a"), &evaluation(&snapshot, packet));
+        let line = serde_json::to_string(&record).expect("writes");
+        let again: Record = serde_json::from_str(&line).expect("reads");
+        assert_eq!(serde_json::to_string(&again).expect("writes"), line, "read and written again");
+        line
+    };
+    let line = record(22);
+    let fields = r#""policy":"guard","tier":"Admin","priority":10,"rule":0,"rule_name":"no-ssh","egress""#;
+    assert!(line.contains(fields), "{line}");
+    let line = record(80);
+    assert!(!line.contains("tier") && !line.contains("priority"), "no policy decided: {line}");
+}
+
+#[test]
 fn a_record_of_a_held_packet_has_the_time_it_was_held() {
     let evaluation = Evaluation {
         held: Some(Duration::from_micros(312_900)),

@@ -14,6 +14,7 @@ use crate::compiler::cached_rulesets::CachedRulesets;
 use crate::compiler::compiled_selector::SelectorId;
 use crate::compiler::compiled_state::CompiledState;
 use crate::compiler::diff::{Diff, EntryBefore, IdentityPair, identity_pair};
+use crate::compiler::shared_tiers::SharedTier;
 use crate::snapshot::address::address_of;
 use crate::snapshot::ids::IdentityId;
 use crate::snapshot::ipcache::{IpCacheEntry, PodEntry};
@@ -87,9 +88,10 @@ impl CompiledState {
         now: Option<IdentityPair>,
         ports_differ: bool,
     ) -> Option<AffectedPeers> {
-        let differs = |cached: &&CachedRulesets| {
-            (ports_differ && cached.has_port_names()) || self.distinguishes(cached, before, now)
-        };
+        let tiers = self
+            .shared_tiers()
+            .find(|tier| (ports_differ && tier.has_port_names()) || self.distinguishes(tier, before, now));
+        let differs = |cached: &&CachedRulesets| cached.tiers().any(|tier| tiers.contains(&tier));
         let users =
             self.cached_rulesets().filter(differs).flat_map(|cached| cached.users.iter().copied()).collect();
         let peers: BTreeSet<IpAddr> = self.evaluated_of(&users).collect();
@@ -124,20 +126,20 @@ impl CompiledState {
     /// not a known pod.
     fn distinguishes(
         &self,
-        cached: &CachedRulesets,
+        tier: &SharedTier,
         before: Option<IdentityPair>,
         now: Option<IdentityPair>,
     ) -> bool {
         match (before, now) {
             (None, None) => false,
             // As long as an address has no pod, ANY rule that selects pods might match it (semantics 37).
-            (None, Some(_)) | (Some(_), None) => cached.selects_peers() || cached.has_port_names(),
+            (None, Some(_)) | (Some(_), None) => tier.selects_peers() || tier.has_port_names(),
             (Some(before), Some(now)) => {
                 // ANY view.
                 before
                     .into_iter()
                     .zip(now)
-                    .any(|(before, now)| cached.distinguishes(before, now, self.selectors()))
+                    .any(|(before, now)| tier.distinguishes(before, now, self.selectors()))
             }
         }
     }

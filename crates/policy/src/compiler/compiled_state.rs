@@ -28,6 +28,7 @@ use crate::compiler::policies::CompiledPolicy;
 use crate::compiler::scope::Scope;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared::Shared;
+use crate::compiler::shared_tiers::SharedTiers;
 use crate::compiler::symbol_table::{NewSymbols, SymbolTable};
 use crate::decision::{RuleId, Verdict};
 use crate::inventory::Inventory;
@@ -78,6 +79,7 @@ pub(crate) struct CompiledState {
     denying: usize,
     /// Cached rulesets, by the sorted subjects that select a pod.
     cached_rulesets: FxHashMap<Arc<[SubjectMatch]>, CachedRulesets>,
+    shared_tiers: SharedTiers,
     /// Identities that have evaluated pods and may have no rulesets yet.
     pending: Vec<IdentityId>,
     /// By subject: the number of rulesets with its policies, as of the last count. Holds only counts above
@@ -245,6 +247,11 @@ impl CompiledState {
     /// The rulesets of evaluated pods, without duplicates.
     pub(crate) fn cached_rulesets(&self) -> impl Iterator<Item = &CachedRulesets> {
         self.cached_rulesets.values()
+    }
+
+    /// The rules of the rulesets' tiers.
+    pub(crate) fn shared_tiers(&self) -> &SharedTiers {
+        &self.shared_tiers
     }
 
     /// The subjects that select the evaluated pods of an identity.

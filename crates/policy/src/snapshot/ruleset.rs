@@ -27,11 +27,11 @@ pub(crate) struct Rulesets {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
     /// In order of evaluation. Tiers without rules are omitted, and so is `Baseline` if a NetworkPolicy
-    /// isolates (semantics 9).
-    pub tiers: Box<[TierRules]>,
+    /// isolates (semantics 9). Rulesets with the same policies in a tier share its rules.
+    pub tiers: Box<[Arc<TierRules>]>,
     /// The NetworkPolicies that isolate the pod in this direction, sorted by name.
     pub isolating: Arc<[Arc<PolicyName>]>,
-    /// Whether ANY rule that denies or passes might match an unknown peer.
+    /// Whether ANY rule denies or passes. If none does and no policy isolates, every packet is allowed.
     pub might_deny: bool,
 }
 
@@ -88,16 +88,17 @@ pub(crate) struct PacketPeer<A> {
 
 impl Ruleset {
     /// Builds a ruleset from its tiers, in order, and the policies that isolate, sorted by name.
-    pub(crate) fn new(tiers: Vec<TierRules>, isolating: Vec<Arc<PolicyName>>) -> Self {
+    pub(crate) fn new(tiers: Vec<Arc<TierRules>>, isolating: Vec<Arc<PolicyName>>) -> Self {
         // NetworkPolicies can only allow.
         let might_deny =
             tiers.iter().any(|tier| tier.rules.iter().any(|(_, action)| *action != Action::Accept));
         Self { tiers: tiers.into(), isolating: isolating.into(), might_deny }
     }
 
-    /// Whether no policy applies to the pod in this direction.
+    /// Whether every packet is allowed in this direction: no policy isolates the pod, and every rule that
+    /// applies to it accepts.
     pub(crate) fn is_open(&self) -> bool {
-        self.tiers.is_empty() && self.isolating.is_empty()
+        self.isolating.is_empty() && !self.might_deny
     }
 
     /// Evaluates a connection with `peer`.
@@ -202,7 +203,16 @@ impl TierRules {
         }
     }
 
-    /// The first rule with a peer AND a port that match.
+    /// The first rule with a peer AND a port that match, and its action.
+    pub(crate) fn first(
+        &self,
+        peer: PacketPeer<impl Address>,
+        target: Target<'_>,
+    ) -> Option<(RuleId, Action)> {
+        self.rules.get(self.first_match(peer, target).index()).copied()
+    }
+
+    /// The index of the first rule with a peer AND a port that match.
     #[inline(always)]
     fn first_match(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> RuleIndex {
         self.first_by_peer(peer, |ports| self.ports.first_match(ports, target))

@@ -14,7 +14,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::build::{labels, pod_name};
+use super::build::{labels, namespace, pod_name};
 use super::scenario::{Scenario, packet_in_words};
 
 /// The random clusters use few names, labels and addresses, so that objects interact.
@@ -100,6 +100,121 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             on_unknown_pod,
         },
     )
+}
+
+/// As [`world`], for the tiers: a cluster in which most packets have a pod at both ends, and changes that are
+/// mostly of cluster-wide policies. Few NetworkPolicies isolate, so that many packets reach tier Baseline.
+pub(crate) fn world_of_tiers() -> impl Strategy<Value = World> {
+    let network_policy = || change_of(tiered_network_policy());
+    let cluster_policy = || change_of(tiered_cluster_policy());
+    let change = || prop_oneof![10 => cluster_policy(), 2 => network_policy(), 3 => change()];
+    let first = (vec(cluster_policy(), 4..16), vec(network_policy(), 0..6), vec(change(), 0..8));
+    let batches = (first, vec(vec(change(), 1..4), 0..6)).prop_map(|((tiers, policies, others), more)| {
+        let first = common_cluster().into_iter().chain(tiers).chain(policies).chain(others).collect();
+        let mut batches = vec![first];
+        batches.extend(more);
+        batches
+    });
+    let on_unknown_pod = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
+    (batches, vec(packet(), 0..64), on_unknown_pod).prop_map(|(batches, packets, on_unknown_pod)| World {
+        batches,
+        packets,
+        on_unknown_pod,
+    })
+}
+
+/// Two nodes, three namespaces, and a pod at each of the first addresses, of both families.
+fn common_cluster() -> Vec<Change> {
+    let namespaces = NAMESPACES.iter().zip(["env=x", "env=y", ""]).map(|(name, text)| namespace(name, text));
+    let node = |number: usize| {
+        Change::Node(Node {
+            name: NODES[number - 1].into(),
+            labels: labels(["app=x", "env=y"][number - 1]),
+            addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
+            has_all_addresses: false,
+            pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
+                .map(|cidr| cidr.parse().unwrap())
+                .into(),
+        })
+    };
+    let pods = [
+        ("a/p", "app=x", "n1", &["10.244.1.2", "fd00:1::2"][..]),
+        ("a/q", "app=y,env=x", "n1", &["10.244.1.3", "fd00:1::3"]),
+        ("b/p", "app=z", "n1", &["10.244.1.4"]),
+        ("c/p", "tier=x", "n2", &["10.244.2.2", "fd00:2::2"]),
+        ("b/q", "app=x,tier=y", "n2", &["10.244.2.3"]),
+    ];
+    let pods = pods.into_iter().enumerate().map(|(index, (name, labels, node, addresses))| {
+        let pod = super::build::pod(name)
+            .labels(labels)
+            .on(node)
+            .port("http", Protocol::TCP, PORTS[1 + index % 3])
+            .port("dns", Protocol::UDP, 53)
+            .port("dns", Protocol::TCP, PORTS[index % 2]);
+        addresses.iter().fold(pod, |pod, address| pod.at(address)).into()
+    });
+    let unreadable = super::build::pod("c/q").unknown_labels().on("n1").at("10.244.1.17").into();
+    [node(1), node(2)].into_iter().chain(namespaces).chain(pods).chain([unreadable]).collect()
+}
+
+fn change_of(policy: impl Strategy<Value = PolicySpec>) -> impl Strategy<Value = Change> {
+    (policy, prop::bool::weighted(0.15)).prop_map(|(policy, is_gone)| {
+        if is_gone { Change::PolicyGone(policy.name) } else { Change::Policy(Arc::new(policy)) }
+    })
+}
+
+fn tiered_network_policy() -> impl Strategy<Value = PolicySpec> {
+    (network_policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3)).prop_map(
+        |(policy, isolates_ingress, isolates_egress)| PolicySpec {
+            isolates_ingress,
+            isolates_egress,
+            ..policy
+        },
+    )
+}
+
+/// Cluster-wide policies of a few priorities, so that many have equal ones, with rules of which many match.
+fn tiered_cluster_policy() -> impl Strategy<Value = PolicySpec> {
+    let action = || prop_oneof![3 => Just(Action::Pass), 2 => Just(Action::Deny), 2 => Just(Action::Accept)];
+    let everybody = || (NamespaceMatch::Labels(Selector::everything()), Selector::everything());
+    let peer = || {
+        prop_oneof![
+            2 => Just(everybody()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+            5 => peer(),
+        ]
+    };
+    let named = select(&PORT_NAMES[..])
+        .prop_map(|name| PortMatch { protocol: None, numbers: PortNumbers::Named(name.into()) });
+    let port = || prop_oneof![1 => named.clone(), 2 => port()];
+    let rule = || {
+        let name = option::weighted(0.5, select(&["first", "second"][..]).prop_map(Arc::from));
+        (name, action(), vec(peer(), 1..4), option::weighted(0.5, vec(port(), 1..4)))
+            .prop_map(|(name, action, peers, ports)| RuleSpec { name, action, peers: Some(peers), ports })
+    };
+    let subject = prop_oneof![2 => Just(everybody()), 1 => (namespaces(), selector())];
+    (
+        select(&["k", "l", "m", "n", "o", "p"][..]),
+        select(&[Tier::Admin, Tier::Baseline][..]),
+        0..3_u16,
+        subject,
+        vec(rule(), 0..4),
+        vec(rule(), 0..4),
+    )
+        .prop_map(|(name, tier, priority, (namespaces, pods), ingress, egress)| PolicySpec {
+            name: cluster_policy_name(name),
+            tier,
+            priority,
+            subject: Subject { namespaces, pods },
+            isolates_ingress: false,
+            isolates_egress: false,
+            ingress,
+            egress,
+            omitted: None,
+        })
+}
+
+fn cluster_policy_name(name: &str) -> PolicyName {
+    PolicyName { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: name.into() }
 }
 
 /// Restricts the changes to NetworkPolicies and known labels, for which verdicts skip the steps for unknown
@@ -197,8 +312,8 @@ fn node() -> impl Strategy<Value = Node> {
     })
 }
 
-fn policy() -> impl Strategy<Value = PolicySpec> {
-    let network_policy = (
+fn network_policy() -> impl Strategy<Value = PolicySpec> {
+    (
         select(&NAMESPACES[..]),
         select(&["one", "two", "three"][..]),
         selector(),
@@ -218,7 +333,10 @@ fn policy() -> impl Strategy<Value = PolicySpec> {
                 egress,
                 omitted: None,
             }
-        });
+        })
+}
+
+fn policy() -> impl Strategy<Value = PolicySpec> {
     let action = || select(&[Action::Accept, Action::Deny, Action::Pass][..]);
     let cluster_policy = (
         select(&["k", "l", "m"][..]),
@@ -229,11 +347,7 @@ fn policy() -> impl Strategy<Value = PolicySpec> {
         vec(rule(action()), 0..4),
     )
         .prop_map(|(name, tier, priority, (namespaces, pods), ingress, egress)| PolicySpec {
-            name: PolicyName {
-                kind: PolicyKind::ClusterNetworkPolicy,
-                namespace: "".into(),
-                name: name.into(),
-            },
+            name: cluster_policy_name(name),
             tier,
             priority,
             subject: Subject { namespaces, pods },
@@ -243,7 +357,7 @@ fn policy() -> impl Strategy<Value = PolicySpec> {
             egress,
             omitted: None,
         });
-    prop_oneof![3 => network_policy, 1 => cluster_policy]
+    prop_oneof![3 => network_policy(), 1 => cluster_policy]
 }
 
 fn rule(action: impl Strategy<Value = Action>) -> impl Strategy<Value = RuleSpec> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use policy::{
-    Decision, Direction, Directions, Inventory, Packet, Pod, Reason, Snapshot, Verdict, explanation,
+    Decision, Direction, Directions, Inventory, Packet, Pod, Reason, Snapshot, Tier, TierStep, Verdict,
+    explanation,
 };
 use serde::Serialize;
 
@@ -58,11 +59,40 @@ pub(super) struct DirectionAnswer {
     /// Whether the verdict might change once a pod or its labels are known.
     pub(super) provisional: bool,
     pub(super) policy: Option<String>,
+    /// The policy's tier; null without a policy.
+    pub(super) tier: Option<Tier>,
+    /// The policy's priority within its tier; null for a NetworkPolicy.
+    pub(super) priority: Option<u16>,
     pub(super) rule: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule_name: Option<Arc<str>>,
+    /// The tiers in which the connection was evaluated, in order, up to the one that decides. Empty if none
+    /// was.
+    pub(super) tiers: Vec<TierAnswer>,
     pub(super) isolated_by: Vec<String>,
     pub(super) nearest_miss: Option<NearestMiss>,
+}
+
+/// A tier, and why it decided or did not.
+#[derive(Debug, Serialize)]
+pub(super) struct TierAnswer {
+    pub(super) tier: Tier,
+    /// See [`policy::TierResult::code`].
+    pub(super) result: &'static str,
+    pub(super) sentence: &'static str,
+    /// The rule that is the first that matches; absent if none matches.
+    #[serde(flatten)]
+    pub(super) rule: Option<FirstRule>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FirstRule {
+    pub(super) policy: String,
+    /// Null for a NetworkPolicy.
+    pub(super) priority: Option<u16>,
+    pub(super) rule: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule_name: Option<Arc<str>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +164,13 @@ impl DirectionAnswer {
             reason: explained.reason,
             sentence: reason.sentence(),
             provisional: reason.is_provisional(),
+            tier: match &explained.rule {
+                Some(rule) => Some(rule.tier),
+                // Only NetworkPolicies isolate.
+                None => explained.isolated_by.first().map(|_| Tier::NetworkPolicy),
+            },
+            priority: explained.rule.as_ref().and_then(|rule| rule.priority),
+            tiers: snapshot.tiers(packet, decision, direction).iter().map(TierAnswer::new).collect(),
             policy: explained
                 .rule
                 .as_ref()
@@ -149,6 +186,19 @@ impl DirectionAnswer {
                 miss: near.miss,
             }),
         }
+    }
+}
+
+impl TierAnswer {
+    fn new(step: &TierStep) -> Self {
+        let TierStep { tier, result } = step;
+        let rule = result.rule().map(|rule| FirstRule {
+            policy: rule.policy.to_string(),
+            priority: rule.priority,
+            rule: rule.index,
+            rule_name: rule.name.clone(),
+        });
+        Self { tier: *tier, result: result.code(), sentence: result.sentence(), rule }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The text of an answer.
 
-use policy::{Direction, Verdict};
+use policy::{Direction, Tier, TierResult, Verdict};
 
-use super::answer::{Answer, DirectionAnswer, Endpoint};
+use super::answer::{Answer, DirectionAnswer, Endpoint, FirstRule, TierAnswer};
 use crate::commands::table::{self, Rows};
 use crate::paint;
 use crate::terminal::{Text, text};
@@ -82,16 +82,21 @@ fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, wid
         add(answer.sentence);
         add(HELD);
     }
+    let has_cluster_policies = answer.tiers.iter().any(is_of_cluster_policies);
     match (&answer.policy, answer.rule) {
         (Some(policy), Some(rule)) => {
-            let name = answer.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-            add(&format!("{policy} {list}[{rule}]{name} is the first rule that matches"));
+            let rule = rule_text(policy, list, rule, answer.rule_name.as_deref());
+            add(&match answer.tier.filter(|_| has_cluster_policies) {
+                // Rules that pass may have matched before.
+                Some(tier) => format!("{rule} of tier {} decides", tier.name()),
+                None => format!("{rule} is the first rule that matches"),
+            });
         }
         _ if answer.provisional => {}
         _ => add(answer.sentence),
     }
+    let mut rows = Rows::default();
     if !answer.isolated_by.is_empty() {
-        let mut rows = Rows::default();
         rows.add("isolated by", answer.isolated_by.join(", "));
         rows.add(
             "nearest miss",
@@ -100,9 +105,37 @@ fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, wid
                 None => "none: no rule matches either the peer or the port".to_owned(),
             },
         );
+    }
+    if has_cluster_policies {
+        for step in &answer.tiers {
+            rows.add(&format!("tier {}", step.tier.name()), step_text(step, list));
+        }
+    }
+    if has_cluster_policies || !answer.isolated_by.is_empty() {
         lines.push(rows.render_indented(INDENT, width));
     }
     lines
+}
+
+/// Whether a tier has rules of cluster-wide policies that apply to the pod.
+fn is_of_cluster_policies(step: &TierAnswer) -> bool {
+    step.tier != Tier::NetworkPolicy && step.result != TierResult::NoRules.code()
+}
+
+/// `guard ingress[0] (metadata), priority 10: the first match denies`.
+fn step_text(step: &TierAnswer, list: &str) -> String {
+    let Some(FirstRule { policy, priority, rule, rule_name }) = &step.rule else {
+        return step.sentence.to_owned();
+    };
+    let rule = rule_text(policy, list, *rule, rule_name.as_deref());
+    let priority = priority.map(|priority| format!(", priority {priority}")).unwrap_or_default();
+    format!("{rule}{priority}: {}", step.sentence)
+}
+
+/// `guard ingress[0] (metadata)`.
+fn rule_text(policy: &str, list: &str, rule: usize, name: Option<&str>) -> String {
+    let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+    format!("{policy} {list}[{rule}]{name}")
 }
 
 fn participle(verdict: Verdict) -> &'static str {
@@ -111,3 +144,6 @@ fn participle(verdict: Verdict) -> &'static str {
         Verdict::Deny => "denied",
     }
 }
+
+#[cfg(test)]
+mod tests;

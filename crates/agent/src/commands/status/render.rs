@@ -1,5 +1,7 @@
 //! The text of `kube-verdict status`.
 
+use policy::Tier;
+
 use super::{origins, source};
 use crate::commands::table::Rows;
 use crate::paint;
@@ -162,9 +164,15 @@ fn add_policies(rows: &mut Rows, status: &Status) {
     if let Some(conntrack) = &status.conntrack {
         rows.add("connections", format!("{} of {}", conntrack.entries, conntrack.max));
     }
-    let versions = status.policies.iter().filter(|policy| policy.resource_version.is_some()).count();
-    if versions > 0 {
-        rows.add("in force", format!("{versions} policies (--output json lists the version of each)"));
+    let versions = status.policies.iter().filter(|policy| policy.resource_version.is_some());
+    if versions.clone().next().is_some() {
+        let of = |tier| versions.clone().filter(|policy| policy.tier == tier).count();
+        let tiers = match (of(Tier::Admin), of(Tier::Baseline)) {
+            (0, 0) => String::new(),
+            (admin, baseline) => format!(", {admin} of tier Admin and {baseline} of tier Baseline"),
+        };
+        let count = versions.count();
+        rows.add("in force", format!("{count} policies{tiers} (--output json lists the version of each)"));
     }
     let decided = status.policies.iter().filter(|policy| policy.allowed + policy.denied > 0).count();
     if decided > 0 {

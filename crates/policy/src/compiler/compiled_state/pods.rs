@@ -109,10 +109,10 @@ impl CompiledState {
         self.rulesets.resize(self.identities.len(), None);
         self.published_rulesets = None;
         let mut selected_by: FxHashMap<IdentityId, Vec<SelectorId>> = FxHashMap::default();
-        let has_rulesets = !self.cached_rulesets.is_empty();
+        let has_rules = !self.shared_tiers.is_empty();
         let mut subjects: Vec<(IdentityId, SubjectMatch)> = Vec::new();
         self.selectors.add_identities(&self.identities, &index, |selector, as_peer, identity, view| {
-            if has_rulesets && as_peer {
+            if has_rules && as_peer {
                 selected_by.entry(identity).or_default().push(selector);
             }
             if self.identities.get(identity).evaluated > 0 && self.subjects.contains_key(&selector) {
@@ -130,8 +130,9 @@ impl CompiledState {
             self.identities.get_mut(identity).subjects.get_or_insert_default().push(subject);
         }
         self.identities.index_fresh();
+        let changed = self.shared_tiers.add_identities(&selected_by);
         for cached in self.cached_rulesets.values_mut() {
-            if cached.add_identities(&selected_by) {
+            if cached.replace_tiers(&changed) {
                 for user in &cached.users {
                     self.rulesets[user.index()] = Some(Arc::clone(&cached.rulesets));
                 }

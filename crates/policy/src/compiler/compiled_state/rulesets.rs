@@ -54,6 +54,7 @@ impl CompiledState {
         if let Some(cached) = self.cached_rulesets.get_mut(&key) {
             cached.users.remove(&identity);
             if cached.users.is_empty() {
+                cached.tiers().for_each(|tier| self.shared_tiers.release(tier));
                 self.cached_rulesets.remove(&key);
             }
         }
@@ -75,8 +76,8 @@ impl CompiledState {
                     let policies = names.filter_map(|name| self.policies.get(name));
                     policies.map(|policy| Applied { policy, view: subject.view })
                 });
-                self.cached_rulesets
-                    .insert(Arc::clone(&key), CachedRulesets::new(policies.collect(), &self.selectors));
+                let cached = CachedRulesets::new(policies.collect(), &mut self.shared_tiers, &self.selectors);
+                self.cached_rulesets.insert(Arc::clone(&key), cached);
             }
             if let Some(cached) = self.cached_rulesets.get_mut(&key) {
                 cached.users.insert(identity);
@@ -85,5 +86,6 @@ impl CompiledState {
             self.identities.get_mut(identity).rulesets = Some(key);
             self.published_rulesets = None;
         }
+        self.shared_tiers.drop_unused();
     }
 }
