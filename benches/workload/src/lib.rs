@@ -2,7 +2,9 @@
 //!
 //! Every NetworkPolicy selects one server pod. Its peers are pods of many apps in many namespaces, or blocks
 //! of addresses. Cluster-wide policies, if there are any, select every pod: one half is of tier Admin, the
-//! other of tier Baseline. They leave the packets of the workload to the NetworkPolicies. Pods have labels that no policy mentions, one of them unique to each, as pods of real clusters
+//! other of tier Baseline. They leave the packets of the workload to the NetworkPolicies.
+//!
+//! Pods have labels that no policy mentions, one of them unique to each, as pods of real clusters
 //! do.
 
 #![forbid(unsafe_code)]

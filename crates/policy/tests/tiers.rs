@@ -1,5 +1,5 @@
-//! Cluster-wide policies above and below NetworkPolicies: the compiled engine equals the reference over random
-//! mixes of all three tiers, and only pods that policy may deny something are evaluated.
+//! Cluster-wide policies above and below NetworkPolicies: the compiled engine equals the reference over
+//! random mixes of all three tiers, and only pods that policy may deny something are evaluated.
 
 #![allow(clippy::unwrap_used, reason = "a world that can't be built is a bug in the test")]
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Addresses of local pods to which policy allows every packet in a direction: no policy isolates them, and no
-/// rule that applies to them denies. Their packets pass without a verdict in that direction.
+/// Addresses of local pods to which policy allows every packet in a direction: no policy isolates them, and
+/// no rule that applies to them denies. Their packets pass without a verdict in that direction.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OpenAddresses {
     /// Pods that policy allows all ingress.

@@ -1,8 +1,8 @@
 //! The compiled rules of tiers. Rulesets with the same policies in a tier and direction share them: a
 //! cluster-wide policy is in the rulesets of many pods, and is compiled once.
 //!
-//! From: the policies that apply to a pod. To: its rulesets. Invariant: the rules of a tier depend only on its
-//! [`TierKey`] and on the identities.
+//! From: the policies that apply to a pod. To: its rulesets. Invariant: the rules of a tier depend only on
+//! its [`TierKey`] and on the identities.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ pub(crate) struct SharedTiers {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct TierKey {
     direction: Direction,
-    /// The policies with rules in this direction, in order: the id of the first rule of each, which a policy
-    /// that changes gets anew, and the view in which the policy applies.
+    /// The policies with rules in this direction, in order: the id of the first rule of each, and the view in
+    /// which the policy applies. A policy that changes gets other ids for its rules.
     policies: Arc<[(RuleId, View)]>,
 }
 
@@ -133,8 +133,7 @@ impl SharedTiers {
 }
 
 impl SharedTier {
-    /// Whether these are egress rules of which ANY has a named port, which is resolved at the peer (semantics
-    /// 17).
+    /// Whether these are egress rules and ANY has a named port, which is resolved at the peer (semantics 17).
     pub(crate) fn has_port_names(&self) -> bool {
         self.key.direction == Direction::Egress && self.builder.has_port_names
     }

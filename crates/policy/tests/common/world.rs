@@ -173,7 +173,7 @@ fn tiered_network_policy() -> impl Strategy<Value = PolicySpec> {
     )
 }
 
-/// Cluster-wide policies of a few priorities, so that many have equal ones, with rules of which many match.
+/// Cluster-wide policies of a few priorities, so that many have equal ones. Many of their rules match.
 fn tiered_cluster_policy() -> impl Strategy<Value = PolicySpec> {
     let action = || prop_oneof![3 => Just(Action::Pass), 2 => Just(Action::Deny), 2 => Just(Action::Accept)];
     let everybody = || (NamespaceMatch::Labels(Selector::everything()), Selector::everything());
