@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1 as networking;
 use policy::{Budget, Change};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -176,12 +174,7 @@ fn watch_all(
             // Without Nodes, --pod-cidr gives this node's pod CIDRs.
             optional: kind == Kind::Node,
         };
-        match kind {
-            Kind::Namespace => drop(tokio::spawn(watcher.run::<core::Namespace>(kind))),
-            Kind::Pod => drop(tokio::spawn(watcher.run::<core::Pod>(kind))),
-            Kind::Node => drop(tokio::spawn(watcher.run::<core::Node>(kind))),
-            Kind::NetworkPolicy => drop(tokio::spawn(watcher.run::<networking::NetworkPolicy>(kind))),
-        }
+        drop(tokio::spawn(watcher.run(kind)));
     }
     receiver
 }

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{EventType, Identity, Object, Outline, Page, PageMetadata, Slim, WatchLine};
+use super::object::{EventType, Identity, Object, Outline, PageMetadata, WatchLine, objects_of_page};
 use super::timeouts::Timeouts;
 use crate::convert::Kind;
 use crate::interner::Interner;
@@ -100,8 +100,8 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Lists and watches the objects of the API type `T`, which are of `kind`, until the receiver is dropped.
-    pub(super) async fn run<T: kube::Resource<DynamicType = ()> + 'static>(self, kind: Kind) {
+    /// Lists and watches the objects of `kind` until the receiver is dropped.
+    pub(super) async fn run(self, kind: Kind) {
         let mut list_watch = ListWatch {
             kind,
             request: Request::new(kind.url_path()),
@@ -113,8 +113,8 @@ impl Watcher {
         let mut listed = false;
         while !list_watch.watcher.events.is_closed() {
             let step = match list_watch.version.clone() {
-                None => list_watch.list::<T>(listed).await.inspect(|()| listed = true),
-                Some(version) => list_watch.watch::<T>(&version).await,
+                None => list_watch.list(listed).await.inspect(|()| listed = true),
+                Some(version) => list_watch.watch(&version).await,
             };
             let Err(Interrupted { failure, received }) = step else {
                 backoff = list_watch.watcher.timeouts.backoff();
@@ -168,10 +168,7 @@ impl ListWatch {
     }
 
     /// Lists all objects. The list is consistent: every page is of the same version.
-    async fn list<T: kube::Resource<DynamicType = ()> + 'static>(
-        &mut self,
-        again: bool,
-    ) -> Result<(), Interrupted> {
+    async fn list(&mut self, again: bool) -> Result<(), Interrupted> {
         if again {
             self.watcher.watch_statuses.relisting(self.kind);
         }
@@ -181,7 +178,7 @@ impl ListWatch {
             let metadata = PageMetadata::of(&page).map_err(|error| self.malformed(&error))?;
             // While this page is converted, the next one is requested.
             let (events, interner) = (self.watcher.events.clone(), Arc::clone(&self.watcher.interner));
-            let sent = send_page::<T>(self.kind, events, interner, page);
+            let sent = send_page(self.kind, events, interner, page);
             let ((), next) = tokio::try_join!(sent, async {
                 match metadata.next_page() {
                     Some(next) => self.page(Some(next)).await.map(Some),
@@ -251,7 +248,7 @@ impl ListWatch {
     }
 
     /// Watches from `version` on, until the watch ends.
-    async fn watch<T: kube::Resource<DynamicType = ()>>(&mut self, version: &str) -> Result<(), Interrupted> {
+    async fn watch(&mut self, version: &str) -> Result<(), Interrupted> {
         let Timeouts { response, idle, .. } = self.watcher.timeouts;
         let params = WatchParams::default().timeout(WATCH_SECONDS);
         let request = self.request.watch(&params, version).map_err(kube::Error::BuildRequest);
@@ -271,9 +268,7 @@ impl ListWatch {
             // A connection that breaks, within a line or between two, is treated like a watch that the API
             // server ends.
             let item = match line {
-                Some(Ok(line)) => {
-                    self.read_line::<T>(&line).map_err(|failure| interrupted(failure, received))?
-                }
+                Some(Ok(line)) => self.read_line(&line).map_err(|failure| interrupted(failure, received))?,
                 Some(Err(_)) | None => None,
             };
             let Some(WatchItem { event, version }) = item else {
@@ -295,10 +290,7 @@ impl ListWatch {
     }
 
     /// Parses a line of a watch; `None` if it is incomplete.
-    fn read_line<T: kube::Resource<DynamicType = ()>>(
-        &self,
-        line: &str,
-    ) -> Result<Option<WatchItem>, Failure> {
+    fn read_line(&self, line: &str) -> Result<Option<WatchItem>, Failure> {
         let malformed = |error: serde_json::Error| Failure::malformed(&error.to_string(), WATCH, self.kind);
         let WatchLine { what, object } = match serde_json::from_str(line) {
             Err(error) if error.is_eof() => return Ok(None),
@@ -315,8 +307,8 @@ impl ListWatch {
                 }
             }
             EventType::Added | EventType::Modified => {
-                let slim: Slim<T> = serde_json::from_str(text).map_err(malformed)?;
-                WatcherEvent::Apply(slim.object(self.kind, &self.watcher.interner))
+                let object = Object::read(self.kind, text, &self.watcher.interner).map_err(malformed)?;
+                WatcherEvent::Apply(object)
             }
             EventType::Deleted => WatcherEvent::Delete(Identity::skim(text).map_err(malformed)?),
             EventType::Bookmark => {
@@ -351,13 +343,13 @@ struct WatchItem {
 
 /// Sends the objects of a page. They are parsed on a separate thread, so that the next page is received in
 /// the meantime.
-async fn send_page<T: kube::Resource<DynamicType = ()> + 'static>(
+async fn send_page(
     kind: Kind,
     events: mpsc::Sender<(Kind, WatcherEvent)>,
     interner: Arc<Interner>,
     page: String,
 ) -> Result<(), Failure> {
-    let read = spawn_blocking(move || Page::<T>::objects(&page, kind, &interner)).await;
+    let read = spawn_blocking(move || objects_of_page(&page, kind, &interner)).await;
     // If parsing panics, the list must not count as complete without these objects.
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
     let read = read.map_err(|error| Failure::malformed(&error.to_string(), LIST, kind))?;
