@@ -41,7 +41,7 @@ use serde_json::Value;
 pub use self::duplicate::Duplicate;
 pub use self::field_path::{FieldPath, Step};
 pub use self::flaw::Flaw;
-pub use self::kind::Kind;
+pub use self::kind::{CLUSTER_POLICY_GROUP, Kind};
 pub(crate) use self::metadata::is_miswritten;
 pub(crate) use self::node::{PUBLIC_ADDRESSES, is_miswritten_range};
 pub use self::recognition::Recognition;

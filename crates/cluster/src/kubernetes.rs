@@ -14,6 +14,7 @@
 
 mod clients;
 mod configuration;
+mod discovery;
 mod error;
 mod failure;
 mod object;

@@ -7,6 +7,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::Resource;
 
+/// The API group of cluster-wide policies.
+pub const CLUSTER_POLICY_GROUP: &str = "policy.networking.k8s.io";
+
 /// The kinds of objects that are converted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
@@ -57,6 +60,11 @@ impl Kind {
             Self::Node => core::Node::group(&()),
             Self::NetworkPolicy => networking::NetworkPolicy::group(&()),
         }
+    }
+
+    /// Whether a CustomResourceDefinition defines it, so that an API server may not have it.
+    pub fn is_custom(self) -> bool {
+        self.group() == CLUSTER_POLICY_GROUP
     }
 
     /// The API path of its objects in all namespaces.

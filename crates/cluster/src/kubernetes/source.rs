@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::clients::Clients;
 use super::configuration::Access;
+use super::discovery::watch_unenforced;
 use super::error::KubernetesError;
 use super::refused_policy::RefusedPolicy;
 use super::report::Reporter;
@@ -112,8 +113,10 @@ impl Kubernetes {
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
                 let events = watch_all(&clients, &watched, &interner, timeouts);
+                let (found, unenforced) = mpsc::channel(1);
+                tokio::spawn(watch_unenforced(clients, found));
                 tokio::select! {
-                    () = source.run(events, refusals, publish) => {}
+                    () = source.run(events, refusals, unenforced, publish) => {}
                     _ = stopped => {}
                 }
             });
@@ -172,7 +175,7 @@ fn watch_all(
             events: events.clone(),
             interner: Arc::clone(interner),
             // Without Nodes, --pod-cidr gives this node's pod CIDRs.
-            optional: kind == Kind::Node,
+            optional: kind == Kind::Node || kind.is_custom(),
         };
         drop(tokio::spawn(watcher.run(kind)));
     }
@@ -194,6 +197,7 @@ impl Running {
         mut self,
         mut events: mpsc::Receiver<(Kind, WatcherEvent)>,
         mut refusals: mpsc::Receiver<RefusedPolicy>,
+        mut unenforced: mpsc::Receiver<Vec<String>>,
         mut publish: impl FnMut(Update),
     ) {
         let (hint, mut hints) = mpsc::unbounded_channel();
@@ -235,6 +239,7 @@ impl Running {
                     self.reporter.report(self.state.over_budget(refused).into_iter().collect());
                     continue;
                 }
+                Some(sentences) = unenforced.recv() => self.state.set_unenforced(sentences),
                 Some(hint) = hints.recv() => {
                     if !self.check_cni_cache(hint, &send_hint) {
                         continue;

@@ -8,6 +8,9 @@
 //!                                                          +----------+ resumes at the last version seen
 //! ```
 //!
+//! A kind that a CustomResourceDefinition defines is looked for first ([`super::discovery`]), and now and then
+//! if the API server does not have it. Without its definition, it has no objects.
+//!
 //! The events are those of `kube::runtime::watcher`. That watcher is not used because it does not report
 //! which version it has seen or that a watch hung, resets its backoff before each list, and holds whole pages
 //! of whole objects.
@@ -25,6 +28,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
+use super::discovery::is_served;
 use super::failure::Failure;
 use super::object::{EventType, Identity, Object, Outline, PageMetadata, WatchLine, objects_of_page};
 use super::timeouts::Timeouts;
@@ -78,6 +82,9 @@ const LARGE: usize = 64 << 10;
 /// The verb of a list in failure messages.
 const LIST: &str = "list";
 
+/// The verb of a look for a kind in failure messages.
+const DISCOVER: &str = "discover";
+
 /// The verb of a watch in failure messages.
 const WATCH: &str = "watch";
 
@@ -107,25 +114,26 @@ impl Watcher {
             request: Request::new(kind.url_path()),
             version: None,
             page_size: PAGE,
+            is_listed: false,
+            absences: 0,
             watcher: self,
         };
         let mut backoff = list_watch.watcher.timeouts.backoff();
-        let mut listed = false;
         while !list_watch.watcher.events.is_closed() {
-            let step = match list_watch.version.clone() {
-                None => list_watch.list(listed).await.inspect(|()| listed = true),
-                Some(version) => list_watch.watch(&version).await,
-            };
-            let Err(Interrupted { failure, received }) = step else {
+            let Err(Interrupted { failure, received }) = list_watch.step().await else {
                 backoff = list_watch.watcher.timeouts.backoff();
                 continue;
             };
             let Watcher { clients, watch_statuses, timeouts, optional, .. } = &list_watch.watcher;
             watch_statuses.failed(kind, failure.class, &failure.sentence, *optional);
+            let mut pause = None;
             match failure.class {
                 FailureClass::Gone | FailureClass::Malformed => list_watch.version = None,
+                // Its definition may be gone.
+                FailureClass::Missing if kind.is_custom() => list_watch.version = None,
                 FailureClass::Unauthorized | FailureClass::Unreachable => clients.renew().await,
-                FailureClass::Forbidden | FailureClass::Missing if !listed => {
+                FailureClass::Forbidden | FailureClass::Missing if !list_watch.is_listed => {
+                    pause = kind.is_custom().then(|| timeouts.until_next_look());
                     list_watch.send(WatcherEvent::Unavailable).await
                 }
                 _ => {}
@@ -133,7 +141,7 @@ impl Watcher {
             if received {
                 backoff = timeouts.backoff();
             }
-            sleep(backoff.next().unwrap_or(timeouts.max_backoff)).await;
+            sleep(pause.or_else(|| backoff.next()).unwrap_or(timeouts.max_backoff)).await;
         }
     }
 }
@@ -158,6 +166,10 @@ struct ListWatch {
     version: Option<String>,
     /// The number of objects in the next page, at least 1.
     page_size: u32,
+    /// Whether a list was complete.
+    is_listed: bool,
+    /// How often in a row the API server did not have this kind.
+    absences: u32,
     watcher: Watcher,
 }
 
@@ -165,6 +177,44 @@ impl ListWatch {
     async fn send(&self, event: WatcherEvent) {
         // Without a receiver, the program is ending.
         let _ = self.watcher.events.send((self.kind, event)).await;
+    }
+
+    /// The next step: looks for the kind, lists its objects or watches them.
+    async fn step(&mut self) -> Result<(), Interrupted> {
+        match self.version.clone() {
+            Some(version) => self.watch(&version).await,
+            None if self.is_served().await? => {
+                self.absences = 0;
+                self.list(self.is_listed).await.inspect(|()| self.is_listed = true)
+            }
+            None => {
+                self.absent().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the API server has this kind. Kubernetes' own kinds need no look.
+    async fn is_served(&self) -> Result<bool, Failure> {
+        if !self.kind.is_custom() {
+            return Ok(true);
+        }
+        let waited = self.watcher.timeouts.response;
+        let served = timeout(waited, is_served(&self.watcher.clients.client(), self.kind)).await;
+        served.map_err(|_| self.hung(DISCOVER, waited))?
+    }
+
+    /// Handles that the API server does not have this kind: then there are no objects of it. If objects were
+    /// listed before, this must be seen twice in a row.
+    async fn absent(&mut self) {
+        self.absences = self.absences.saturating_add(1);
+        let needed = if self.is_listed { 2 } else { 1 };
+        if self.absences == needed {
+            self.watcher.watch_statuses.absent(self.kind);
+            self.send(WatcherEvent::Init).await;
+            self.send(WatcherEvent::InitDone).await;
+        }
+        sleep(self.watcher.timeouts.until_next_look()).await;
     }
 
     /// Lists all objects. The list is consistent: every page is of the same version.
