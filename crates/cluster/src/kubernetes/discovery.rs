@@ -27,8 +27,11 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// Whether the API server has the kind in the version that is converted.
+/// Whether the API server has the kind in the version that is converted. Kubernetes' own kinds need no look.
 pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, Failure> {
+    if !kind.is_custom() {
+        return Ok(true);
+    }
     match client.list_api_group_resources(&kind.api_version()).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == kind.plural())),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
