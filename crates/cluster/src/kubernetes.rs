@@ -28,6 +28,7 @@ mod source;
 mod state;
 mod timeouts;
 mod watcher;
+mod watcher_event;
 
 pub use self::configuration::{Access, AccessError, UnusableKubeconfig};
 pub use self::error::KubernetesError;

@@ -18,7 +18,7 @@ use self::standby::Standby;
 pub(super) use self::warning::{ObjectWarning, Reason};
 use super::object::{Identity, Object};
 use super::refused_policy::RefusedPolicy;
-use super::watcher::WatcherEvent;
+use super::watcher_event::WatcherEvent;
 use crate::cni::{CachedResult, LocalPod, LocalPods};
 use crate::convert::{Flaw, Kind};
 use crate::delta::Delta;

@@ -25,7 +25,6 @@ use std::time::Duration;
 use futures_util::{AsyncBufReadExt, StreamExt};
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
-use policy::PolicySpec;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -33,36 +32,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::clients::Clients;
 use super::discovery::is_served;
 use super::failure::Failure;
-use super::object::{EventType, Identity, Object, Outline, PageMetadata, WatchLine, objects_of_page};
+use super::object::{PageMetadata, objects_of_page};
 use super::timeouts::Timeouts;
+use super::watcher_event::{WATCH, WatchItem, WatcherEvent};
 use crate::convert::Kind;
 use crate::interner::Interner;
 use crate::watch_status::{FailureClass, WatchStatuses};
-
-/// What a watcher reports about the objects of a kind.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) enum WatcherEvent {
-    /// A list begins. Objects that are known and are not listed before [`WatcherEvent::InitDone`] are gone. A
-    /// list can begin again before it is complete.
-    Init,
-    /// The list has this object.
-    InitApply(Object),
-    /// The list is complete.
-    InitDone,
-    /// The object exists and has this form now.
-    Apply(Object),
-    /// The object exists and has changed, and its new form is too large to be read while other events wait.
-    ApplyLarge {
-        /// Its identity.
-        identity: Identity,
-        /// If it is a policy: a policy that isolates the pods that it selects.
-        isolation: Option<Arc<PolicySpec>>,
-    },
-    /// The object is gone.
-    Delete(Identity),
-    /// Before any list was complete: the agent may not read this kind, or the API server does not have it.
-    Unavailable,
-}
 
 /// The most objects in one page. If each takes 10 KB, a page takes a megabyte while it is read, and the next
 /// page as much again.
@@ -77,19 +52,11 @@ const PAGE_BYTES: usize = 2 << 20;
 /// short.
 const PAGE_STEP: u32 = 4;
 
-/// The largest object that is read from a watch as a whole, in bytes. Reading and converting this much takes
-/// up to 4 ms. Of a larger object, an outline is read. If the outline is not enough, the object is listed
-/// separately later, so the events behind it do not wait.
-const LARGE: usize = 64 << 10;
-
 /// The verb of a list in failure messages.
 const LIST: &str = "list";
 
 /// The verb of a look for a kind in failure messages.
 const DISCOVER: &str = "discover";
-
-/// The verb of a watch in failure messages.
-const WATCH: &str = "watch";
 
 /// The duration after which the API server ends a watch, in seconds. The next watch has a fresh token.
 const WATCH_SECONDS: u32 = 290;
@@ -318,7 +285,8 @@ impl ListWatch {
             // A connection that breaks, within a line or between two, is treated like a watch that the API
             // server ends.
             let item = match line {
-                Some(Ok(line)) => self.read_line(&line).map_err(|failure| interrupted(failure, received))?,
+                Some(Ok(line)) => WatchItem::read(self.kind, &line, &self.watcher.interner)
+                    .map_err(|failure| interrupted(failure, received))?,
                 Some(Err(_)) | None => None,
             };
             let Some(WatchItem { event, version }) = item else {
@@ -339,56 +307,9 @@ impl ListWatch {
         }
     }
 
-    /// Parses a line of a watch; `None` if it is incomplete.
-    fn read_line(&self, line: &str) -> Result<Option<WatchItem>, Failure> {
-        let malformed = |error: serde_json::Error| Failure::malformed(&error.to_string(), WATCH, self.kind);
-        let WatchLine { what, object } = match serde_json::from_str(line) {
-            Err(error) if error.is_eof() => return Ok(None),
-            read => read.map_err(malformed)?,
-        };
-        let text = object.get();
-        let event = match what {
-            EventType::Added | EventType::Modified if text.len() > LARGE => {
-                match Outline::of(self.kind, text, &self.watcher.interner).map_err(malformed)? {
-                    Outline::Small(object) => WatcherEvent::Apply(object),
-                    Outline::Large { identity, isolation } => {
-                        WatcherEvent::ApplyLarge { identity, isolation }
-                    }
-                }
-            }
-            EventType::Added | EventType::Modified => {
-                let object = Object::read(self.kind, text, &self.watcher.interner).map_err(malformed)?;
-                WatcherEvent::Apply(object)
-            }
-            EventType::Deleted => WatcherEvent::Delete(Identity::skim(text).map_err(malformed)?),
-            EventType::Bookmark => {
-                let version = Identity::skim(text).map_err(malformed)?.resource_version;
-                return Ok(Some(WatchItem { event: None, version }));
-            }
-            EventType::Error => {
-                let status = serde_json::from_str(text).map_err(malformed)?;
-                return Err(Failure::answered(&status, WATCH, self.kind));
-            }
-        };
-        let version = match &event {
-            WatcherEvent::Apply(Object { identity, .. })
-            | WatcherEvent::ApplyLarge { identity, .. }
-            | WatcherEvent::Delete(identity) => identity.resource_version.clone(),
-            _ => String::new(),
-        };
-        Ok(Some(WatchItem { event: Some(event), version }))
-    }
-
     fn hung(&self, verb: &str, waited: Duration) -> Failure {
         Failure::hung(verb, self.kind, waited.as_secs_f64())
     }
-}
-
-/// The content of a line of a watch.
-struct WatchItem {
-    event: Option<WatcherEvent>,
-    /// The version that the watch has reached; empty if the line does not say it.
-    version: String,
 }
 
 /// Sends the objects of a page. They are parsed on a separate thread, so that the next page is received in
