@@ -117,7 +117,10 @@ mod tests {
 
     use super::*;
 
-    fn sentences(groups: &[(&str, &[(&str, &[&str])])]) -> Vec<String> {
+    /// Versions of a group, each with its kinds.
+    type Versions<'a> = &'a [(&'a str, &'a [&'a str])];
+
+    fn sentences(groups: &[(&str, Versions<'_>)]) -> Vec<String> {
         let resource = |kind: &&str| json!({"resource": kind.to_lowercase(), "responseKind": {"group": "", "version": "", "kind": kind}});
         let version = |(version, kinds): &(&str, &[&str])| json!({"version": version, "resources": kinds.iter().map(resource).collect::<Vec<_>>()});
         let group = |(name, versions): &(&str, &[(&str, &[&str])])| json!({"metadata": {"name": name}, "versions": versions.iter().map(version).collect::<Vec<_>>()});
