@@ -14,6 +14,7 @@
 
 mod clients;
 mod configuration;
+mod discovery;
 mod error;
 mod failure;
 mod object;
@@ -27,6 +28,7 @@ mod source;
 mod state;
 mod timeouts;
 mod watcher;
+mod watcher_event;
 
 pub use self::configuration::{Access, AccessError, UnusableKubeconfig};
 pub use self::error::KubernetesError;

@@ -158,6 +158,18 @@ impl WatchStatuses {
         });
     }
 
+    /// The API server does not have this kind, so it has no objects of it.
+    pub(crate) fn absent(&self, kind: Kind) {
+        self.change(kind, |status| {
+            if matches!(status.state, WatchState::Watching | WatchState::Lost) {
+                tracing::info!(kind = %kind, "the API server does not have this kind any more");
+            }
+            if status.state != WatchState::Absent {
+                status.set_state(WatchState::Absent);
+            }
+        });
+    }
+
     /// A new watch continues where the previous one had ended.
     pub(crate) fn reconnecting(&self, kind: Kind) {
         self.change(kind, |status| status.reconnects += 1);

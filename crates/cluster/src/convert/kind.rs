@@ -105,6 +105,11 @@ impl Kind {
         }
     }
 
+    /// Whether a CustomResourceDefinition defines it, so that an API server may not have it.
+    pub fn is_custom(self) -> bool {
+        !Self::CORE.contains(&self)
+    }
+
     /// The API path of its objects in all namespaces.
     pub fn url_path(self) -> String {
         self.url_path_in(None)

@@ -1,34 +1,19 @@
 //! Parses objects as the API server sends them. Of each object's many fields, only those that matter are
 //! kept, and only until the object is converted.
 
-use std::marker::PhantomData;
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use policy::{Change, PolicySpec};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::convert::{Converted, Duplicate, Kind, Unusable, convert};
 use crate::interner::Interner;
 use crate::manifest::RawObject;
-
-/// The fields of an object of the API type `T` that matter. As values in memory, small fields take up to 60
-/// times as much as text.
-#[derive(Debug)]
-pub(super) struct Slim<T> {
-    fields: Value,
-    /// Fields that occur more than once. None if an API server has written the object.
-    duplicates: Vec<Duplicate>,
-    of: PhantomData<fn() -> T>,
-}
-
-impl<T> Slim<T> {
-    /// The object, converted.
-    pub(super) fn object(&self, kind: Kind, interner: &Interner) -> Object {
-        Object::of(kind, &self.fields, &self.duplicates, interner)
-    }
-}
 
 /// A converted object.
 #[derive(Clone, PartialEq, Debug)]
@@ -50,6 +35,14 @@ pub(super) struct ObjectIdentity {
 }
 
 impl Object {
+    /// Parses and converts the object of this kind in the text. The object may lack its kind.
+    pub(super) fn read(kind: Kind, text: &str, interner: &Interner) -> Result<Self, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let RawObject { fields, duplicates, .. } = RawObject::of_kind(kind, &mut deserializer)?;
+        deserializer.end()?;
+        Ok(Self::of(kind, &fields, &duplicates, interner))
+    }
+
     /// Converts the object with these fields.
     pub(super) fn of(kind: Kind, fields: &Value, duplicates: &[Duplicate], interner: &Interner) -> Self {
         let phase = fields.get("status").and_then(|status| status.get("phase")?.as_str());
@@ -139,15 +132,6 @@ fn isolates_all(ObjectIdentity { namespace, name, .. }: &ObjectIdentity) -> Valu
     json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec})
 }
 
-impl<'de, T: kube::Resource<DynamicType = ()>> Deserialize<'de> for Slim<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let kind = Kind::named(&T::kind(&()))
-            .ok_or_else(|| serde::de::Error::custom("this kind is not supported"))?;
-        let RawObject { fields, duplicates, .. } = RawObject::of_kind(kind, deserializer)?;
-        Ok(Self { fields, duplicates, of: PhantomData })
-    }
-}
-
 /// A line of a watch. The client library's type parses the object immediately, however large it is.
 #[derive(Debug, Deserialize)]
 pub(super) struct WatchLine<'a> {
@@ -171,25 +155,105 @@ pub(super) enum EventType {
     Error,
 }
 
-/// The objects of a page of a list.
+/// Parses the page of a list in this text and converts its objects.
 ///
-/// The client library's list type holds every field of every object at once.
-#[derive(Debug, Deserialize)]
-#[serde(bound(deserialize = "T: kube::Resource<DynamicType = ()>"))]
-pub(super) struct Page<T> {
-    /// `null` if there are none.
-    items: Option<Vec<Slim<T>>>,
+/// The client library's list type holds every field of every object at once. As values in memory, small
+/// fields take up to 60 times as much as text.
+pub(super) fn objects_of_page(
+    page: &str,
+    kind: Kind,
+    interner: &Interner,
+) -> Result<Vec<Object>, serde_json::Error> {
+    let raw = raw_objects_of_page(page, kind)?;
+    let object = |raw: RawObject| Object::of(kind, &raw.fields, &raw.duplicates, interner);
+    Ok(raw.into_iter().map(object).collect())
 }
 
-impl<T: kube::Resource<DynamicType = ()>> Page<T> {
-    /// Parses the page in this text and converts its objects.
-    pub(super) fn objects(
-        page: &str,
-        kind: Kind,
-        interner: &Interner,
-    ) -> Result<Vec<Object>, serde_json::Error> {
-        let page: Self = serde_json::from_str(page)?;
-        Ok(page.items.into_iter().flatten().map(|slim| slim.object(kind, interner)).collect())
+fn raw_objects_of_page(page: &str, kind: Kind) -> Result<Vec<RawObject>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(page);
+    let objects = PageOf(kind).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(objects)
+}
+
+/// Reads a page: the field `items` of an object.
+struct PageOf(Kind);
+
+/// Reads the items of a page; `null` if there are none.
+struct ItemsOf(Kind);
+
+/// Reads one item.
+struct ItemOf(Kind);
+
+impl<'de> DeserializeSeed<'de> for PageOf {
+    type Value = Vec<RawObject>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for PageOf {
+    type Value = Vec<RawObject>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of {}", self.0.plural())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut objects = Vec::new();
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            if name == "items" {
+                objects = map.next_value_seed(ItemsOf(self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(objects)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ItemsOf {
+    type Value = Vec<RawObject>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ItemsOf {
+    type Value = Vec<RawObject>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} or null", self.0.plural())
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut objects = Vec::new();
+        while let Some(object) = items.next_element_seed(ItemOf(self.0))? {
+            objects.push(object);
+        }
+        Ok(objects)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ItemOf {
+    type Value = RawObject;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawObject, D::Error> {
+        RawObject::of_kind(self.0, deserializer)
     }
 }
 
@@ -223,8 +287,6 @@ impl PageMetadata {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Pod;
-    use k8s_openapi::api::networking::v1::NetworkPolicy;
 
     #[test]
     fn list_items_need_no_kind_and_keep_only_fields_that_matter() {
@@ -240,8 +302,8 @@ mod tests {
         });
         let metadata = PageMetadata::of(&page.to_string()).expect("metadata");
         assert_eq!((metadata.resource_version.as_deref(), metadata.next_page()), (Some("7"), Some("next")));
-        let page: Page<Pod> = serde_json::from_value(page).expect("a page");
-        let fields = &page.items.expect("items")[0].fields;
+        let objects = raw_objects_of_page(&page.to_string(), Kind::Pod).expect("a page");
+        let fields = &objects[0].fields;
         let [namespace, name, uid, resource_version] = ["web", "a", "u", "5"].map(str::to_owned);
         assert_eq!(ObjectIdentity::of(fields), ObjectIdentity { namespace, name, uid, resource_version });
         assert_eq!(
@@ -255,7 +317,7 @@ mod tests {
         for next in [json!({"resourceVersion": "7"}), json!({"resourceVersion": "7", "continue": ""})] {
             let last = json!({"metadata": next, "items": null});
             assert_eq!(PageMetadata::of(&last.to_string()).expect("metadata").next_page(), None);
-            assert!(serde_json::from_value::<Page<Pod>>(last).expect("a page").items.is_none());
+            assert!(raw_objects_of_page(&last.to_string(), Kind::Pod).expect("a page").is_empty());
         }
     }
 
@@ -263,7 +325,7 @@ mod tests {
     fn a_duplicate_field_does_not_break_its_page() {
         let page = r#"{"items": [{"metadata": {"name": "p", "namespace": "web", "labels": {"a": "1", "a": "2"}},
             "spec": {"podSelector": {}}}, {"metadata": {"name": "q"}}]}"#;
-        let items = serde_json::from_str::<Page<NetworkPolicy>>(page).expect("a page").items.expect("items");
+        let items = raw_objects_of_page(page, Kind::NetworkPolicy).expect("a page");
         assert_eq!((items.len(), items[0].duplicates.len()), (2, 1));
         assert_eq!(items[0].fields["metadata"]["labels"], json!({"a": "2"}));
     }
@@ -274,15 +336,16 @@ mod tests {
             "metadata":{"name":"p","namespace":"web","resourceVersion":"9"},"spec":{"podSelector":{},"future":1}}}"#;
         let read: WatchLine<'_> = serde_json::from_str(line).expect("a line");
         assert_eq!(read.what, EventType::Modified);
-        let slim: Slim<NetworkPolicy> = serde_json::from_str(read.object.get()).expect("an object");
+        let mut deserializer = serde_json::Deserializer::from_str(read.object.get());
+        let policy = RawObject::of_kind(Kind::NetworkPolicy, &mut deserializer).expect("an object");
         assert_eq!(
-            slim.fields["spec"],
+            policy.fields["spec"],
             json!({"podSelector": {}, "future": 1}),
             "all fields of a policy are kept"
         );
         assert_eq!(
             ObjectIdentity::skim(read.object.get()).expect("metadata"),
-            ObjectIdentity::of(&slim.fields)
+            ObjectIdentity::of(&policy.fields)
         );
         let line = r#"{"object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"12"}},"type":"BOOKMARK"}"#;
         let read: WatchLine<'_> = serde_json::from_str(line).expect("a line");

@@ -8,8 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1 as networking;
 use kube::api::ListParams;
 use kube::core::Request;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -17,8 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clients::Clients;
 use super::failure::Failure;
-use super::object::{Object, Page};
-use crate::convert::Kind;
+use super::object::{Object, objects_of_page};
 use crate::error_chain::chain;
 use crate::interner::Interner;
 use crate::key::Key;
@@ -114,17 +111,7 @@ async fn read(clients: &Clients, key: &Key, interner: Arc<Interner>) -> Result<A
     let request = request.map_err(|error| failed(&kube::Error::BuildRequest(error)))?;
     let text = clients.client().request_text(request).await.map_err(|error| failed(&error))?;
     // On a thread other than the one that handles events, because a large policy takes 50 ms.
-    let objects = spawn_blocking(move || match kind {
-        Kind::Namespace => Page::<core::Namespace>::objects(&text, kind, &interner),
-        Kind::Pod => Page::<core::Pod>::objects(&text, kind, &interner),
-        Kind::Node => Page::<core::Node>::objects(&text, kind, &interner),
-        Kind::NetworkPolicy
-        | Kind::ClusterNetworkPolicy
-        | Kind::AdminNetworkPolicy
-        | Kind::BaselineAdminNetworkPolicy => {
-            Page::<networking::NetworkPolicy>::objects(&text, kind, &interner)
-        }
-    });
+    let objects = spawn_blocking(move || objects_of_page(&text, kind, &interner));
     let malformed = |error: String| Failure::malformed(&error, VERB, kind);
     let objects = objects.await.map_err(|error| malformed(chain(&error)))?;
     let objects = objects.map_err(|error| malformed(error.to_string()))?;

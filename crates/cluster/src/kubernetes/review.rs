@@ -10,6 +10,7 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::clients::Clients;
+use super::discovery::{is_served, unenforced};
 use super::error::KubernetesError;
 use super::runtime::runtime;
 use super::source::Kubernetes;
@@ -28,6 +29,8 @@ pub struct Review {
     pub version: Result<String, String>,
     /// The permissions; empty if the API server did not answer.
     pub permissions: Vec<Permission>,
+    /// A sentence for each kind of policy that the API server has and that is not enforced.
+    pub unenforced: Vec<String>,
 }
 
 /// One permission, and whether it is granted.
@@ -57,8 +60,13 @@ impl Kubernetes {
                 Ok(Err(error)) => Err(chain(&error)),
                 Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
             };
-            let permissions = if version.is_ok() { permissions(&client).await } else { Vec::new() };
-            Ok(Review { server, version, permissions })
+            let (mut granted, mut sentences) = (Vec::new(), Vec::new());
+            if version.is_ok() {
+                granted = permissions(&client).await;
+                // Without discovery, nothing is known of other kinds.
+                sentences = unenforced(&client).await.unwrap_or_default();
+            }
+            Ok(Review { server, version, permissions: granted, unenforced: sentences })
         });
         runtime.shutdown_background();
         review
@@ -67,9 +75,14 @@ impl Kubernetes {
 
 async fn permissions(client: &Client) -> Vec<Permission> {
     let mut asked: Vec<(&'static str, String, String, bool)> = Vec::new();
-    for kind in Kind::CORE {
+    for kind in Kind::ALL {
+        // A kind that is not installed needs no permission.
+        if !is_served(client, kind).await.unwrap_or(true) {
+            continue;
+        }
+        let is_needed = kind != Kind::Node && !kind.is_custom();
         for verb in ["list", "watch"] {
-            asked.push((verb, kind.group().into_owned(), kind.plural().into_owned(), kind != Kind::Node));
+            asked.push((verb, kind.group().into_owned(), kind.plural().into_owned(), is_needed));
         }
     }
     asked.push(("create", String::new(), "events".to_owned(), false));

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1 as networking;
 use policy::{Budget, Change};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::clients::Clients;
 use super::configuration::Access;
+use super::discovery::watch_unenforced;
 use super::error::KubernetesError;
 use super::refused_policy::RefusedPolicy;
 use super::report::Reporter;
@@ -19,7 +18,8 @@ use super::reread::Rereader;
 use super::runtime::runtime;
 use super::state::State;
 use super::timeouts::Timeouts;
-use super::watcher::{Watcher, WatcherEvent};
+use super::watcher::Watcher;
+use super::watcher_event::WatcherEvent;
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::cni::{Cache, CniCache, Hint, WALK};
 use crate::convert::Kind;
@@ -87,7 +87,7 @@ impl Kubernetes {
         let runtime = runtime().map_err(KubernetesError::Thread)?;
         let clients = Clients::new(self.access.clone(), self.timeouts.max_backoff);
         let (clients, server) = runtime.block_on(clients)?;
-        let watch_statuses = WatchStatuses::new(&server, Kind::CORE);
+        let watch_statuses = WatchStatuses::new(&server, Kind::ALL);
         let (stop, stopped) = oneshot::channel();
         let (refused, refusals) = mpsc::channel(REFUSAL_CAPACITY);
         let mut state = State::new(Arc::clone(&self.node), self.budget);
@@ -114,8 +114,10 @@ impl Kubernetes {
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
                 let events = watch_all(&clients, &watched, &interner, timeouts);
+                let (found, unenforced) = mpsc::channel(1);
+                tokio::spawn(watch_unenforced(clients, found));
                 tokio::select! {
-                    () = source.run(events, refusals, publish) => {}
+                    () = source.run(events, refusals, unenforced, publish) => {}
                     _ = stopped => {}
                 }
             });
@@ -166,7 +168,7 @@ fn watch_all(
     timeouts: Timeouts,
 ) -> mpsc::Receiver<(Kind, WatcherEvent)> {
     let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-    for kind in Kind::CORE {
+    for kind in Kind::ALL {
         let watcher = Watcher {
             clients: clients.clone(),
             watch_statuses: watch_statuses.clone(),
@@ -174,16 +176,9 @@ fn watch_all(
             events: events.clone(),
             interner: Arc::clone(interner),
             // Without Nodes, --pod-cidr gives this node's pod CIDRs.
-            optional: kind == Kind::Node,
+            optional: kind == Kind::Node || kind.is_custom(),
         };
-        match kind {
-            Kind::Namespace => drop(tokio::spawn(watcher.run::<core::Namespace>(kind))),
-            Kind::Pod => drop(tokio::spawn(watcher.run::<core::Pod>(kind))),
-            Kind::Node => drop(tokio::spawn(watcher.run::<core::Node>(kind))),
-            Kind::NetworkPolicy => drop(tokio::spawn(watcher.run::<networking::NetworkPolicy>(kind))),
-            // Not among the kinds that every API server has.
-            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {}
-        }
+        drop(tokio::spawn(watcher.run(kind)));
     }
     receiver
 }
@@ -203,6 +198,7 @@ impl Running {
         mut self,
         mut events: mpsc::Receiver<(Kind, WatcherEvent)>,
         mut refusals: mpsc::Receiver<RefusedPolicy>,
+        mut unenforced: mpsc::Receiver<Vec<String>>,
         mut publish: impl FnMut(Update),
     ) {
         let (hint, mut hints) = mpsc::unbounded_channel();
@@ -244,6 +240,7 @@ impl Running {
                     self.reporter.report(self.state.over_budget(refused).into_iter().collect());
                     continue;
                 }
+                Some(sentences) = unenforced.recv() => self.state.set_unenforced(sentences),
                 Some(hint) = hints.recv() => {
                     if !self.check_cni_cache(hint, &send_hint) {
                         continue;

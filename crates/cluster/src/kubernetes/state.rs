@@ -18,7 +18,7 @@ use self::standby::Standby;
 pub(super) use self::warning::{ObjectWarning, Reason};
 use super::object::{Object, ObjectIdentity};
 use super::refused_policy::RefusedPolicy;
-use super::watcher::WatcherEvent;
+use super::watcher_event::WatcherEvent;
 use crate::cni::{CachedResult, LocalPod, LocalPods};
 use crate::convert::{Flaw, Kind};
 use crate::delta::Delta;
@@ -63,6 +63,8 @@ pub(super) struct State {
     /// Whether `overrides` must be computed again.
     unsettled: bool,
     problems: Problems,
+    /// Whether the kinds of policies that are not enforced are known, or can't be known.
+    is_discovered: bool,
     /// Objects that need an Event, since the last call of [`State::take_warnings`].
     warnings: Vec<ObjectWarning>,
     /// The version of each policy for which an over-budget Event was created. One Event per version is
@@ -98,7 +100,7 @@ impl State {
         Self {
             node,
             interner: Arc::new(Interner::new()),
-            lists: Kind::CORE.into_iter().map(|kind| (kind, List::default())).collect(),
+            lists: Kind::ALL.into_iter().map(|kind| (kind, List::default())).collect(),
             objects: OrdMap::new(),
             delta: Delta::default(),
             versions: BTreeMap::new(),
@@ -113,6 +115,7 @@ impl State {
             cni_ports: CniPorts::default(),
             unsettled: false,
             problems: Problems::default(),
+            is_discovered: false,
             warnings: Vec::new(),
             over_budget_reported: BTreeMap::new(),
             begun: false,
@@ -163,8 +166,21 @@ impl State {
                 }
             }
             WatcherEvent::Unavailable if kind == Kind::Node => self.without_nodes(),
+            WatcherEvent::Unavailable if kind.is_custom() => self.without_permission(kind),
             WatcherEvent::Unavailable => {}
         }
+    }
+
+    /// Sets the kinds of policies that the API server has and that are not enforced, a sentence for each.
+    pub(super) fn set_unenforced(&mut self, sentences: Vec<String>) {
+        self.is_discovered = true;
+        let problem = |what| Problem {
+            location: ProblemLocation::Api { resource_version: "".into() },
+            object: None,
+            what,
+            effect: "pods that such policies should isolate may be open".into(),
+        };
+        self.problems.set_of_kinds(sentences.into_iter().map(problem).collect());
     }
 
     /// Takes the objects that need an Event.

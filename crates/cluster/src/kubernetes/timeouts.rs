@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ConstantBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// Timeouts of requests and pauses between retries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,9 @@ pub struct Timeouts {
     /// ... up to this. A random part of up to as much again is added, so that the agents of a cluster do not
     /// retry at the same time.
     pub max_backoff: Duration,
+    /// How often to look for a kind that the API server does not have, or that the agent may not read: a
+    /// CustomResourceDefinition may be installed at any time. A random part of up to as much again is added.
+    pub absent: Duration,
 }
 
 impl Default for Timeouts {
@@ -25,6 +28,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(100),
             min_backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(5),
+            absent: Duration::from_secs(20),
         }
     }
 }
@@ -39,5 +43,11 @@ impl Timeouts {
             .without_max_times()
             .with_jitter()
             .build()
+    }
+
+    /// The pause until the next look for a kind that is absent.
+    pub(super) fn until_next_look(&self) -> Duration {
+        let mut pauses = ConstantBuilder::default().with_delay(self.absent).with_jitter().build();
+        pauses.next().unwrap_or(self.absent)
     }
 }

@@ -42,6 +42,7 @@ impl Consumer {
             idle: Duration::from_millis(600),
             min_backoff: Duration::from_millis(5),
             max_backoff: Duration::from_millis(50),
+            absent: Duration::from_millis(50),
         };
         let access = Access::Kubeconfig(server.kubeconfig());
         let kubernetes = Kubernetes { access, node: "n".into(), cni_cache, timeouts, budget };

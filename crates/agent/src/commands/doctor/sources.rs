@@ -24,6 +24,7 @@ pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
             "correct the path or the file, or give --kubeconfig FILE",
         )),
         Ok(review) => {
+            let unenforced = review.unenforced;
             checks.push(match review.version {
                 Ok(version) => fine("API server", format!("{} answers, version {version}", review.server)),
                 Err(error) => wrong(
@@ -35,6 +36,13 @@ pub(super) fn check(access: Access, cni_cache: &CniCache) -> Vec<Check> {
             if !review.permissions.is_empty() {
                 checks.extend(permissions(&review.permissions));
             }
+            checks.extend(unenforced.into_iter().map(|sentence| {
+                warning(
+                    "policy kinds",
+                    sentence,
+                    "express these policies as NetworkPolicy, or remove their definitions",
+                )
+            }));
         }
     }
     checks.extend(cache(cni_cache));
@@ -78,6 +86,9 @@ fn permissions(permissions: &[Permission]) -> Vec<Check> {
 fn without(resource: &str) -> &'static str {
     match resource {
         "nodes" => "the agent needs --pod-cidr",
+        "clusternetworkpolicies" | "adminnetworkpolicies" | "baselineadminnetworkpolicies" => {
+            "such policies are not enforced; for Flannel's chart, apply manifests/flannel/cluster-policies.yaml"
+        }
         _ => "invalid objects are reported only in the log and the status",
     }
 }

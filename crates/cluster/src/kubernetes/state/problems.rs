@@ -18,6 +18,8 @@ const NAMED: usize = 100;
 pub(super) struct Problems {
     by_object: BTreeMap<Key, Faults>,
     namespaces: BTreeMap<Box<str>, Namespace>,
+    /// Problems of no object: kinds that are not enforced.
+    of_kinds: Vec<Problem>,
     /// The problems as of the last [`Problems::report`], sorted.
     reported: Arc<[Problem]>,
     /// Whether `reported` is out of date.
@@ -88,6 +90,12 @@ impl Problems {
         }
     }
 
+    /// Sets the problems of kinds that are not enforced.
+    pub(super) fn set_of_kinds(&mut self, problems: Vec<Problem>) {
+        self.is_outdated |= problems != self.of_kinds;
+        self.of_kinds = problems;
+    }
+
     /// The objects that have problems.
     pub(super) fn objects(&self) -> impl Iterator<Item = &Key> {
         self.by_object.keys()
@@ -102,7 +110,7 @@ impl Problems {
             Faults::Named(problems) => problems.as_slice(),
             Faults::Counted { .. } => &[],
         });
-        let mut problems: Vec<Problem> = named.cloned().collect();
+        let mut problems: Vec<Problem> = named.chain(&self.of_kinds).cloned().collect();
         problems.extend(self.namespaces.iter().filter_map(|(name, namespace)| namespace.summary(name)));
         problems.sort();
         let changed = *problems != *self.reported;

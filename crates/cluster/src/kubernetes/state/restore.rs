@@ -84,6 +84,29 @@ impl State {
         }
     }
 
+    /// Handles that cluster-wide policies of a kind may not be listed. Policies from the state on disk stay in
+    /// force, since an administrator may have wanted what they deny.
+    pub(super) fn without_permission(&mut self, kind: Kind) {
+        if std::mem::replace(&mut self.list(kind).is_known, true) {
+            return;
+        }
+        let restored: Vec<Key> = self.objects.keys().filter(|key| key.kind() == kind).cloned().collect();
+        for key in &restored {
+            let resource_version: ResourceVersion = "".into();
+            let problem = Problem {
+                location: ProblemLocation::Api { resource_version: Arc::clone(&resource_version) },
+                object: Some(key.to_string()),
+                what: format!(
+                    "{} may not be listed, and this object is known only from the state on disk",
+                    kind.plural()
+                ),
+                effect: "its rules are those of that time: allow the agent to list and watch these objects"
+                    .into(),
+            };
+            self.problems.set(key, &resource_version, vec![problem]);
+        }
+    }
+
     /// The current objects for the state on disk; `None` if they are still those on disk.
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         let finished = || self.local.finished().cloned().collect();

@@ -18,12 +18,9 @@ struct Scenario {
 
 impl Scenario {
     fn new() -> Self {
-        Self {
-            state: State::new("n".into(), Budget { namespace: 100, total: 10_000 }),
-            known: Inventory::default(),
-            problems: Vec::new(),
-            versions: BTreeMap::new(),
-        }
+        let mut state = State::new("n".into(), Budget { namespace: 100, total: 10_000 });
+        state.set_unenforced(Vec::new());
+        Self { state, known: Inventory::default(), problems: Vec::new(), versions: BTreeMap::new() }
     }
 
     /// A scenario in which every list is complete and empty, and the first update was published.

@@ -10,7 +10,7 @@ use crate::problem::{CniPorts, ReadCounts, Update};
 impl State {
     /// The update since the last one; `None` if nothing differs, or not everything is known yet.
     pub(crate) fn update(&mut self) -> Option<Update> {
-        if self.lists.values().all(|list| list.is_known) {
+        if self.is_discovered && self.lists.values().all(|list| list.is_known) {
             self.restored = None;
         } else if self.restored.is_none_or(|standby| !standby.is_released) {
             return None;
