@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::components::Components;
 use super::kubectl::Kubectl;
@@ -45,6 +45,21 @@ pub struct Agents {
     pub selector: &'static str,
     /// Name of the container.
     pub container: &'static str,
+}
+
+impl Agents {
+    /// What the agent of a node says about itself (`status --output json`).
+    pub fn status(self, kubectl: &Kubectl, node: &str) -> Result<Value> {
+        let on_node = format!("--field-selector=spec.nodeName={node}");
+        let pods = kubectl.run(&["-n", self.namespace, "get", "pods", "-l", self.selector, &on_node, "-o", "name"])?;
+        let pod = pods.lines().next().with_context(|| format!("no agent runs on {node}"))?;
+        let status = ["/kube-verdict", "status", "--output", "json"];
+        let arguments = ["-n", self.namespace, "exec", pod, "-c", self.container, "--"];
+        // If policy is not in force, the exit code is 1, but the status is complete.
+        let output = kubectl.output(&[&arguments[..], &status].concat(), "")?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{pod} has no status: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
 }
 
 impl InstallMethod {
@@ -128,6 +143,31 @@ impl InstallMethod {
         kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)
     }
 
+    /// Lets the agents read cluster-wide policies. The role of Flannel's chart does not; the other roles do,
+    /// unless [`InstallMethod::revoke_cluster_policies`] has changed them.
+    pub fn grant_cluster_policies(self, kubectl: &Kubectl) -> Result<()> {
+        match self.cluster_policies_role() {
+            Some(role) => kubectl.apply(&roles(&manifests(role))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the permission to read cluster-wide policies from the agents.
+    pub fn revoke_cluster_policies(self, kubectl: &Kubectl) -> Result<()> {
+        let Some(role) = self.cluster_policies_role() else { return Ok(()) };
+        kubectl.apply(&roles(&manifests(role))?.replace(POLICY_GROUP, "revoked.example"))
+    }
+
+    /// The manifest with the role that permits agents to read cluster-wide policies.
+    fn cluster_policies_role(self) -> Option<&'static str> {
+        match self {
+            Self::Chart => Some("flannel/cluster-policies.yaml"),
+            Self::Overlay => Some("flannel/rbac.yaml"),
+            Self::Daemonset => Some("base/kube-verdict.yaml"),
+            Self::None => None,
+        }
+    }
+
     /// Waits until every pod of Flannel and of the agents is ready.
     pub fn wait(self, kubectl: &Kubectl) -> Result<()> {
         kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)?;
@@ -142,6 +182,35 @@ impl InstallMethod {
 pub fn cleanup(kubectl: &Kubectl, image: &str) -> Result<(String, [&'static str; 2])> {
     let manifest = kubectl.run(&["kustomize", &manifests("cleanup").to_string_lossy()])?;
     Ok((with_image(&manifest, image)?, ["kube-system", "daemonset/kube-verdict-cleanup"]))
+}
+
+/// The API group of cluster-wide policies.
+const POLICY_GROUP: &str = "policy.networking.k8s.io";
+/// The name of ClusterNetworkPolicy's CustomResourceDefinition.
+const DEFINITION: &str = "customresourcedefinition/clusternetworkpolicies.policy.networking.k8s.io";
+
+/// The roles and their bindings in a manifest.
+fn roles(manifest: &Path) -> Result<String> {
+    let text = fs::read_to_string(manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let roles: Vec<&str> =
+        text.split("\n---\n").filter(|document| document.contains("\nkind: ClusterRole")).collect();
+    if !roles.iter().any(|role| role.contains(POLICY_GROUP)) {
+        bail!("{} has no role for the group {POLICY_GROUP}", manifest.display());
+    }
+    Ok(roles.join("\n---\n"))
+}
+
+/// Installs the CustomResourceDefinition of ClusterNetworkPolicy, experimental channel, and waits until the
+/// API server serves it.
+pub fn define_cluster_policies(kubectl: &Kubectl) -> Result<()> {
+    let folder = manifests("crds/experimental");
+    kubectl.run(&["apply", "--server-side", "-k", &folder.to_string_lossy()])?;
+    kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", DEFINITION]).map(drop)
+}
+
+/// Deletes what [`define_cluster_policies`] has installed, and with it every ClusterNetworkPolicy.
+pub fn undefine_cluster_policies(kubectl: &Kubectl) -> Result<()> {
+    kubectl.run(&["delete", "--ignore-not-found", "--timeout=60s", DEFINITION]).map(drop)
 }
 
 /// The folder of our own chart.
