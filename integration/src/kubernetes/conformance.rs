@@ -105,7 +105,7 @@ fn read(output: &str) -> Outcome {
             (_, Some(test), None) => {
                 let mut failure = (state == "FAIL").then(|| message.to_owned());
                 if !failures.is_empty() {
-                    failure = Some(failures.join("; "));
+                    failure = Some(failures.join("\n"));
                     failures.clear();
                 }
                 outcome.ran.push(Case { name: test.to_owned(), took, failure });
