@@ -172,11 +172,13 @@ fn run(command: Command) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use clap::error::ErrorKind;
+
     use super::*;
 
     /// Parses a command line of `e2e` after the arguments that it always has.
     fn e2e(arguments: &[&str]) -> Result<E2e, clap::Error> {
-        let line = ["cluster", "e2e", "--folder=f", "--parts=p", "--image=i"];
+        let line = ["cluster", "e2e", "--folder=f", "--components=c", "--image=i"];
         match Arguments::try_parse_from([&line, arguments].concat())?.command {
             Command::E2e(e2e) => Ok(e2e),
             _ => panic!("another command was parsed"),
@@ -198,12 +200,12 @@ mod tests {
 
     #[test]
     fn arguments_that_contradict_each_other_are_refused() {
-        for wrong in [
-            &["--report=r"][..],
-            &["--conformance", "--no-suite"],
-            &["--conformance", "--all-ways", "--report=r"],
+        for (wrong, kind) in [
+            (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
+            (&["--conformance", "--no-suite"], ErrorKind::ArgumentConflict),
+            (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
         ] {
-            assert!(e2e(wrong).is_err(), "{wrong:?}");
+            assert_eq!(e2e(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");
         }
     }
 }

@@ -168,6 +168,7 @@ fn conformance_row(
 ) -> Result<String> {
     install::define_cluster_policies(&cluster.kubectl)?;
     method.grant_cluster_policies(&cluster.kubectl)?;
+    method.wait_for_cluster_policies(&cluster.kubectl, &cluster.nodes)?;
     let folder = cluster.workdir.join(&format!("conformance/{}-{number}", method.name()));
     let outcome = conformance::run(cluster, &folder)?;
     for test in &outcome.ran {

@@ -168,7 +168,8 @@ mod tests {
             files.insert(entry.path().unwrap().display().to_string(), bytes);
         }
         let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
-        let names: Vec<&Value> = manifest.as_array().unwrap().iter().map(|image| &image["RepoTags"][0]).collect();
+        let names: Vec<&Value> =
+            manifest.as_array().unwrap().iter().map(|image| &image["RepoTags"][0]).collect();
         assert_eq!(names, ["localhost/tool:1", "localhost/tool:2", "localhost/tool:1"]);
         let config: Value = serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "tool");

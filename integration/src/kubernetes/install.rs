@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::components::Components;
 use super::kubectl::Kubectl;
+use super::node::Node;
 
 /// How long the pods of a new DaemonSet may take to become ready. Their images are already on the nodes.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -51,15 +53,32 @@ impl Agents {
     /// What the agent of a node says about itself (`status --output json`).
     pub fn status(self, kubectl: &Kubectl, node: &str) -> Result<Value> {
         let on_node = format!("--field-selector=spec.nodeName={node}");
-        let pods = kubectl.run(&["-n", self.namespace, "get", "pods", "-l", self.selector, &on_node, "-o", "name"])?;
+        let pods = kubectl.run(&[
+            "-n",
+            self.namespace,
+            "get",
+            "pods",
+            "-l",
+            self.selector,
+            &on_node,
+            "-o",
+            "name",
+        ])?;
         let pod = pods.lines().next().with_context(|| format!("no agent runs on {node}"))?;
         let status = ["/kube-verdict", "status", "--output", "json"];
         let arguments = ["-n", self.namespace, "exec", pod, "-c", self.container, "--"];
         // If policy is not in force, the exit code is 1, but the status is complete.
         let output = kubectl.output(&[&arguments[..], &status].concat(), "")?;
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("{pod} has no status: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("{pod} has no status: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })
     }
+}
+
+/// The state of the watch of a kind in an agent's status, `None` if the agent does not know the kind.
+pub fn watch_state<'a>(status: &'a Value, kind: &str) -> Option<&'a str> {
+    let connections = status["source"]["connections"].as_array()?;
+    connections.iter().find(|connection| connection["kind"] == kind)?["state"].as_str()
 }
 
 impl InstallMethod {
@@ -150,6 +169,30 @@ impl InstallMethod {
             Some(role) => kubectl.apply(&roles(&manifests(role))?),
             None => Ok(()),
         }
+    }
+
+    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20 to
+    /// 40 s.
+    pub fn wait_for_cluster_policies(self, kubectl: &Kubectl, nodes: &[Node]) -> Result<()> {
+        let Some(agents) = self.agents() else { return Ok(()) };
+        let end = Instant::now() + TIMEOUT;
+        for node in nodes {
+            loop {
+                let status = agents.status(kubectl, &node.name)?;
+                if watch_state(&status, "clusternetworkpolicies") == Some("watching") {
+                    break;
+                }
+                if Instant::now() > end {
+                    bail!(
+                        "the agent of {} does not watch ClusterNetworkPolicies: {}",
+                        node.name,
+                        status["source"]
+                    );
+                }
+                sleep(Duration::from_secs(1));
+            }
+        }
+        Ok(())
     }
 
     /// Takes the permission to read cluster-wide policies from the agents.
@@ -325,6 +368,15 @@ mod tests {
         let json = r#"  cni-conf.json: "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"1.0.0\",\n"#;
         assert!(with_older_cni(json).unwrap().contains(r#"\"cniVersion\": \"0.3.1\""#));
         assert!(with_older_cni("kind: ConfigMap").is_err());
+    }
+
+    #[test]
+    fn the_state_of_a_watch_is_found_by_its_kind() {
+        let pods = json!({"kind": "pods", "state": "watching"});
+        let status = json!({"source": {"connections": [pods]}});
+        assert_eq!(watch_state(&status, "pods"), Some("watching"));
+        assert_eq!(watch_state(&status, "nodes"), None);
+        assert_eq!(watch_state(&json!({"source": null}), "pods"), None);
     }
 
     #[test]

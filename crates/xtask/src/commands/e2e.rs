@@ -85,6 +85,7 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -117,8 +118,11 @@ mod tests {
 
     #[test]
     fn a_report_needs_one_conformance_run() {
-        for wrong in [&["--report=r"][..], &["--conformance", "--all-ways", "--report=r"]] {
-            assert!(flags(wrong).is_err(), "{wrong:?}");
+        for (wrong, kind) in [
+            (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
+            (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
+        ] {
+            assert_eq!(flags(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");
         }
     }
 }

@@ -1,17 +1,20 @@
 //! Policies of the whole cluster: what namespaces can't override, and what they can.
 
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::policies::{allow_egress, allow_ingress, deny_all};
+use crate::kubernetes::Cluster;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
 use crate::kubernetes::install;
 
-/// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe takes a while.
-const SOON: Duration = Duration::from_secs(3);
-/// How soon agents must notice that the API server has a new kind, or has it no longer.
+/// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe that is denied
+/// takes 3 s, and the state is right only if all probes of one round show it.
+const SOON: Duration = Duration::from_secs(8);
+/// How soon agents must notice that the API server no longer has a kind, or that they may read it.
 const DISCOVERED: Duration = Duration::from_secs(90);
 /// How long agents may take to restart.
 const RESTARTED: Duration = Duration::from_secs(180);
@@ -68,11 +71,8 @@ impl Drop for Policies<'_> {
 }
 
 /// A server, a client on each node, and another client.
-const CLIENTS: [(&str, &str, &str); 3] = [
-    ("client", "node-1", "client"),
-    ("far-client", "node-2", "client"),
-    ("stranger", "node-2", "stranger"),
-];
+const CLIENTS: [(&str, &str, &str); 3] =
+    [("client", "node-1", "client"), ("far-client", "node-2", "client"), ("stranger", "node-2", "stranger")];
 
 /// Starts the server and its clients. Returns the server's address.
 fn start(fixture: &Fixture<'_>) -> Result<String> {
@@ -85,28 +85,25 @@ fn start(fixture: &Fixture<'_>) -> Result<String> {
 /// Waits until exactly the clients with these labels reach an address.
 fn reached_by(fixture: &Fixture<'_>, to: &str, labels: &[&str], within: Duration, what: &str) -> Result<()> {
     fixture.until(what, within, || {
-        for (pod, _, app) in CLIENTS {
-            if fixture.ask(pod, "expect", to)?.is_some() != labels.contains(&app) {
-                return Ok(false);
+        // At the same time, because each takes seconds if it is denied.
+        thread::scope(|scope| {
+            let probes = CLIENTS.map(|(pod, _, _)| scope.spawn(move || fixture.ask(pod, "expect", to)));
+            let mut as_expected = true;
+            for (probe, (pod, _, app)) in probes.into_iter().zip(CLIENTS) {
+                let Ok(answer) = probe.join() else { bail!("the probe from {pod} panicked") };
+                as_expected &= answer?.is_some() == labels.contains(&app);
             }
-        }
-        Ok(true)
+            Ok(as_expected)
+        })
     })
 }
 
-/// Installs the definition and lets the agents read it.
+/// Installs the definition, and waits until the agents have read it.
 fn define(fixture: &Fixture<'_>) -> Result<()> {
-    install::define_cluster_policies(&fixture.cluster.kubectl)?;
-    fixture.method.grant_cluster_policies(&fixture.cluster.kubectl)
-}
-
-/// Waits until the agents enforce ClusterNetworkPolicies, by one that is deleted afterwards.
-fn until_enforced(fixture: &Fixture<'_>, policies: &Policies<'_>, server: &str) -> Result<()> {
-    let deny = json!({"ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]});
-    policies.apply("first", "Admin", 1000, "server", deny)?;
-    reached_by(fixture, server, &[], DISCOVERED, "the first ClusterNetworkPolicy is enforced")?;
-    policies.clear()?;
-    reached_by(fixture, server, &["client", "stranger"], SOON, "without policies every client reaches")
+    let Cluster { kubectl, nodes, .. } = fixture.cluster;
+    install::define_cluster_policies(kubectl)?;
+    fixture.method.grant_cluster_policies(kubectl)?;
+    fixture.method.wait_for_cluster_policies(kubectl, nodes)
 }
 
 /// The order of the tiers and of priorities.
@@ -114,7 +111,6 @@ pub(super) fn run(fixture: &Fixture<'_>) -> Result<String> {
     let server = start(fixture)?;
     define(fixture)?;
     let policies = Policies(fixture);
-    until_enforced(fixture, &policies, &server)?;
     override_namespaces(fixture, &policies, &server)?;
     pass_to_namespaces(fixture, &policies, &server)?;
     override_baseline(fixture, &policies, &server)?;
@@ -199,10 +195,16 @@ pub(super) fn definition(fixture: &Fixture<'_>) -> Result<String> {
     let policies = Policies(fixture);
     let deny = || json!({"ingress": [policies.rule("Deny", "from", "client")]});
     for _ in 0..2 {
-        reached_by(fixture, &server, &["client", "stranger"], DISCOVERED, "without definition nothing is denied")?;
+        reached_by(
+            fixture,
+            &server,
+            &["client", "stranger"],
+            DISCOVERED,
+            "without definition nothing is denied",
+        )?;
         define(fixture)?;
         policies.apply("deny", "Admin", 10, "server", deny())?;
-        reached_by(fixture, &server, &["stranger"], DISCOVERED, "a policy of the new kind is enforced")?;
+        reached_by(fixture, &server, &["stranger"], SOON, "a policy of the new kind is enforced")?;
         install::undefine_cluster_policies(kubectl)?;
     }
     reached_by(fixture, &server, &["client", "stranger"], DISCOVERED, "policies end with their definition")?;
@@ -228,12 +230,8 @@ fn while_forbidden(fixture: &Fixture<'_>) -> Result<String> {
     reached_by(fixture, &server, &["client"], SOON, "NetworkPolicies are enforced")?;
     let agents = fixture.method.agents().context("no agent enforces policy")?;
     let status = agents.status(&fixture.cluster.kubectl, "node-1")?;
-    let connections = status["source"]["connections"].as_array().context("status has no connections")?;
-    let connection = connections
-        .iter()
-        .find(|connection| connection["kind"] == "clusternetworkpolicies")
-        .context("status has no connection for clusternetworkpolicies")?;
-    ensure!(connection["state"] == "absent", "the state should be absent: {connection}");
+    let state = install::watch_state(&status, "clusternetworkpolicies");
+    ensure!(state == Some("absent"), "the watch should be absent: {}", status["source"]);
     // With the permission, the policies are enforced without a restart.
     policies.apply(
         "deny",
