@@ -8,7 +8,7 @@
 //!  [ control_plane ] ---------> [ node ] [ node ]   namespaces; each node ends with its first process
 //!       |                                |
 //!       v                                v
-//!  [ kubectl ] -> [ install ] by one of three methods -> [ suite ], [ scenarios ]
+//!  [ kubectl ] -> [ install ] by one of three methods -> [ suite ], [ conformance ], [ scenarios ]
 //! ```
 //!
 //! Everything of a cluster is in one folder ([`workdir`]) and in namespaces named after it. So `down` finds
@@ -24,6 +24,7 @@ use anyhow::{Context, Result, bail};
 
 pub mod api_proxy;
 pub mod components;
+pub mod conformance;
 pub mod control_plane;
 pub mod credentials;
 pub mod e2e;

@@ -24,8 +24,24 @@ use crate::workspace::{Workspace, lock};
 /// The limit for the largest program and all its dependencies, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// A link to Flannel's sources, which contain its Helm chart and its manifest.
-const FLANNEL_SOURCES: &str = "flannel-sources";
+/// Links to the sources of modules, which contain more than programs.
+const SOURCES: [Link; 2] = [
+    // Flannel's Helm chart and its manifest.
+    Link { name: "flannel-sources", folder: ".", module: FLANNEL },
+    // The pods of the ClusterNetworkPolicy suite.
+    Link { name: "network-policy-api-sources", folder: "conformance", module: NETWORK_POLICY_API },
+];
+
+/// A link to the sources of a Go module.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    /// Its file name.
+    name: &'static str,
+    /// The folder under `integration/parts` that pins the module's version.
+    folder: &'static str,
+    /// The module's path.
+    module: &'static str,
+}
 
 /// One program.
 #[derive(Clone, Copy, Hash, Debug)]
@@ -44,7 +60,7 @@ struct Component {
     contained: bool,
 }
 
-const COMPONENTS: [Component; 9] = [
+const COMPONENTS: [Component; 10] = [
     Component {
         names: &[
             "kube-apiserver",
@@ -59,6 +75,12 @@ const COMPONENTS: [Component; 9] = [
     component("etcd", "go.etcd.io/etcd/server/v3"),
     Component { contained: true, ..component("agnhost", "./agnhost") },
     Component { test: true, ..component("netpol.test", "./netpol") },
+    // It needs a later version of Kubernetes' libraries than Kubernetes itself.
+    Component {
+        module: "conformance",
+        test: true,
+        ..component("conformance.test", "sigs.k8s.io/network-policy-api/conformance")
+    },
     component("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
     Component { contained: true, ..component("flanneld", FLANNEL) },
     Component {
@@ -76,6 +98,7 @@ const COMPONENTS: [Component; 9] = [
 
 const FLANNEL: &str = "github.com/flannel-io/flannel";
 const KUBERNETES: &str = "k8s.io/kubernetes";
+const NETWORK_POLICY_API: &str = "sigs.k8s.io/network-policy-api";
 
 const fn component(program: &'static str, package: &'static str) -> Component {
     Component { program, names: &[], module: ".", package, test: false, contained: false }
@@ -88,8 +111,8 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     let cache = workspace.components();
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
     let _lock = lock(&cache)?;
-    let compiler = sources.query(&["version"])?;
-    let version = sources.query(&["list", "-m", "-f", "{{.Version}}", KUBERNETES])?;
+    let compiler = sources.query(".", &["version"])?;
+    let version = sources.query(".", &["list", "-m", "-f", "{{.Version}}", KUBERNETES])?;
     for component in COMPONENTS {
         let flags = component.linker_flags(&version);
         let stamp = sources.stamp(&component, &compiler, &flags)?;
@@ -116,8 +139,10 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
         }
         fs::write(&stamp_file, stamp).with_context(|| format!("writing {}", stamp_file.display()))?;
     }
-    let flannel = sources.query(&["list", "-m", "-f", "{{.Dir}}", FLANNEL])?;
-    link(&cache.join(FLANNEL_SOURCES), Path::new(&flannel))?;
+    for Link { name, folder, module } in SOURCES {
+        let target = sources.query(folder, &["list", "-m", "-f", "{{.Dir}}", module])?;
+        link(&cache.join(name), Path::new(&target))?;
+    }
     Ok(cache)
 }
 
@@ -183,10 +208,10 @@ impl Sources {
         Ok(format!("{:016x}", hasher.finish()))
     }
 
-    /// The output of `go`.
-    fn query(&self, arguments: &[&str]) -> Result<String> {
+    /// The output of `go` in the folder of a module.
+    fn query(&self, module: &str, arguments: &[&str]) -> Result<String> {
         let output = self
-            .go(".")
+            .go(module)
             .args(arguments)
             .output()
             .context("go could not be started: is Go installed (https://go.dev/dl)?")?;
@@ -225,6 +250,14 @@ mod tests {
         for component in COMPONENTS {
             let sums = fs::read_to_string(sources().folder.join(component.module).join("go.sum")).unwrap();
             assert!(sums.lines().count() > 1, "{} has no go.sum", component.program);
+        }
+    }
+
+    #[test]
+    fn linked_sources_are_of_a_required_module() {
+        for Link { name, folder, module } in SOURCES {
+            let required = fs::read_to_string(sources().folder.join(folder).join("go.mod")).unwrap();
+            assert!(required.contains(&format!("{module} v")), "{name}: {folder}/go.mod has no {module}");
         }
     }
 

@@ -8,13 +8,19 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/kubernetes/test/images/agnhost/connect"
 	"k8s.io/kubernetes/test/images/agnhost/netexec"
+	"k8s.io/kubernetes/test/images/agnhost/pause"
 	"k8s.io/kubernetes/test/images/agnhost/porter"
 	servehostname "k8s.io/kubernetes/test/images/agnhost/serve-hostname"
 )
 
 func main() {
+	if !kernelHasSCTP() {
+		withRawSCTP()
+	}
 	root := &cobra.Command{Use: "agnhost"}
-	root.AddCommand(connect.CmdConnect, netexec.CmdNetexec, porter.CmdPorter, servehostname.CmdServeHostname)
+	root.AddCommand(
+		connect.CmdConnect, netexec.CmdNetexec, pause.CmdPause, porter.CmdPorter, servehostname.CmdServeHostname,
+	)
 	if root.Execute() != nil {
 		os.Exit(1)
 	}

@@ -83,6 +83,12 @@ struct E2e {
     /// Run only scenarios.
     #[arg(long)]
     no_suite: bool,
+    /// Run the ClusterNetworkPolicy suite instead of the NetworkPolicy suite and the scenarios.
+    #[arg(long, conflicts_with = "no_suite")]
+    conformance: bool,
+    /// Write the ClusterNetworkPolicy suite's report to this file.
+    #[arg(long, requires = "conformance", conflicts_with = "all_methods")]
+    report: Option<PathBuf>,
     /// Do not stop the last cluster.
     #[arg(long)]
     keep: bool,
@@ -91,6 +97,7 @@ struct E2e {
 impl E2e {
     fn plans(&self) -> Result<Vec<RunPlan>> {
         let mut plans = match (self.method, self.all_methods) {
+            _ if self.conformance => self.conformance_plans(),
             (Some(method), _) => vec![RunPlan::with_method(method, self.runs)],
             (None, true) => RunPlan::all_methods(self.runs),
             (None, false) => RunPlan::standard(self.runs),
@@ -107,6 +114,16 @@ impl E2e {
             }
         }
         Ok(plans)
+    }
+
+    fn conformance_plans(&self) -> Vec<RunPlan> {
+        let methods = match (self.method, self.all_methods) {
+            (Some(method), _) => vec![method],
+            (None, true) => InstallMethod::ENFORCING.to_vec(),
+            (None, false) => vec![InstallMethod::Chart],
+        };
+        let plan = |method| RunPlan::conformance(method, self.runs, self.report.clone());
+        methods.into_iter().map(plan).collect()
     }
 }
 
@@ -151,4 +168,44 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::NodeInit { root } => init::run(&root)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// Parses a command line of `e2e` after the arguments that it always has.
+    fn e2e(arguments: &[&str]) -> Result<E2e, clap::Error> {
+        let line = ["cluster", "e2e", "--folder=f", "--components=c", "--image=i"];
+        match Arguments::try_parse_from([&line, arguments].concat())?.command {
+            Command::E2e(e2e) => Ok(e2e),
+            _ => panic!("another command was parsed"),
+        }
+    }
+
+    #[test]
+    fn conformance_replaces_the_suite_and_the_scenarios() {
+        let plans = |arguments: &[&str]| e2e(arguments).unwrap().plans().unwrap();
+        let one = plans(&["--conformance", "--runs=3", "--report=r.yaml"]);
+        let [plan] = &one[..] else { panic!("{} plans", one.len()) };
+        assert_eq!((plan.method, plan.suites, plan.conformances), (InstallMethod::Chart, 0, 3));
+        assert_eq!((plan.scenarios.len(), plan.report.clone()), (0, Some(PathBuf::from("r.yaml"))));
+        assert_eq!(plans(&["--conformance", "--way=overlay"])[0].method, InstallMethod::Overlay);
+        assert_eq!(plans(&["--conformance", "--all-ways"]).len(), InstallMethod::ENFORCING.len());
+        assert_eq!(plans(&["--conformance", "--scenarios", "smoke"])[0].scenarios.len(), 1);
+        assert!(plans(&[]).iter().all(|plan| plan.conformances == 0));
+    }
+
+    #[test]
+    fn arguments_that_contradict_each_other_are_refused() {
+        for (wrong, kind) in [
+            (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
+            (&["--conformance", "--no-suite"], ErrorKind::ArgumentConflict),
+            (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
+        ] {
+            assert_eq!(e2e(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");
+        }
+    }
 }

@@ -34,4 +34,9 @@ impl Components {
     pub fn flannel_sources(&self) -> PathBuf {
         self.folder.join("flannel-sources")
     }
+
+    /// The pods of the ClusterNetworkPolicy suite.
+    pub fn conformance_pods(&self) -> PathBuf {
+        self.folder.join("network-policy-api-sources/conformance/base/manifests.yaml")
+    }
 }

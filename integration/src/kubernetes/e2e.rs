@@ -1,4 +1,4 @@
-//! A whole run: clusters one after the other, the suite and scenarios on each, and a table of the results.
+//! A whole run: clusters one after the other, the suites and scenarios on each, and a table of the results.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,8 +11,9 @@ use super::components::Components;
 use super::install::InstallMethod;
 use super::progress::Step;
 use super::scenarios::{ClusterScenario, LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE};
+use super::suite::Outcome;
 use super::workdir::Workdir;
-use super::{Cluster, evidence, suite};
+use super::{Cluster, conformance, evidence, install, suite};
 
 /// What to run on a cluster with one installation method.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct RunPlan {
     pub method: InstallMethod,
     /// How many times in a row the suite must pass.
     pub suites: u32,
+    /// How many times in a row the ClusterNetworkPolicy suite must pass.
+    pub conformances: u32,
+    /// The file to which the last report of the ClusterNetworkPolicy suite is written.
+    pub report: Option<PathBuf>,
     /// The scenarios to run.
     pub scenarios: Vec<ClusterScenario>,
 }
@@ -39,13 +44,9 @@ impl RunPlan {
     /// The plans for every change: the suite, the quick scenarios and `leaving` with Flannel's chart, and
     /// three scenarios with each other method.
     pub fn standard(runs: u32) -> Vec<Self> {
-        let basics = |method| Self { method, suites: 0, scenarios: vec![SMOKE, ORIGINS, LEAVING] };
+        let basics = |method| Self::new(method, 0, vec![SMOKE, ORIGINS, LEAVING]);
         vec![
-            Self {
-                method: InstallMethod::Chart,
-                suites: runs,
-                scenarios: [&SCENARIOS[..QUICK], &[LEAVING]].concat(),
-            },
+            Self::new(InstallMethod::Chart, runs, [&SCENARIOS[..QUICK], &[LEAVING]].concat()),
             basics(InstallMethod::Overlay),
             basics(InstallMethod::Daemonset),
         ]
@@ -53,14 +54,21 @@ impl RunPlan {
 
     /// The suite with every method.
     pub fn all_methods(runs: u32) -> Vec<Self> {
-        InstallMethod::ENFORCING
-            .map(|method| Self { method, suites: runs, scenarios: vec![SMOKE, ORIGINS, LEAVING] })
-            .to_vec()
+        InstallMethod::ENFORCING.map(|method| Self::new(method, runs, vec![SMOKE, ORIGINS, LEAVING])).to_vec()
     }
 
     /// The suite and all scenarios with one method.
     pub fn with_method(method: InstallMethod, runs: u32) -> Self {
-        Self { method, suites: runs, scenarios: SCENARIOS.to_vec() }
+        Self::new(method, runs, SCENARIOS.to_vec())
+    }
+
+    /// Only the ClusterNetworkPolicy suite, with one method.
+    pub fn conformance(method: InstallMethod, runs: u32, report: Option<PathBuf>) -> Self {
+        Self { conformances: runs, report, ..Self::new(method, 0, Vec::new()) }
+    }
+
+    fn new(method: InstallMethod, suites: u32, scenarios: Vec<ClusterScenario>) -> Self {
+        Self { method, suites, conformances: 0, report: None, scenarios }
     }
 }
 
@@ -103,6 +111,11 @@ pub fn run(
                 suite_row(&cluster, method, number)
             }));
         }
+        for number in 1..=plan.conformances {
+            rows.push(one(&cluster, method, &format!("ClusterNetworkPolicy suite, run {number}"), || {
+                conformance_row(&cluster, method, number, plan.report.as_deref())
+            }));
+        }
         for scenario in &plan.scenarios {
             rows.push(one(&cluster, method, &format!("scenario {}", scenario.name), || {
                 scenario.run(&cluster, method)
@@ -140,24 +153,54 @@ fn one(cluster: &Cluster, method: InstallMethod, what: &str, run: impl FnOnce() 
 fn suite_row(cluster: &Cluster, method: InstallMethod, number: u32) -> Result<String> {
     let folder = cluster.workdir.join(&format!("suite/{}-{number}", method.name()));
     let outcome = suite::run(cluster, &folder)?;
-    let summary = format!("{} of {} cases passed", outcome.passed(), outcome.ran.len());
-    if outcome.complete() {
+    let summary = summary(&outcome, suite::CASES, &folder)?;
+    for case in &outcome.skipped {
+        anstream::println!("       skipped, since it needs SCTP: {case}");
+    }
+    Ok(format!("{summary}; {} skipped, which need SCTP", outcome.skipped.len()))
+}
+
+fn conformance_row(
+    cluster: &Cluster,
+    method: InstallMethod,
+    number: u32,
+    report: Option<&Path>,
+) -> Result<String> {
+    install::define_cluster_policies(&cluster.kubectl)?;
+    method.grant_cluster_policies(&cluster.kubectl)?;
+    method.wait_for_cluster_policies(&cluster.kubectl, &cluster.nodes)?;
+    let folder = cluster.workdir.join(&format!("conformance/{}-{number}", method.name()));
+    let outcome = conformance::run(cluster, &folder)?;
+    for test in &outcome.ran {
+        let result = if test.failure.is_none() { "passed" } else { "FAILED" };
+        anstream::println!("       {result} {:<42} {:>6.1} s", test.name, test.took.as_secs_f64());
+    }
+    for test in &outcome.skipped {
+        anstream::println!("       skipped {test}");
+    }
+    if let Some(to) = report {
+        conformance::copy_report(&folder, to)?;
+    }
+    summary(&outcome, conformance::TESTS, &folder)
+}
+
+/// The result of a suite in one line. Fails unless the suite is complete.
+fn summary(outcome: &Outcome, cases: usize, folder: &Path) -> Result<String> {
+    let passed = format!("{} of {} cases passed", outcome.passed(), outcome.ran.len());
+    if outcome.complete(cases) {
         let slowest = outcome.ran.iter().max_by_key(|case| case.took).context("no case ran")?;
-        for case in &outcome.skipped {
-            anstream::println!("       skipped, since it needs SCTP: {case}");
-        }
-        return Ok(format!(
-            "{summary}, the slowest in {:.0} s; {} skipped, which need SCTP",
-            slowest.took.as_secs_f64(),
-            outcome.skipped.len()
-        ));
+        return Ok(format!("{passed}, the slowest in {:.0} s", slowest.took.as_secs_f64()));
     }
     let failed: Vec<String> = outcome
         .ran
         .iter()
         .filter_map(|case| Some(format!("{}: {}", case.name, case.failure.as_ref()?.lines().next()?)))
         .collect();
-    anyhow::bail!("{summary}\n{}\nfull output in {}", failed.join("\n"), folder.display())
+    anyhow::bail!(
+        "{passed}; the suite has {cases}\n{}\nfull output in {}",
+        failed.join("\n"),
+        folder.display()
+    )
 }
 
 fn evidence_folder(workdir: &Workdir, method: InstallMethod, what: &str) -> PathBuf {
@@ -178,6 +221,7 @@ fn table(rows: &[Row]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubernetes::suite::Case;
 
     #[test]
     fn the_suite_runs_with_flannels_chart_and_smoke_with_every_method() {
@@ -185,5 +229,27 @@ mod tests {
         assert_eq!(plans.iter().map(|plan| plan.suites).collect::<Vec<_>>(), [1, 0, 0]);
         assert!(plans.iter().all(|plan| plan.scenarios.iter().any(|scenario| scenario.name == SMOKE.name)));
         assert!(RunPlan::all_methods(3).iter().all(|plan| plan.suites == 3));
+    }
+
+    #[test]
+    fn the_cluster_network_policy_suite_runs_alone() {
+        let plan = RunPlan::conformance(InstallMethod::Chart, 3, None);
+        assert_eq!((plan.suites, plan.conformances, plan.scenarios.len()), (0, 3, 0));
+        assert!(RunPlan::standard(1).iter().all(|plan| plan.conformances == 0));
+    }
+
+    #[test]
+    fn a_suite_with_failures_or_missing_cases_has_no_summary() {
+        let case = |failure: Option<&str>| Case {
+            name: "one".to_owned(),
+            took: Duration::from_secs(7),
+            failure: failure.map(str::to_owned),
+        };
+        let folder = Path::new("/folder");
+        let passed = Outcome { ran: vec![case(None)], skipped: Vec::new() };
+        assert_eq!(summary(&passed, 1, folder).unwrap(), "1 of 1 cases passed, the slowest in 7 s");
+        assert!(summary(&passed, 2, folder).unwrap_err().to_string().contains("the suite has 2"));
+        let failed = Outcome { ran: vec![case(Some("timed out"))], skipped: Vec::new() };
+        assert!(summary(&failed, 1, folder).unwrap_err().to_string().contains("one: timed out"));
     }
 }

@@ -11,10 +11,11 @@ use oci::{Archive, Compression, Layer, LayerBuilder};
 /// The content of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
-    reference: String,
+    references: Vec<String>,
     files: Vec<(String, Content)>,
     environment: Vec<String>,
     entrypoint: Vec<String>,
+    arguments: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,12 +32,20 @@ impl Image {
     /// An empty image of this name and tag.
     pub fn new(reference: &str) -> Self {
         let image = Self {
-            reference: reference.to_owned(),
+            references: vec![reference.to_owned()],
             files: Vec::new(),
             environment: Vec::new(),
             entrypoint: Vec::new(),
+            arguments: Vec::new(),
         };
         image.env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").folder("/tmp")
+    }
+
+    /// Adds another name and tag.
+    #[must_use]
+    pub fn reference(mut self, reference: &str) -> Self {
+        self.references.push(reference.to_owned());
+        self
     }
 
     /// Adds a copy of a file on this machine at a path in the image.
@@ -74,15 +83,24 @@ impl Image {
         self
     }
 
+    /// Sets the arguments of the command unless the pod sets others.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
     fn add_to(&self, archive: &mut Archive<impl Write>) -> Result<()> {
         let config = ConfigBuilder::default()
             .env(self.environment.clone())
             .entrypoint(self.entrypoint.clone())
+            .cmd(self.arguments.clone())
             .working_dir("/")
             .build()?;
         // For this machine's platform.
         let configuration = ImageConfigurationBuilder::default().config(config).build()?;
-        archive.add(&self.reference.parse()?, &[oci::Image::new(configuration, self.layer()?)?])
+        let images = [oci::Image::new(configuration, self.layer()?)?];
+        self.references.iter().try_for_each(|reference| archive.add(&reference.parse()?, &images))
     }
 
     fn layer(&self) -> Result<Layer> {
@@ -111,7 +129,7 @@ pub fn save(images: &[Image], to: &Path) -> Result<()> {
     let write = || -> Result<()> {
         let mut archive = Archive::new(BufWriter::new(File::create(to)?));
         for image in images {
-            image.add_to(&mut archive).with_context(|| format!("the image {}", image.reference))?;
+            image.add_to(&mut archive).with_context(|| format!("the image {:?}", image.references))?;
         }
         Ok(archive.finish()?.flush()?)
     };
@@ -136,9 +154,10 @@ mod tests {
             .file(&program, "/bin/tool")
             .link("/bin/sh", "tool")
             .env("COLOUR=none")
-            .entrypoint(&["tool"]);
+            .entrypoint(&["tool"])
+            .arguments(&["wait"]);
         let to = folder.path().join("images.tar");
-        save(&[image.clone(), image], &to).unwrap();
+        save(&[image.clone().reference("localhost/tool:2"), image], &to).unwrap();
 
         let mut archive = tar::Archive::new(File::open(&to).unwrap());
         let mut files = std::collections::BTreeMap::new();
@@ -149,9 +168,12 @@ mod tests {
             files.insert(entry.path().unwrap().display().to_string(), bytes);
         }
         let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
-        assert_eq!(manifest.as_array().unwrap().len(), 2);
+        let names: Vec<&Value> =
+            manifest.as_array().unwrap().iter().map(|image| &image["RepoTags"][0]).collect();
+        assert_eq!(names, ["localhost/tool:1", "localhost/tool:2", "localhost/tool:1"]);
         let config: Value = serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "tool");
+        assert_eq!(config["config"]["Cmd"][0], "wait");
         assert_eq!(config["config"]["Env"][1], "COLOUR=none");
         let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{:x}", Sha256::digest(layer)));

@@ -35,6 +35,9 @@ int main(void) {
 }
 ";
 
+/// The ClusterNetworkPolicy suite starts its servers by this shell.
+const BASH_SOURCE: &str = "#!/bin/sh\nexec /bin/sh \"$@\"\n";
+
 /// The names of the images in Flannel's manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FlannelImages {
@@ -66,14 +69,17 @@ pub fn write(components: &Components, flannel: &FlannelImages, folder: &Path) ->
     let images = [
         Image::new(PAUSE).file(&pause(folder)?, "/pause").entrypoint(&["/pause"]),
         Image::new(&test_server(components)?)
+            .reference(&conformance_server(components)?)
             .file(&components.program("agnhost"), "/agnhost")
             .file(&busybox, "/bin/busybox")
             .link("/bin/sh", "busybox")
+            .file(&bash(folder)?, "/bin/bash")
             // Each of the suite's probes starts a process, which takes most of the probe's time. These
             // settings make the start faster.
             .env("GOMAXPROCS=1")
             .env("GOGC=400")
-            .entrypoint(&["/agnhost"]),
+            .entrypoint(&["/agnhost"])
+            .arguments(&["pause"]),
         flannel_daemon(components, &flannel.flannel)?,
         Image::new(&flannel.plugin)
             .file(&components.program("flannel"), "/flannel")
@@ -107,6 +113,14 @@ pub fn test_server(components: &Components) -> Result<String> {
         .find(|image| image.contains("/e2e-test-images/agnhost:"))
         .map(str::to_owned)
         .context("netpol.test names no image of agnhost")
+}
+
+/// The name of the test server image in the ClusterNetworkPolicy suite, which may be of another version.
+fn conformance_server(components: &Components) -> Result<String> {
+    let path = components.conformance_pods();
+    let pods = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let named = pods.lines().find_map(|line| line.trim().strip_prefix("image: "));
+    named.map(str::to_owned).with_context(|| format!("{} names no image", path.display()))
 }
 
 /// Flannel's daemon. It creates masquerading rules with iptables, so the image contains that with its
@@ -147,6 +161,12 @@ fn extensions() -> Result<PathBuf> {
         .map(|entry| entry.path().join("xtables"))
         .find(|folder| folder.is_dir())
         .context("the extensions of iptables are missing: install the package iptables")
+}
+
+fn bash(folder: &Path) -> Result<PathBuf> {
+    let script = folder.join("bash");
+    fs::write(&script, BASH_SOURCE).with_context(|| format!("writing {}", script.display()))?;
+    Ok(script)
 }
 
 fn pause(folder: &Path) -> Result<PathBuf> {

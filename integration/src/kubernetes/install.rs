@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::components::Components;
 use super::kubectl::Kubectl;
+use super::node::Node;
 
 /// How long the pods of a new DaemonSet may take to become ready. Their images are already on the nodes.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -45,6 +47,38 @@ pub struct Agents {
     pub selector: &'static str,
     /// Name of the container.
     pub container: &'static str,
+}
+
+impl Agents {
+    /// What the agent of a node says about itself (`status --output json`).
+    pub fn status(self, kubectl: &Kubectl, node: &str) -> Result<Value> {
+        let on_node = format!("--field-selector=spec.nodeName={node}");
+        let pods = kubectl.run(&[
+            "-n",
+            self.namespace,
+            "get",
+            "pods",
+            "-l",
+            self.selector,
+            &on_node,
+            "-o",
+            "name",
+        ])?;
+        let pod = pods.lines().next().with_context(|| format!("no agent runs on {node}"))?;
+        let status = ["/kube-verdict", "status", "--output", "json"];
+        let arguments = ["-n", self.namespace, "exec", pod, "-c", self.container, "--"];
+        // If policy is not in force, the exit code is 1, but the status is complete.
+        let output = kubectl.output(&[&arguments[..], &status].concat(), "")?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("{pod} has no status: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })
+    }
+}
+
+/// The state of the watch of a kind in an agent's status, `None` if the agent does not know the kind.
+pub fn watch_state<'a>(status: &'a Value, kind: &str) -> Option<&'a str> {
+    let connections = status["source"]["connections"].as_array()?;
+    connections.iter().find(|connection| connection["kind"] == kind)?["state"].as_str()
 }
 
 impl InstallMethod {
@@ -128,6 +162,55 @@ impl InstallMethod {
         kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)
     }
 
+    /// Lets the agents read cluster-wide policies. The role of Flannel's chart does not; the other roles do,
+    /// unless [`InstallMethod::revoke_cluster_policies`] has changed them.
+    pub fn grant_cluster_policies(self, kubectl: &Kubectl) -> Result<()> {
+        match self.cluster_policies_role() {
+            Some(role) => kubectl.apply(&roles(&manifests(role))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20 to
+    /// 40 s.
+    pub fn wait_for_cluster_policies(self, kubectl: &Kubectl, nodes: &[Node]) -> Result<()> {
+        let Some(agents) = self.agents() else { return Ok(()) };
+        let end = Instant::now() + TIMEOUT;
+        for node in nodes {
+            loop {
+                let status = agents.status(kubectl, &node.name)?;
+                if watch_state(&status, "clusternetworkpolicies") == Some("watching") {
+                    break;
+                }
+                if Instant::now() > end {
+                    bail!(
+                        "the agent of {} does not watch ClusterNetworkPolicies: {}",
+                        node.name,
+                        status["source"]
+                    );
+                }
+                sleep(Duration::from_secs(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the permission to read cluster-wide policies from the agents.
+    pub fn revoke_cluster_policies(self, kubectl: &Kubectl) -> Result<()> {
+        let Some(role) = self.cluster_policies_role() else { return Ok(()) };
+        kubectl.apply(&roles(&manifests(role))?.replace(POLICY_GROUP, "revoked.example"))
+    }
+
+    /// The manifest with the role that permits agents to read cluster-wide policies.
+    fn cluster_policies_role(self) -> Option<&'static str> {
+        match self {
+            Self::Chart => Some("flannel/cluster-policies.yaml"),
+            Self::Overlay => Some("flannel/rbac.yaml"),
+            Self::Daemonset => Some("base/kube-verdict.yaml"),
+            Self::None => None,
+        }
+    }
+
     /// Waits until every pod of Flannel and of the agents is ready.
     pub fn wait(self, kubectl: &Kubectl) -> Result<()> {
         kubectl.wait_for_rollout(FLANNEL_NAMESPACE, FLANNEL, TIMEOUT)?;
@@ -142,6 +225,35 @@ impl InstallMethod {
 pub fn cleanup(kubectl: &Kubectl, image: &str) -> Result<(String, [&'static str; 2])> {
     let manifest = kubectl.run(&["kustomize", &manifests("cleanup").to_string_lossy()])?;
     Ok((with_image(&manifest, image)?, ["kube-system", "daemonset/kube-verdict-cleanup"]))
+}
+
+/// The API group of cluster-wide policies.
+const POLICY_GROUP: &str = "policy.networking.k8s.io";
+/// The name of ClusterNetworkPolicy's CustomResourceDefinition.
+const DEFINITION: &str = "customresourcedefinition/clusternetworkpolicies.policy.networking.k8s.io";
+
+/// The roles and their bindings in a manifest.
+fn roles(manifest: &Path) -> Result<String> {
+    let text = fs::read_to_string(manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    let roles: Vec<&str> =
+        text.split("\n---\n").filter(|document| document.contains("\nkind: ClusterRole")).collect();
+    if !roles.iter().any(|role| role.contains(POLICY_GROUP)) {
+        bail!("{} has no role for the group {POLICY_GROUP}", manifest.display());
+    }
+    Ok(roles.join("\n---\n"))
+}
+
+/// Installs the CustomResourceDefinition of ClusterNetworkPolicy, experimental channel, and waits until the
+/// API server serves it.
+pub fn define_cluster_policies(kubectl: &Kubectl) -> Result<()> {
+    let folder = manifests("crds/experimental");
+    kubectl.run(&["apply", "--server-side", "-k", &folder.to_string_lossy()])?;
+    kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", DEFINITION]).map(drop)
+}
+
+/// Deletes what [`define_cluster_policies`] has installed, and with it every ClusterNetworkPolicy.
+pub fn undefine_cluster_policies(kubectl: &Kubectl) -> Result<()> {
+    kubectl.run(&["delete", "--ignore-not-found", "--timeout=60s", DEFINITION]).map(drop)
 }
 
 /// The folder of our own chart.
@@ -256,6 +368,15 @@ mod tests {
         let json = r#"  cni-conf.json: "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"1.0.0\",\n"#;
         assert!(with_older_cni(json).unwrap().contains(r#"\"cniVersion\": \"0.3.1\""#));
         assert!(with_older_cni("kind: ConfigMap").is_err());
+    }
+
+    #[test]
+    fn the_state_of_a_watch_is_found_by_its_kind() {
+        let pods = json!({"kind": "pods", "state": "watching"});
+        let status = json!({"source": {"connections": [pods]}});
+        assert_eq!(watch_state(&status, "pods"), Some("watching"));
+        assert_eq!(watch_state(&status, "nodes"), None);
+        assert_eq!(watch_state(&json!({"source": null}), "pods"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::fixture::Fixture;
 use super::install::InstallMethod;
 
 mod api_server;
+mod cluster_policies;
 mod first_packet;
 mod hosts;
 mod leaving;
@@ -52,10 +53,10 @@ pub const LEAVING: ClusterScenario = ClusterScenario {
 };
 
 /// The number of [`SCENARIOS`] that take less than half a minute.
-pub const QUICK: usize = 5;
+pub const QUICK: usize = 6;
 
 /// All scenarios, the quick ones first, and the one that cuts a node's power last.
-pub const SCENARIOS: [ClusterScenario; 11] = [
+pub const SCENARIOS: [ClusterScenario; 14] = [
     SMOKE,
     ClusterScenario {
         name: "probes",
@@ -73,6 +74,22 @@ pub const SCENARIOS: [ClusterScenario; 11] = [
         run: reuse::run,
     },
     ORIGINS,
+    ClusterScenario {
+        name: "cluster-policies",
+        about: "cluster-wide policies override namespaces, pass to them, or are overridden, in the order of \
+                tiers, priorities and names",
+        run: cluster_policies::run,
+    },
+    ClusterScenario {
+        name: "cluster-policies-definition",
+        about: "the kind ClusterNetworkPolicy is installed and deleted while the agents run",
+        run: cluster_policies::definition,
+    },
+    ClusterScenario {
+        name: "cluster-policies-forbidden",
+        about: "agents that may not read cluster-wide policies enforce all others and say so",
+        run: cluster_policies::forbidden,
+    },
     ClusterScenario {
         name: "first-packet",
         about: "of 200 new pods that policy denies, no packet passes; 200 that it allows connect without \

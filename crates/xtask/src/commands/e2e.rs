@@ -1,10 +1,10 @@
-//! `cargo xtask e2e`: the upstream NetworkPolicy suite and this project's scenarios on a real cluster.
+//! `cargo xtask e2e`: upstream's suites and this project's scenarios on a real cluster.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::commands::cluster::{Way, finish, image, prepare};
 use crate::workspace::Workspace;
@@ -28,6 +28,13 @@ pub(crate) struct Arguments {
     /// Run only scenarios, without the suite.
     #[arg(long)]
     no_suite: bool,
+    /// Run upstream's ClusterNetworkPolicy suite instead of the NetworkPolicy suite and the scenarios, with
+    /// Flannel's chart or with `--way`.
+    #[arg(long, conflicts_with = "no_suite")]
+    conformance: bool,
+    /// Write the ClusterNetworkPolicy suite's report to this file.
+    #[arg(long, value_name = "FILE", requires = "conformance", conflicts_with = "all_ways")]
+    report: Option<PathBuf>,
     /// Use this image of kube-verdict instead of building one.
     #[arg(long)]
     image: Option<PathBuf>,
@@ -41,19 +48,81 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     let mut command = prepare(workspace, "e2e")?;
     let image = image(workspace, arguments.image.as_deref())?;
     command.arg("--image").arg(image);
-    command.args(["--runs", &arguments.runs.to_string()]);
-    if let Some(way) = arguments.way {
-        command.args(["--way", &way.name()]);
+    command.args(arguments.flags()?);
+    finish(workspace, command)
+}
+
+impl Arguments {
+    /// The flags of the cluster's program.
+    fn flags(&self) -> Result<Vec<OsString>> {
+        let mut flags = vec![OsString::from(format!("--runs={}", self.runs))];
+        if let Some(way) = self.way {
+            flags.push(format!("--way={}", way.name()).into());
+        }
+        for (flag, given) in [
+            ("--all-ways", self.all_ways),
+            ("--no-suite", self.no_suite),
+            ("--conformance", self.conformance),
+            ("--keep", self.keep),
+        ] {
+            if given {
+                flags.push(flag.into());
+            }
+        }
+        if let Some(report) = &self.report {
+            // The cluster's program runs in another folder.
+            let report = path::absolute(report).context("finding the folder of the report")?;
+            flags.extend(["--report".into(), report.into()]);
+        }
+        if let Some(scenarios) = &self.scenarios {
+            flags.push("--scenarios".into());
+            flags.extend(scenarios.iter().map(OsString::from));
+        }
+        Ok(flags)
     }
-    for (flag, given) in
-        [("--all-ways", arguments.all_ways), ("--no-suite", arguments.no_suite), ("--keep", arguments.keep)]
-    {
-        if given {
-            command.arg(flag);
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn flags(line: &[&str]) -> Result<Vec<String>, clap::Error> {
+        let flags = Line::try_parse_from([&["e2e"], line].concat())?.arguments.flags().unwrap();
+        Ok(flags.into_iter().map(|flag| flag.into_string().unwrap()).collect())
+    }
+
+    #[test]
+    fn arguments_are_passed_on_to_the_clusters_program() {
+        assert_eq!(flags(&[]).unwrap(), ["--runs=1"]);
+        assert_eq!(
+            flags(&["--way", "overlay", "--runs", "3", "--no-suite", "--keep", "--scenarios", "smoke"])
+                .unwrap(),
+            ["--runs=3", "--way=overlay", "--no-suite", "--keep", "--scenarios", "smoke"]
+        );
+        assert_eq!(
+            flags(&["--conformance", "--report", "/reports/one.yaml"]).unwrap(),
+            ["--runs=1", "--conformance", "--report", "/reports/one.yaml"]
+        );
+        let relative = flags(&["--conformance", "--report", "one.yaml"]).unwrap();
+        assert!(PathBuf::from(&relative[3]).is_absolute(), "{relative:?}");
+    }
+
+    #[test]
+    fn a_report_needs_one_conformance_run() {
+        for (wrong, kind) in [
+            (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
+            (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
+        ] {
+            assert_eq!(flags(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");
         }
     }
-    if let Some(scenarios) = &arguments.scenarios {
-        command.arg("--scenarios").args(scenarios.iter().map(OsString::from));
-    }
-    finish(workspace, command)
 }

@@ -107,32 +107,6 @@ fn count(fixture: &Fixture<'_>, server: &str, source: &str) -> Result<u64> {
 /// How many packets the agent of node-1 has dropped, by reason.
 fn dropped(fixture: &Fixture<'_>) -> Result<Value> {
     let agents = fixture.method.agents().context("no agent enforces policy")?;
-    let kubectl = &fixture.cluster.kubectl;
-    let pods = kubectl.run(&[
-        "-n",
-        agents.namespace,
-        "get",
-        "pods",
-        "-l",
-        agents.selector,
-        "--field-selector=spec.nodeName=node-1",
-        "-o",
-        "name",
-    ])?;
-    let pod = pods.lines().next().context("no agent runs on node-1")?;
-    let status = kubectl.run(&[
-        "-n",
-        agents.namespace,
-        "exec",
-        pod,
-        "-c",
-        agents.container,
-        "--",
-        "/kube-verdict",
-        "status",
-        "--output",
-        "json",
-    ])?;
-    let status: Value = serde_json::from_str(&status)?;
+    let status = agents.status(&fixture.cluster.kubectl, "node-1")?;
     Ok(status["origins"]["dropped"].clone())
 }
