@@ -2,5 +2,6 @@
 //! consumer ends up with what the API server holds, and gets nothing twice.
 
 mod consumer;
+mod definitions;
 mod scenarios;
 mod server;

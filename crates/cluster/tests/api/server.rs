@@ -64,6 +64,8 @@ struct Store {
     rests: BTreeMap<String, (u64, Vec<Value>)>,
     /// The number of times that all watches were ended.
     cut: u64,
+    /// The custom kinds that are defined.
+    defined: BTreeSet<Kind>,
     faults: Faults,
     /// The Events that were created.
     events: Vec<Value>,
@@ -173,6 +175,20 @@ impl Server {
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
+    /// Creates the CustomResourceDefinition of a kind.
+    pub(crate) fn define(&self, kind: Kind) {
+        self.store().defined.insert(kind);
+    }
+
+    /// Deletes the CustomResourceDefinition of a kind and its objects while no client watches.
+    pub(crate) fn undefine(&self, kind: Kind) {
+        let mut store = self.store();
+        store.defined.remove(&kind);
+        store.objects.retain(|(of, _), _| *of != resource(kind));
+        drop(store);
+        self.cut();
+    }
+
     /// Ends all watches, like a server that restarts.
     pub(crate) fn cut(&self) {
         self.store().cut += 1;
@@ -229,7 +245,7 @@ impl Server {
     /// The versions of the existing policies.
     pub(crate) fn policy_versions(&self) -> BTreeMap<String, String> {
         let store = self.store();
-        let policies = store.objects.iter().filter(|((resource, _), _)| *resource == "networkpolicies");
+        let policies = store.objects.iter().filter(|((resource, _), _)| resource.ends_with("policies"));
         let version =
             |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
         policies.map(|((_, name), object)| (name.clone(), version(object))).collect()
@@ -313,9 +329,18 @@ async fn answer(
         }
         None => (path.to_owned(), None),
     };
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.url_path() == cluster_wide) else {
+    if let Some(version) = path.strip_prefix("/apis/").filter(|version| version.split('/').count() == 2) {
+        return discover(&shared.store(), version);
+    }
+    let is_defined = |kind: &Kind| !kind.is_custom() || shared.store().defined.contains(kind);
+    let kind = Kind::ALL.into_iter().find(|kind| kind.url_path() == cluster_wide);
+    let Some(kind) = kind else {
         return refusal(404, "NotFound");
     };
+    // An API server checks permissions first.
+    if !is_defined(&kind) && !shared.store().faults.forbidden.contains(resource(kind)) {
+        return refusal(404, "NotFound");
+    }
     {
         let store = shared.store();
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -334,6 +359,19 @@ async fn answer(
         return list_one(&mut shared.store(), kind, namespace, fields);
     }
     list(&shared, kind, &query)
+}
+
+/// The kinds of a group and version, like `policy.networking.k8s.io/v1alpha2`.
+fn discover(store: &Store, version: &str) -> Response {
+    let kinds: Vec<&Kind> = store.defined.iter().filter(|kind| kind.api_version() == version).collect();
+    if kinds.is_empty() {
+        return refusal(404, "NotFound");
+    }
+    let resource = |kind: &&Kind| json!({"name": kind.plural(), "singularName": "", "namespaced": false, "kind": kind.name(), "verbs": ["list", "watch"]});
+    let resources: Vec<Value> = kinds.iter().map(resource).collect();
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
+        .to_string()
+        .into_response()
 }
 
 fn create_event(shared: &Shared, body: &str) -> Response {
