@@ -179,7 +179,7 @@ impl InstallMethod {
         for node in nodes {
             loop {
                 let status = agents.status(kubectl, &node.name)?;
-                if watch_state(&status, "clusternetworkpolicies") == Some("watching") {
+                if watch_state(&status, "ClusterNetworkPolicy") == Some("watching") {
                     break;
                 }
                 if Instant::now() > end {
@@ -372,11 +372,11 @@ mod tests {
 
     #[test]
     fn the_state_of_a_watch_is_found_by_its_kind() {
-        let pods = json!({"kind": "pods", "state": "watching"});
+        let pods = json!({"kind": "Pod", "state": "watching"});
         let status = json!({"source": {"connections": [pods]}});
-        assert_eq!(watch_state(&status, "pods"), Some("watching"));
-        assert_eq!(watch_state(&status, "nodes"), None);
-        assert_eq!(watch_state(&json!({"source": null}), "pods"), None);
+        assert_eq!(watch_state(&status, "Pod"), Some("watching"));
+        assert_eq!(watch_state(&status, "Node"), None);
+        assert_eq!(watch_state(&json!({"source": null}), "Pod"), None);
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn while_forbidden(fixture: &Fixture<'_>) -> Result<String> {
     reached_by(fixture, &server, &["client"], SOON, "NetworkPolicies are enforced")?;
     let agents = fixture.method.agents().context("no agent enforces policy")?;
     let status = agents.status(&fixture.cluster.kubectl, "node-1")?;
-    let state = install::watch_state(&status, "clusternetworkpolicies");
+    let state = install::watch_state(&status, "ClusterNetworkPolicy");
     ensure!(state == Some("absent"), "the watch should be absent: {}", status["source"]);
     // With the permission, the policies are enforced without a restart.
     policies.apply(
