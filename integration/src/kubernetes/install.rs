@@ -171,8 +171,8 @@ impl InstallMethod {
         }
     }
 
-    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20 to
-    /// 40 s.
+    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20
+    /// to 40 s.
     pub fn wait_for_cluster_policies(self, kubectl: &Kubectl, nodes: &[Node]) -> Result<()> {
         let Some(agents) = self.agents() else { return Ok(()) };
         let end = Instant::now() + TIMEOUT;
