@@ -69,18 +69,28 @@ fn it_has_one_capability_and_writes_only_its_state_on_the_node() {
 
 #[test]
 fn it_reads_what_policy_needs_and_writes_only_events() {
+    let cluster_policies = json!({
+        "apiGroups": ["policy.networking.k8s.io"],
+        "resources": ["clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies"],
+        "verbs": ["list", "watch"],
+    });
+    // Flannel's chart has its own role, which lacks only these.
+    let added = object("flannel/cluster-policies.yaml", "ClusterRole")["rules"].take();
+    assert_eq!(added, json!([cluster_policies]));
     let rules = object("base/kube-verdict.yaml", "ClusterRole")["rules"].take();
     assert_eq!(
         rules,
         json!([
             { "apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"] },
             { "apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"] },
+            cluster_policies,
             { "apiGroups": [""], "resources": ["events"], "verbs": ["create"] },
         ])
     );
     for (file, account, namespace) in [
         ("base/kube-verdict.yaml", "kube-verdict", "kube-system"),
         ("flannel/rbac.yaml", "flannel", "kube-flannel"),
+        ("flannel/cluster-policies.yaml", "flannel", "kube-flannel"),
     ] {
         let role = object(file, "ClusterRole");
         let binding = object(file, "ClusterRoleBinding");

@@ -171,15 +171,15 @@ impl InstallMethod {
         }
     }
 
-    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20 to
-    /// 40 s.
+    /// Waits until the agents of all nodes know every ClusterNetworkPolicy. They look for the kind every 20
+    /// to 40 s.
     pub fn wait_for_cluster_policies(self, kubectl: &Kubectl, nodes: &[Node]) -> Result<()> {
         let Some(agents) = self.agents() else { return Ok(()) };
         let end = Instant::now() + TIMEOUT;
         for node in nodes {
             loop {
                 let status = agents.status(kubectl, &node.name)?;
-                if watch_state(&status, "clusternetworkpolicies") == Some("watching") {
+                if watch_state(&status, "ClusterNetworkPolicy") == Some("watching") {
                     break;
                 }
                 if Instant::now() > end {
@@ -372,11 +372,11 @@ mod tests {
 
     #[test]
     fn the_state_of_a_watch_is_found_by_its_kind() {
-        let pods = json!({"kind": "pods", "state": "watching"});
+        let pods = json!({"kind": "Pod", "state": "watching"});
         let status = json!({"source": {"connections": [pods]}});
-        assert_eq!(watch_state(&status, "pods"), Some("watching"));
-        assert_eq!(watch_state(&status, "nodes"), None);
-        assert_eq!(watch_state(&json!({"source": null}), "pods"), None);
+        assert_eq!(watch_state(&status, "Pod"), Some("watching"));
+        assert_eq!(watch_state(&status, "Node"), None);
+        assert_eq!(watch_state(&json!({"source": null}), "Pod"), None);
     }
 
     #[test]

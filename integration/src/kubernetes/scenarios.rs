@@ -56,7 +56,7 @@ pub const LEAVING: ClusterScenario = ClusterScenario {
 pub const QUICK: usize = 6;
 
 /// All scenarios, the quick ones first, and the one that cuts a node's power last.
-pub const SCENARIOS: [ClusterScenario; 14] = [
+pub const SCENARIOS: [ClusterScenario; 15] = [
     SMOKE,
     ClusterScenario {
         name: "probes",
@@ -79,6 +79,11 @@ pub const SCENARIOS: [ClusterScenario; 14] = [
         about: "cluster-wide policies override namespaces, pass to them, or are overridden, in the order of \
                 tiers, priorities and names",
         run: cluster_policies::run,
+    },
+    ClusterScenario {
+        name: "cluster-policies-peers",
+        about: "cluster-wide policies select networks, nodes by their labels, and ports by their names",
+        run: cluster_policies::peers,
     },
     ClusterScenario {
         name: "cluster-policies-definition",

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::policies::{allow_egress, allow_ingress, deny_all};
-use crate::kubernetes::Cluster;
 use crate::kubernetes::fixture::{Fixture, PORT, PodManifest};
 use crate::kubernetes::install;
+use crate::kubernetes::{Cluster, Node};
 
 /// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe that is denied
 /// takes 3 s, and the state is right only if all probes of one round show it.
@@ -19,7 +19,10 @@ const DISCOVERED: Duration = Duration::from_secs(90);
 /// How long agents may take to restart.
 const RESTARTED: Duration = Duration::from_secs(180);
 
-/// The label by which the policies of a scenario are deleted.
+/// The port of the pods of the host network.
+const HOST_NETWORK_PORT: u16 = 18_082;
+
+/// The label by which the policies of a scenario are deleted, and by which one selects nodes.
 const SCENARIO: &str = "scenario";
 
 /// The policies of a scenario. They have no namespace whose end would end them, so they are deleted when this
@@ -185,6 +188,70 @@ fn follow_priorities(fixture: &Fixture<'_>, policies: &Policies<'_>, server: &st
     policies.clear()
 }
 
+/// Peers and ports that only policies of the whole cluster have: networks with `Deny`, nodes by their labels,
+/// and names of ports without a protocol.
+pub(super) fn peers(fixture: &Fixture<'_>) -> Result<String> {
+    let named = |name: &str, port: u16| {
+        PodManifest::server(name, "node-1")
+            .label("app", "named")
+            .container("ports", json!([{"name": "web", "containerPort": port}]))
+    };
+    let host = |name: &str, node: &str| {
+        PodManifest::new(name, node, &["serve", &HOST_NETWORK_PORT.to_string()])
+            .spec("hostNetwork", json!(true))
+    };
+    fixture.start(&[
+        named("web", PORT),
+        named("other-web", PORT + 1),
+        host("host", "node-1"),
+        host("far-host", "node-2"),
+        PodManifest::server("client", "node-2").label("app", "client"),
+    ])?;
+    define(fixture)?;
+    let policies = Policies(fixture);
+    let at = |pod: &str| Ok::<_, anyhow::Error>(format!("{}:{PORT}", fixture.address(pod)?));
+    let (web, other) = (at("web")?, at("other-web")?);
+
+    // The same name is another port of the other pod.
+    let web_port = json!([{"destinationNamedPort": "web"}]);
+    let rule = json!({"action": "Deny", "from": [{"namespaces": {}}], "protocols": web_port});
+    policies.apply("named", "Admin", 10, "named", json!({"ingress": [rule]}))?;
+    denied(fixture, &web, "a named port is denied")?;
+    fixture.expect("client", &other, true)?;
+    policies.clear()?;
+
+    let network = format!("{}/32", fixture.address("other-web")?);
+    let rule = json!({"action": "Deny", "to": [{"networks": [network]}]});
+    policies.apply("networks", "Admin", 10, "client", json!({"egress": [rule]}))?;
+    denied(fixture, &other, "a network is denied")?;
+    fixture.expect("client", &web, true)?;
+    policies.clear()?;
+
+    let [near, far] = &fixture.cluster.nodes[..] else { bail!("two nodes") };
+    let node = |node: &Node| format!("{}:{HOST_NETWORK_PORT}", node.address);
+    let rule = json!({"action": "Deny", "to": [{"nodes": {"matchLabels": {SCENARIO: "denied"}}}]});
+    policies.apply("nodes", "Admin", 10, "client", json!({"egress": [rule]}))?;
+    fixture.expect("client", &node(near), true)?;
+    let label = |value: &str| {
+        let label = format!("{SCENARIO}{value}");
+        fixture.cluster.kubectl.run(&["label", "--overwrite", "node", &near.name, &label])
+    };
+    label("=denied")?;
+    let result = denied(fixture, &node(near), "a node with a new label is denied");
+    label("-")?;
+    result?;
+    fixture.expect("client", &node(far), true)?;
+    fixture.until("a node without the label is reached", SOON, || {
+        Ok(fixture.ask("client", "expect", &node(near))?.is_some())
+    })?;
+    Ok("named ports per pod, networks, and nodes that get and lose a label".to_owned())
+}
+
+/// Waits until the client does not reach an address.
+fn denied(fixture: &Fixture<'_>, to: &str, what: &str) -> Result<()> {
+    fixture.until(what, SOON, || Ok(fixture.ask("client", "expect", to)?.is_none()))
+}
+
 /// The definition appears, disappears and appears again while the agents run.
 pub(super) fn definition(fixture: &Fixture<'_>) -> Result<String> {
     let kubectl = &fixture.cluster.kubectl;
@@ -230,7 +297,7 @@ fn while_forbidden(fixture: &Fixture<'_>) -> Result<String> {
     reached_by(fixture, &server, &["client"], SOON, "NetworkPolicies are enforced")?;
     let agents = fixture.method.agents().context("no agent enforces policy")?;
     let status = agents.status(&fixture.cluster.kubectl, "node-1")?;
-    let state = install::watch_state(&status, "clusternetworkpolicies");
+    let state = install::watch_state(&status, "ClusterNetworkPolicy");
     ensure!(state == Some("absent"), "the watch should be absent: {}", status["source"]);
     // With the permission, the policies are enforced without a restart.
     policies.apply(
