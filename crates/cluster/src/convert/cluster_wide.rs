@@ -25,6 +25,8 @@ use super::metadata;
 use crate::interner::Interner;
 use crate::invisible::{as_seen, visible};
 
+/// The fields of a spec.
+const SPEC_FIELDS: [&str; 5] = ["subject", "tier", "priority", "ingress", "egress"];
 /// The highest priority number.
 const LAST_PRIORITY: u16 = 1000;
 /// The effect of a duplicate field of `metadata` with different values.
@@ -38,8 +40,11 @@ pub(super) fn policy(
     flaws: &mut Flaws,
 ) -> PolicySpec {
     let before = flaws.serious();
-    let (name, _) = metadata::name_or_hash(object, flaws, RESTRICTED);
-    let name = PolicyName::cluster_wide(dialect.kind, &*name);
+    let name = match metadata::name_or_hash(object, flaws, RESTRICTED) {
+        (name, true) => PolicyName::cluster_wide(dialect.kind, &*name),
+        // It sorts before every valid name, and so comes first among equal priorities.
+        (name, false) => PolicyName::cluster_wide(dialect.kind, format!("({name})")),
+    };
     check_metadata(object, &name, dialect, flaws);
     let is_ambiguous = flaws.differs(object, "spec");
     let meant = object.unknown_fields(&[]).find(|field| is_meant_by(field, "spec"));
@@ -53,12 +58,13 @@ pub(super) fn policy(
             let what = format!("the field {} is not known: spec is probably meant", visible(meant));
             flaws.push_below(object, meant, what, EVERYTHING_DENIED);
         }
-        Some(spec) if spec.value.is_object() => {
+        Some(spec) if SPEC_FIELDS.iter().any(|field| spec.field(field).is_some()) => {
             let is_named = flaws.serious() == before;
             return spec_of(spec, is_named, name, dialect, interner, flaws);
         }
         Some(spec) => {
-            flaws.push(spec, format!("{} is not a spec of a policy", spec.shown()), EVERYTHING_DENIED);
+            let what = format!("{} is not a spec of a policy, or has none of its fields", spec.shown());
+            flaws.push(spec, what, EVERYTHING_DENIED);
         }
         None => flaws.push_below(object, "spec", "there is no spec", EVERYTHING_DENIED),
     }
@@ -75,14 +81,15 @@ fn spec_of(
     flaws: &mut Flaws,
 ) -> PolicySpec {
     let before = flaws.serious();
-    let fields = ["subject", "tier", "priority", "ingress", "egress"];
     // It is unknown which of two values of a field is meant.
-    let twice = fields.map(|field| flaws.differs(spec, field));
+    let twice = SPEC_FIELDS.map(|field| flaws.differs(spec, field));
     let is_ambiguous = twice.contains(&true);
     let misspelt =
         misspelt_rules(spec, dialect, flaws, if is_ambiguous { EVERYTHING_DENIED } else { RESTRICTED });
     let tier = tier(spec, dialect, flaws);
     let priority = priority(spec, dialect, flaws);
+    // A rule of another policy that passes must not skip a policy that may belong to tier Baseline.
+    let (tier, priority) = tier.map_or((Tier::Admin, 0), |tier| (tier, priority));
     let subject = match twice[0] {
         true => subject::every_pod(),
         false => subject::subject(spec, dialect, interner, flaws),
@@ -185,22 +192,22 @@ fn is_meant_by(field: &str, meant: &str) -> bool {
     field != meant && field.len() <= 2 * meant.len() && strsim::damerau_levenshtein(&seen, meant) <= 1
 }
 
-/// The tier. One that is not understood counts as the first.
-fn tier(spec: &FieldRef<'_>, dialect: &Dialect, flaws: &mut Flaws) -> Tier {
-    if let Some(tier) = dialect.tier {
-        return tier;
+/// The tier; `None` after a flaw was recorded.
+fn tier(spec: &FieldRef<'_>, dialect: &Dialect, flaws: &mut Flaws) -> Option<Tier> {
+    if dialect.tier.is_some() {
+        return dialect.tier;
     }
     let tier = spec.field("tier");
     match tier.as_ref().and_then(|tier| tier.value.as_str()) {
-        Some("Admin") => Tier::Admin,
-        Some("Baseline") => Tier::Baseline,
+        Some("Admin") => Some(Tier::Admin),
+        Some("Baseline") => Some(Tier::Baseline),
         _ => {
             let what = match tier {
                 Some(tier) => format!("{} is not a tier: use Admin or Baseline", tier.shown()),
                 None => "there is no tier: use Admin or Baseline".to_owned(),
             };
             flaws.push_below(spec, "tier", what, FIRST_TIER);
-            Tier::Admin
+            None
         }
     }
 }

@@ -5,8 +5,8 @@ use policy::Action;
 /// Of a field of the policy as a whole, which might narrow all of it.
 pub(super) const RESTRICTED: &str = "the policy's rules that accept match nothing, and those that pass deny";
 /// Of a tier that is not understood.
-pub(super) const FIRST_TIER: &str =
-    "the policy counts as one of tier Admin; its rules that accept match nothing, and those that pass deny";
+pub(super) const FIRST_TIER: &str = "the policy comes first in tier Admin; its rules that accept match nothing, \
+                                     and those that pass deny";
 /// Of a priority that is not understood.
 pub(super) const FIRST: &str = "the policy comes first in its tier; its rules that accept match nothing, and \
                                 those that pass deny";

@@ -147,24 +147,24 @@ fn a_policy_that_an_api_server_accepts_has_no_flaw() {
 fn s59_an_unknown_tier_counts_as_admin_and_an_unknown_priority_as_the_first() {
     let (rules, kept) = rules();
     let first = "its rules that accept match nothing, and those that pass deny";
-    let admin = format!("the policy counts as one of tier Admin; {first}");
+    let admin = format!("the policy comes first in tier Admin; {first}");
     let zero = format!("the policy comes first in its tier; {first}");
     let [no_tier, no_priority] = ["Admin or Baseline", "a number from 0 to 1000"];
     for (fields, tier, priority, said, effect) in [
         (
             json!({"tier": "admin"}),
             Tier::Admin,
-            7,
+            0,
             format!("tier: \"admin\" is not a tier: use {no_tier}"),
             &admin,
         ),
-        (json!({"tier": 1}), Tier::Admin, 7, format!("tier: 1 is not a tier: use {no_tier}"), &admin),
-        (json!({"tier": ""}), Tier::Admin, 7, format!("tier: \"\" is not a tier: use {no_tier}"), &admin),
-        (json!({"tier": null}), Tier::Admin, 7, format!("tier: there is no tier: use {no_tier}"), &admin),
+        (json!({"tier": 1}), Tier::Admin, 0, format!("tier: 1 is not a tier: use {no_tier}"), &admin),
+        (json!({"tier": ""}), Tier::Admin, 0, format!("tier: \"\" is not a tier: use {no_tier}"), &admin),
+        (json!({"tier": null}), Tier::Admin, 0, format!("tier: there is no tier: use {no_tier}"), &admin),
         (
             json!({"tier": "NetworkPolicy"}),
             Tier::Admin,
-            7,
+            0,
             format!("tier: \"NetworkPolicy\" is not a tier: use {no_tier}"),
             &admin,
         ),
@@ -566,7 +566,12 @@ fn s59_a_spec_that_is_not_understood_denies_everything() {
     for (object, said) in [
         (json!({}), "spec: there is no spec"),
         (json!({"spec": null}), "spec: there is no spec"),
-        (json!({"spec": "Deny"}), "spec: \"Deny\" is not a spec of a policy"),
+        (json!({"spec": "Deny"}), "spec: \"Deny\" is not a spec of a policy, or has none of its fields"),
+        (json!({"spec": {}}), "spec: a mapping is not a spec of a policy, or has none of its fields"),
+        (
+            json!({"spec": {"rules": []}}),
+            "spec: a mapping is not a spec of a policy, or has none of its fields",
+        ),
         (json!({"Spec": spec()}), "Spec: the field Spec is not known: spec is probably meant"),
     ] {
         let object = merged(object, &json!({"metadata": {"name": "default"}}));
