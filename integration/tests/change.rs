@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
 use integration::{Busy, Family, ProcessorWait, Sampling, Scenario, SchedulingDelays, Stream};
 
-/// No byte may pass later than this after the file was written, apart from times in which the machine kept the
-/// agent or this test from running.
+/// No byte may pass later than this after the file was written, apart from times in which the machine kept
+/// the agent or this test from running.
 const BOUND: Duration = Duration::from_millis(100);
 
-/// Writes a policy that forbids the streams, and checks that the last byte of each is within the bound. `agent`
-/// is the process of the agent.
+/// Writes a policy that forbids the streams, and checks that the last byte of each is within the bound.
+/// `agent` is the process of the agent.
 fn cut(scenario: &Scenario, agent: u32, streams: &[Stream]) {
     let (delays, wait) = (SchedulingDelays::watch(Sampling::FINE), ProcessorWait::of(agent).unwrap());
     let written = scenario.testbed.manifests().policy(POLICY, FORBIDDEN).unwrap();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use integration::web_to_db::{self, ALLOWED, FORBIDDEN, POLICY};
 use integration::{ProcessorWait, Sampling, Scenario, SchedulingDelays, flood};
 
-/// No byte may pass later than this after the file was written, apart from times in which the machine kept the
-/// agent or this test from running.
+/// No byte may pass later than this after the file was written, apart from times in which the machine kept
+/// the agent or this test from running.
 const BOUND: Duration = Duration::from_millis(100);
 
 /// The number of other connections that the agent must sweep.

@@ -96,7 +96,8 @@ fn the_documentation_quotes_these_explanations() {
         );
         assert!(page.contains(&command), "{command}");
         let out = explain(example, from, to, port).out;
-        let quoted: String = out.lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect();
+        let quoted: String =
+            out.lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect();
         assert!(page.contains(quoted.trim_end()), "{out}");
     }
 }

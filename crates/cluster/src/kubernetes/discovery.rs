@@ -1,9 +1,9 @@
 //! Looks for kinds that the API server may not have, and for kinds of policies that are not enforced.
 //!
 //! From: the API server's discovery documents, which every authenticated client may read (ClusterRole
-//! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. Before an
-//! API server has read all CustomResourceDefinitions, it answers 503 and not 404, so a kind that is absent has
-//! no definition.
+//! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. Before
+//! an API server has read all CustomResourceDefinitions, it answers 503 and not 404, so a kind that is absent
+//! has no definition.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -8,15 +8,15 @@
 //!                                                          +----------+ resumes at the last version seen
 //! ```
 //!
-//! A kind that a CustomResourceDefinition defines is looked for first ([`super::discovery`]), and now and then
-//! if the API server does not have it. Without its definition, it has no objects.
+//! A kind that a CustomResourceDefinition defines is looked for first ([`super::discovery`]), and now and
+//! then if the API server does not have it. Without its definition, it has no objects.
 //!
-//! The events are those of `kube::runtime::watcher`. With 50,000 pods and 1,000 policies, that watcher (kube 5)
-//! and this source receive the same 618 MB until all is listed, and take 3.8 s and 3.3 s of processor time. The
-//! peak of memory is 76 MB with that watcher and a program that keeps only the addresses and labels of pods,
-//! and 90 MB here, with all converted objects. So neither is a reason. That watcher is not used because it
-//! parses a large object while other events wait, does not report which version it has seen or that a watch
-//! hung, and resets its backoff before each list.
+//! The events are those of `kube::runtime::watcher`. With 50,000 pods and 1,000 policies, that watcher (kube
+//! 5) and this source receive the same 618 MB until all is listed, and take 3.8 s and 3.3 s of processor
+//! time. The peak of memory is 76 MB with that watcher and a program that keeps only the addresses and labels
+//! of pods, and 90 MB here, with all converted objects. So neither is a reason. That watcher is not used
+//! because it parses a large object while other events wait, does not report which version it has seen or
+//! that a watch hung, and resets its backoff before each list.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -84,8 +84,8 @@ impl State {
         }
     }
 
-    /// Handles that cluster-wide policies of a kind may not be listed. Policies from the state on disk stay in
-    /// force, since an administrator may have wanted what they deny.
+    /// Handles that cluster-wide policies of a kind may not be listed. Policies from the state on disk stay
+    /// in force, since an administrator may have wanted what they deny.
     pub(super) fn without_permission(&mut self, kind: Kind) {
         if std::mem::replace(&mut self.list(kind).is_known, true) {
             return;

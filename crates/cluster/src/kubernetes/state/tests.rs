@@ -31,6 +31,11 @@ impl Scenario {
         scenario
     }
 
+    /// No kind has a CustomResourceDefinition.
+    fn without_custom_kinds(&mut self) {
+        Kind::ALL.into_iter().filter(|kind| kind.is_custom()).for_each(|kind| self.list(kind, &[]));
+    }
+
     fn list(&mut self, kind: Kind, objects: &[Value]) {
         self.state.apply(kind, WatcherEvent::Init);
         self.listed(kind, objects);
@@ -120,6 +125,7 @@ fn nothing_is_published_before_every_list_is_complete() {
     scenario.list(Kind::Namespace, &[namespace(json!({}))]);
     scenario.list(Kind::Node, &[json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}})]);
     scenario.list(Kind::NetworkPolicy, &[policy("p", "3", json!({}))]);
+    scenario.without_custom_kinds();
     scenario.state.apply(Kind::Pod, WatcherEvent::Init);
     scenario.listed(Kind::Pod, &[pod("a", "4", "Running", &["10.0.0.2"])]);
     assert_eq!(scenario.next_update(), None);
@@ -134,6 +140,7 @@ fn nothing_is_published_before_every_list_is_complete() {
 fn nodes_are_optional_and_pods_are_required() {
     let mut scenario = Scenario::new();
     [Kind::Namespace, Kind::NetworkPolicy].into_iter().for_each(|kind| scenario.list(kind, &[]));
+    scenario.without_custom_kinds();
     scenario.state.apply(Kind::Node, WatcherEvent::Unavailable);
     scenario.state.apply(Kind::Pod, WatcherEvent::Unavailable);
     assert_eq!(scenario.next_update(), None);

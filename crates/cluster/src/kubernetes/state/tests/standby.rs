@@ -38,6 +38,7 @@ fn the_state_on_disk_is_in_force_until_the_first_list_of_each_kind() {
     assert!(scenario.state.restored.is_some() && scenario.state.checkpoint().is_some());
     scenario.list(Kind::Namespace, &[namespace(json!({"team": "a"}))]);
     scenario.list(Kind::NetworkPolicy, &[]);
+    scenario.without_custom_kinds();
     scenario.state.apply(Kind::Node, WatcherEvent::Unavailable);
     let update = scenario.state.update().expect("all is known");
     assert_eq!((update.restored, update.changes.len()), (None, 1), "{:?}", update.changes);
