@@ -209,7 +209,7 @@ enum Damage {
     Misspell,
     /// If it is a mapping, it gets an unknown field.
     Extend,
-    /// If it is a list, its first element is repeated.
+    /// If it is a list, its first element is in front of it this often.
     Repeat(usize),
 }
 
@@ -285,7 +285,8 @@ fn apply(object: &mut Value, place: &str, damage: Damage) {
             if let Some(Value::Array(items)) = object.pointer_mut(place)
                 && let Some(first) = items.first().cloned()
             {
-                *items = vec![first; count];
+                // All others stay: without a rule that denies, a policy may allow more.
+                items.splice(0..0, vec![first; count]);
             }
         }
     }
