@@ -1,5 +1,6 @@
 //! The thread of the source: receives the events of the watchers and of the CNI cache, and publishes updates.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -102,6 +103,7 @@ impl Kubernetes {
         });
         let state_dir = writer.as_ref().map(|writer| (writer.status().clone(), writer.permit()));
         let interner = Arc::clone(state.interner());
+        let restored = state.kinds();
         let source = Running {
             state,
             watch_statuses: watch_statuses.clone(),
@@ -113,7 +115,7 @@ impl Kubernetes {
         let (watched, timeouts) = (watch_statuses.clone(), self.timeouts);
         let thread = thread::Builder::new().name("kubernetes".into()).spawn(move || {
             runtime.block_on(async {
-                let events = watch_all(&clients, &watched, &interner, timeouts);
+                let events = watch_all(&clients, &watched, &interner, timeouts, &restored);
                 let (found, unenforced) = mpsc::channel(1);
                 tokio::spawn(watch_unenforced(clients, found));
                 tokio::select! {
@@ -160,12 +162,13 @@ impl Drop for Watching {
     }
 }
 
-/// Starts a watcher for every kind.
+/// Starts a watcher for every kind. The state on disk has objects of the kinds in `restored`.
 fn watch_all(
     clients: &Clients,
     watch_statuses: &WatchStatuses,
     interner: &Arc<Interner>,
     timeouts: Timeouts,
+    restored: &BTreeSet<Kind>,
 ) -> mpsc::Receiver<(Kind, WatcherEvent)> {
     let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
     for kind in Kind::ALL {
@@ -177,6 +180,7 @@ fn watch_all(
             interner: Arc::clone(interner),
             // Without Nodes, --pod-cidr gives this node's pod CIDRs.
             optional: kind == Kind::Node || kind.is_custom(),
+            is_restored: restored.contains(&kind),
         };
         drop(tokio::spawn(watcher.run(kind)));
     }

@@ -129,6 +129,11 @@ impl State {
         &self.interner
     }
 
+    /// The kinds of the objects in force.
+    pub(super) fn kinds(&self) -> BTreeSet<Kind> {
+        self.objects.keys().map(Key::kind).collect()
+    }
+
     /// Applies an event of a kind's watcher.
     pub(super) fn apply(&mut self, kind: Kind, event: WatcherEvent) {
         match event {

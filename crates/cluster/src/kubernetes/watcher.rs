@@ -52,6 +52,10 @@ const PAGE_BYTES: usize = 2 << 20;
 /// short.
 const PAGE_STEP: u32 = 4;
 
+/// How often a list of a custom kind is refused before the agent works without it. An API server that starts
+/// refuses requests until it has read the cluster's roles.
+const REFUSALS: u32 = 3;
+
 /// The verb of a list in failure messages.
 const LIST: &str = "list";
 
@@ -74,6 +78,8 @@ pub(super) struct Watcher {
     pub interner: Arc<Interner>,
     /// Whether the agent works without this kind if it may not read it.
     pub optional: bool,
+    /// Whether the state on disk has objects of this kind.
+    pub is_restored: bool,
 }
 
 impl Watcher {
@@ -86,6 +92,7 @@ impl Watcher {
             page_size: PAGE,
             is_listed: false,
             absences: 0,
+            refusals: 0,
             watcher: self,
         };
         let mut backoff = list_watch.watcher.timeouts.backoff();
@@ -99,12 +106,18 @@ impl Watcher {
             let mut pause = None;
             match failure.class {
                 FailureClass::Gone | FailureClass::Malformed => list_watch.version = None,
-                // Its definition may be gone.
-                FailureClass::Missing if kind.is_custom() => list_watch.version = None,
+                FailureClass::Missing if kind.is_custom() => {
+                    list_watch.version = None;
+                    list_watch.absent().await;
+                    continue;
+                }
                 FailureClass::Unauthorized | FailureClass::Unreachable => clients.renew().await,
                 FailureClass::Forbidden | FailureClass::Missing if !list_watch.is_listed => {
-                    pause = kind.is_custom().then(|| timeouts.until_next_look());
-                    list_watch.send(WatcherEvent::Unavailable).await
+                    list_watch.refusals = list_watch.refusals.saturating_add(1);
+                    if !kind.is_custom() || list_watch.refusals >= REFUSALS {
+                        pause = kind.is_custom().then(|| timeouts.until_next_look());
+                        list_watch.send(WatcherEvent::Unavailable).await
+                    }
                 }
                 _ => {}
             }
@@ -140,6 +153,8 @@ struct ListWatch {
     is_listed: bool,
     /// How often in a row the API server did not have this kind.
     absences: u32,
+    /// How often the agent was not permitted to list this kind.
+    refusals: u32,
     watcher: Watcher,
 }
 
@@ -171,11 +186,11 @@ impl ListWatch {
         served.map_err(|_| self.hung(DISCOVER, waited))?
     }
 
-    /// Handles that the API server does not have this kind: then there are no objects of it. If objects were
-    /// listed before, this must be seen twice in a row.
+    /// Handles that the API server does not have this kind: then there are no objects of it. If there were
+    /// objects before, this must be seen twice in a row: one of several API servers may lag behind.
     async fn absent(&mut self) {
         self.absences = self.absences.saturating_add(1);
-        let needed = if self.is_listed { 2 } else { 1 };
+        let needed = if self.is_listed || self.watcher.is_restored { 2 } else { 1 };
         if self.absences == needed {
             self.watcher.watch_statuses.absent(self.kind);
             self.send(WatcherEvent::Init).await;

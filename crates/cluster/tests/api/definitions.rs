@@ -104,3 +104,48 @@ fn a_kind_that_is_neither_defined_nor_permitted_is_not_reported() {
     let status = consumer.watch_status(KIND);
     assert!(status.state == WatchState::Absent && status.failures.is_empty(), "{status:?}");
 }
+
+/// An agent may have its own role without `system:discovery`.
+#[test]
+fn without_permission_to_discover_kinds_one_that_is_not_defined_is_not_waited_for() {
+    let server = server();
+    server.faults(|faults| faults.is_discovery_forbidden = true);
+    let mut consumer = Consumer::of(&server);
+    consumer.until_like(&server);
+    assert_eq!(state(&consumer), WatchState::Absent);
+    server.define(KIND);
+    server.put(KIND, guard());
+    consumer.until_like(&server);
+    assert_eq!(consumer.known.policies.len(), 1);
+}
+
+/// An API server that starts refuses requests until it has read the cluster's roles.
+#[test]
+fn a_list_that_is_refused_at_first_is_waited_for() {
+    let server = server();
+    server.define(KIND);
+    server.put(KIND, guard());
+    server.faults(|faults| faults.refused_lists = vec![KIND, KIND]);
+    let mut consumer = Consumer::of(&server);
+    consumer.until("the first update", |consumer| consumer.count == 1);
+    assert_eq!(consumer.known.policies.len(), 1, "the policy is in the first update");
+}
+
+#[test]
+fn a_large_policy_is_in_force_at_once() {
+    let server = server();
+    server.define(KIND);
+    let mut consumer = Consumer::of(&server);
+    consumer.until("it is watched", |consumer| state(consumer) == WatchState::Watching);
+    let networks = |number: usize| -> Vec<String> {
+        (0..25).map(|at| format!("10.{}.{}.0/24", number / 10, number % 10 * 25 + at)).collect()
+    };
+    let peers: Vec<Value> = (0..25).map(|number| json!({"networks": networks(number)})).collect();
+    let rules: Vec<Value> = (0..25).map(|_| json!({"action": "Deny", "to": peers})).collect();
+    let mut large = guard();
+    large["spec"]["egress"] = json!(rules);
+    assert!(large.to_string().len() > 128 << 10);
+    server.put(KIND, large);
+    consumer.until_like(&server);
+    assert_eq!((consumer.known.policies[&name()].egress.len(), server.rereads()), (25, 0));
+}

@@ -47,6 +47,10 @@ pub(crate) struct Faults {
     pub garbled: Vec<Kind>,
     /// The next watch of each of these kinds breaks off within its first line.
     pub torn_lines: Vec<Kind>,
+    /// 403 for discovery.
+    pub is_discovery_forbidden: bool,
+    /// 403 for the next list of each of these kinds.
+    pub refused_lists: Vec<Kind>,
     /// A watch from an expired version is answered with 410 instead of an error event.
     pub gone_at_once: bool,
 }
@@ -358,11 +362,17 @@ async fn answer(
     if let Some(fields) = query.get("fieldSelector") {
         return list_one(&mut shared.store(), kind, namespace, fields);
     }
+    if once_for(&mut shared.store().faults.refused_lists, kind) {
+        return refusal(403, "Forbidden");
+    }
     list(&shared, kind, &query)
 }
 
 /// The kinds of a group and version, like `policy.networking.k8s.io/v1alpha2`.
 fn discover(store: &Store, version: &str) -> Response {
+    if store.faults.is_discovery_forbidden {
+        return refusal(403, "Forbidden");
+    }
     let kinds: Vec<&Kind> = store.defined.iter().filter(|kind| kind.api_version() == version).collect();
     if kinds.is_empty() {
         return refusal(404, "NotFound");

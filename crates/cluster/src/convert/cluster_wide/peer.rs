@@ -126,8 +126,15 @@ fn networks(field: &FieldRef<'_>, flaws: &mut Flaws, effect: &'static str, peers
     });
 }
 
-/// A CIDR. Unlike an `ipBlock`, it is never IPv4-mapped (apiserver, cel/library/cidr.go).
+/// A CIDR. Unlike an `ipBlock`, it is never IPv4-mapped, and has no leading zeros (apiserver,
+/// cel/library/cidr.go).
 fn network(field: &FieldRef<'_>) -> Result<IpNet, String> {
+    let text = field.value.as_str().unwrap_or_default();
+    // `010.0.0.0/8` may be meant in octal: an API server refuses it (Go's netip.ParsePrefix).
+    let is_padded = |octet: &str| octet.len() > 1 && octet.starts_with('0');
+    if !text.contains(':') && text.split(['.', '/']).any(is_padded) {
+        return Err(format!("{} has a number with a leading zero", field.shown()));
+    }
     let cidr = canonical_block(field)?;
     let is_mapped = matches!(
         field.value.as_str().map(str::parse),
