@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::dialect::{Dialect, Version};
 
-use self::effects::{ALL_DENIED, EVERYTHING_DENIED, FIRST, FIRST_TIER, RESTRICTED};
+use self::effects::{ALL_DENIED, EVERYTHING_DENIED, FIRST, FIRST_TIER, HIDDEN_RULES, RESTRICTED};
 use self::rule::{closed, field_of};
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
@@ -49,7 +49,8 @@ pub(super) fn policy(
     let is_ambiguous = flaws.differs(object, "spec");
     let meant = object.unknown_fields(&[]).find(|field| is_meant_by(field, "spec"));
     let known = ["apiVersion", "kind", "metadata", "spec", "status", meant.unwrap_or("spec")];
-    flaws.all_known(object, &known, if is_ambiguous { EVERYTHING_DENIED } else { RESTRICTED });
+    let hides_rules = names_rules(object, &known);
+    flaws.all_known(object, &known, effect_of_unknown(is_ambiguous, hides_rules));
     let spec = object.field("spec");
     match &spec {
         _ if is_ambiguous => {}
@@ -60,7 +61,8 @@ pub(super) fn policy(
         }
         Some(spec) if SPEC_FIELDS.iter().any(|field| spec.field(field).is_some()) => {
             let is_named = flaws.serious() == before;
-            return spec_of(spec, is_named, name, dialect, interner, flaws);
+            let policy = spec_of(spec, is_named, name, dialect, interner, flaws);
+            return if hides_rules { denying_everything(policy) } else { policy };
         }
         Some(spec) => {
             let what = format!("{} is not a spec of a policy, or has none of its fields", spec.shown());
@@ -84,8 +86,8 @@ fn spec_of(
     // It is unknown which of two values of a field is meant.
     let twice = SPEC_FIELDS.map(|field| flaws.differs(spec, field));
     let is_ambiguous = twice.contains(&true);
-    let misspelt =
-        misspelt_rules(spec, dialect, flaws, if is_ambiguous { EVERYTHING_DENIED } else { RESTRICTED });
+    let hides_rules = may_hold_rules(spec);
+    let misspelt = misspelt_rules(spec, dialect, flaws, effect_of_unknown(is_ambiguous, hides_rules));
     let tier = tier(spec, dialect, flaws);
     let priority = priority(spec, dialect, flaws);
     // A rule of another policy that passes must not skip a policy that may belong to tier Baseline.
@@ -107,7 +109,41 @@ fn spec_of(
         kept.clone()
     });
     let denied = everything_denied(name, dialect, subject);
-    if is_ambiguous { denied } else { PolicySpec { tier, priority, ingress, egress, ..denied } }
+    if is_ambiguous {
+        return denied;
+    }
+    let policy = PolicySpec { tier, priority, ingress, egress, ..denied };
+    if hides_rules { denying_everything(policy) } else { policy }
+}
+
+/// The effect of an unknown field.
+fn effect_of_unknown(is_ambiguous: bool, hides_rules: bool) -> &'static str {
+    match (is_ambiguous, hides_rules) {
+        (true, _) => EVERYTHING_DENIED,
+        (false, true) => HIDDEN_RULES,
+        (false, false) => RESTRICTED,
+    }
+}
+
+/// Whether an unknown field of a spec may hold rules that deny: any list or mapping, in the spec; in its
+/// subject, one that is named like rules.
+fn may_hold_rules(spec: &FieldRef<'_>) -> bool {
+    let is_misspelt = |name: &str| is_meant_by(name, "ingress") || is_meant_by(name, "egress");
+    let holds_more =
+        |name: &str| spec.value.get(name).is_some_and(|value| value.is_object() || value.is_array());
+    spec.unknown_fields(&SPEC_FIELDS).any(|name| !is_misspelt(name) && holds_more(name))
+        || spec.field("subject").is_some_and(|subject| names_rules(&subject, &[]))
+}
+
+/// Whether an unknown field is named like rules, such as `ingress` beside `spec` because of a wrong indentation.
+fn names_rules(field: &FieldRef<'_>, known: &[&str]) -> bool {
+    field.unknown_fields(known).any(|name| as_seen(name).to_lowercase().contains("gress"))
+}
+
+/// The policy with other rules: they deny its pods everything.
+fn denying_everything(policy: PolicySpec) -> PolicySpec {
+    let denied = || vec![closed(None, Action::Deny)];
+    PolicySpec { ingress: denied(), egress: denied(), ..policy }
 }
 
 /// Converts what was read of a policy before its text broke off: the pods that it selects are denied

@@ -15,6 +15,9 @@ pub(super) const EVERY_POD: &str = "the policy applies to every pod that the res
                                     rules that accept match nothing, and those that pass deny";
 /// Of rules that are not understood at all.
 pub(super) const ALL_DENIED: &str = "the policy denies its pods everything in this direction";
+/// Of an unknown field that may hold rules.
+pub(super) const HIDDEN_RULES: &str =
+    "rules may be in it: the policy denies its pods everything, in both directions";
 /// Of a spec that is not understood as a whole.
 pub(super) const EVERYTHING_DENIED: &str =
     "the policy denies everything, in both directions, to every pod that it might select";

@@ -560,6 +560,32 @@ fn s59_a_field_that_may_narrow_the_whole_policy_restricts_it() {
     assert_eq!(policy.ingress, [matches_nothing(None)]);
 }
 
+/// Found by an attack: a Deny under a wrong indentation, or in a list of rules of a newer API, had vanished.
+#[test]
+fn s59_an_unknown_field_that_may_hold_rules_denies_everything() {
+    let (rules, _) = rules();
+    let whole = spec_with(json!({"ingress": rules}));
+    let object = |fields: Value| merged(json!({"metadata": {"name": "default"}, "spec": whole}), &fields);
+    let in_spec = |fields: Value| object(json!({"spec": merged(whole.clone(), &fields)}));
+    let mut in_subject = whole.clone();
+    in_subject["subject"]["ingress"] = rules.clone();
+    for object in [
+        object(json!({"ingress": rules})),
+        object(json!({"egressRules": []})),
+        in_spec(json!({"ingressRules": rules})),
+        in_spec(json!({"rules": {"ingress": rules}})),
+        in_spec(json!({"deny": [1]})),
+        object(json!({"spec": in_subject})),
+    ] {
+        let (policy, flaws) = flawed_object(CNP, &object);
+        assert!(!flaws.is_empty(), "{object}");
+        assert_eq!([policy.ingress, policy.egress], [(); 2].map(|()| vec![denies_all(None)]), "{object}");
+    }
+    let (_, flaws) = flawed_object(CNP, &in_spec(json!({"rules": {}})));
+    let effect = "rules may be in it: the policy denies its pods everything, in both directions";
+    assert_eq!(flaws, [format!("spec.rules: this field is not known; {effect}")]);
+}
+
 #[test]
 fn s59_a_spec_that_is_not_understood_denies_everything() {
     let effect = "the policy denies everything, in both directions, to every pod that it might select";
