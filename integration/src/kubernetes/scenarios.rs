@@ -52,7 +52,7 @@ pub const LEAVING: ClusterScenario = ClusterScenario {
     run: leaving::run,
 };
 
-/// The number of [`SCENARIOS`] that take less than half a minute.
+/// The number of [`SCENARIOS`] that take less than a minute.
 pub const QUICK: usize = 6;
 
 /// All scenarios, the quick ones first, and the one that cuts a node's power last.
