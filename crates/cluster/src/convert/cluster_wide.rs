@@ -135,7 +135,8 @@ fn may_hold_rules(spec: &FieldRef<'_>) -> bool {
         || spec.field("subject").is_some_and(|subject| names_rules(&subject, &[]))
 }
 
-/// Whether an unknown field is named like rules, such as `ingress` beside `spec` because of a wrong indentation.
+/// Whether an unknown field is named like rules, such as `ingress` beside `spec` because of a wrong
+/// indentation.
 fn names_rules(field: &FieldRef<'_>, known: &[&str]) -> bool {
     field.unknown_fields(known).any(|name| as_seen(name).to_lowercase().contains("gress"))
 }
