@@ -94,7 +94,7 @@ fn event(object: &ObjectWarning, node: &str) -> Event {
     let ObjectWarning { reason, kind, name, uid, resource_version, .. } = object;
     let (reason, suffix) = match (reason, kind) {
         (Reason::OverBudget, _) => ("PolicyOverBudget", ".b"),
-        (Reason::NotUnderstood, Kind::NetworkPolicy) => ("PolicyNotUnderstood", ""),
+        (Reason::NotUnderstood, kind) if kind.policy().is_some() => ("PolicyNotUnderstood", ""),
         (Reason::NotUnderstood, _) => ("NotUnderstood", ""),
     };
     let now = Time(Timestamp::now());
@@ -203,6 +203,16 @@ mod tests {
         assert_eq!(event.reason.as_deref(), Some("PolicyNotUnderstood"));
         let message = event.message.expect("a message");
         assert!(message.starts_with("spec.ingress[0]: ä") && message.len() <= 1024, "{message}");
+    }
+
+    #[test]
+    fn a_cluster_wide_policy_has_its_event_in_the_default_namespace() {
+        let kind = Kind::ClusterNetworkPolicy;
+        let event = event(&ObjectWarning { kind, namespace: String::new(), ..policy("7") }, "a");
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        let about = event.involved_object;
+        assert_eq!((about.namespace, about.kind.as_deref()), (None, Some("ClusterNetworkPolicy")));
+        assert_eq!(event.reason.as_deref(), Some("PolicyNotUnderstood"));
     }
 
     #[test]
