@@ -19,7 +19,6 @@ use tokio::time::{sleep, timeout};
 
 use super::clients::Clients;
 use super::state::{ObjectWarning, Reason};
-use crate::convert::Kind;
 use crate::error_chain::chain;
 
 /// The reporting component.
@@ -151,6 +150,7 @@ fn share_of(whole: Duration, node: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::convert::Kind;
 
     fn policy(version: &str) -> ObjectWarning {
         ObjectWarning {
