@@ -46,7 +46,8 @@ pub(crate) struct ConnectionStatus {
     /// The kind of object.
     pub kind: String,
     /// `listing`: the objects are not known yet. `watching`: changes are received. `lost`: the last known
-    /// objects apply. `absent`: the objects may not be read, and are not needed.
+    /// objects apply. `absent`: the API server does not have the kind, or the agent may not read it; the
+    /// others work without it.
     pub state: String,
     /// When this state began, in seconds since 1970.
     pub since: u64,

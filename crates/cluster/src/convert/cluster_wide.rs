@@ -61,8 +61,7 @@ pub(super) fn policy(
         }
         Some(spec) if SPEC_FIELDS.iter().any(|field| spec.field(field).is_some()) => {
             let is_named = flaws.serious() == before;
-            let policy = spec_of(spec, is_named, name, dialect, interner, flaws);
-            return if hides_rules { denying_everything(policy) } else { policy };
+            return spec_of(spec, (is_named, hides_rules), name, dialect, interner, flaws);
         }
         Some(spec) => {
             let what = format!("{} is not a spec of a policy, or has none of its fields", spec.shown());
@@ -73,10 +72,11 @@ pub(super) fn policy(
     everything_denied(name, dialect, subject::every_pod())
 }
 
-/// Converts the policy `name` with this spec. `is_whole` says whether the rest of the object is understood.
+/// Converts the policy `name` with this spec. The pair says of the rest of the object whether it is
+/// understood, and whether it may hold rules.
 fn spec_of(
     spec: &FieldRef<'_>,
-    is_whole: bool,
+    (is_whole, hides_rules): (bool, bool),
     name: PolicyName,
     dialect: &Dialect,
     interner: &Interner,
@@ -86,8 +86,8 @@ fn spec_of(
     // It is unknown which of two values of a field is meant.
     let twice = SPEC_FIELDS.map(|field| flaws.differs(spec, field));
     let is_ambiguous = twice.contains(&true);
-    let hides_rules = may_hold_rules(spec);
-    let misspelt = misspelt_rules(spec, dialect, flaws, effect_of_unknown(is_ambiguous, hides_rules));
+    let spec_hides_rules = may_hold_rules(spec);
+    let misspelt = misspelt_rules(spec, dialect, flaws, effect_of_unknown(is_ambiguous, spec_hides_rules));
     let tier = tier(spec, dialect, flaws);
     let priority = priority(spec, dialect, flaws);
     // A rule of another policy that passes must not skip a policy that may belong to tier Baseline.
@@ -110,10 +110,12 @@ fn spec_of(
     });
     let denied = everything_denied(name, dialect, subject);
     if is_ambiguous {
-        return denied;
+        denied
+    } else if hides_rules || spec_hides_rules {
+        PolicySpec { tier, priority, ..denied }
+    } else {
+        PolicySpec { tier, priority, ingress, egress, ..denied }
     }
-    let policy = PolicySpec { tier, priority, ingress, egress, ..denied };
-    if hides_rules { denying_everything(policy) } else { policy }
 }
 
 /// The effect of an unknown field.
@@ -139,12 +141,6 @@ fn may_hold_rules(spec: &FieldRef<'_>) -> bool {
 /// indentation.
 fn names_rules(field: &FieldRef<'_>, known: &[&str]) -> bool {
     field.unknown_fields(known).any(|name| as_seen(name).to_lowercase().contains("gress"))
-}
-
-/// The policy with other rules: they deny its pods everything.
-fn denying_everything(policy: PolicySpec) -> PolicySpec {
-    let denied = || vec![closed(None, Action::Deny)];
-    PolicySpec { ingress: denied(), egress: denied(), ..policy }
 }
 
 /// Converts what was read of a policy before its text broke off: the pods that it selects are denied

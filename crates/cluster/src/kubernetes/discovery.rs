@@ -1,9 +1,8 @@
 //! Looks for kinds that the API server may not have, and for kinds of policies that are not enforced.
 //!
 //! From: the API server's discovery documents, which every authenticated client may read (ClusterRole
-//! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. Before
-//! an API server has read all CustomResourceDefinitions, it answers 503 and not 404, so a kind that is absent
-//! has no definition.
+//! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. One of
+//! several API servers may lag behind, so the watcher looks twice before it drops objects of a kind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,6 +16,9 @@ use super::clients::Clients;
 use super::failure::Failure;
 use crate::convert::{Kind, Recognition};
 use crate::error_chain::chain;
+
+/// The verb of a look for a kind in failure messages.
+pub(super) const DISCOVER: &str = "discover";
 
 /// How long the first update waits for the kinds that are not enforced.
 const FIRST: Duration = Duration::from_secs(1);
@@ -37,7 +39,7 @@ pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, Failu
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         // Without permission to discover kinds, a list tells whether there is one.
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(true),
-        Err(error) => Err(Failure::of(&error, "discover", kind)),
+        Err(error) => Err(Failure::of(&error, DISCOVER, kind)),
     }
 }
 
@@ -84,7 +86,7 @@ fn unenforced_of(groups: &APIGroupDiscoveryList) -> Vec<String> {
             if recognised.iter().any(|one| matches!(one, Recognition::Supported(_))) {
                 continue;
             }
-            // The first version is the one that the API server prefers, as the document lists it.
+            // One sentence for all versions.
             sentences.extend(recognised.into_iter().find_map(|one| match one {
                 Recognition::NotEnforced(sentence) => Some(sentence),
                 Recognition::Mistaken(..) if name.ends_with("NetworkPolicy") => {

@@ -30,7 +30,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
-use super::discovery::is_served;
+use super::discovery::{DISCOVER, is_served};
 use super::failure::Failure;
 use super::object::{PageMetadata, objects_of_page};
 use super::timeouts::Timeouts;
@@ -58,9 +58,6 @@ const REFUSALS: u32 = 3;
 
 /// The verb of a list in failure messages.
 const LIST: &str = "list";
-
-/// The verb of a look for a kind in failure messages.
-const DISCOVER: &str = "discover";
 
 /// The duration after which the API server ends a watch, in seconds. The next watch has a fresh token.
 const WATCH_SECONDS: u32 = 290;
