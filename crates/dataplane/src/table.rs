@@ -4,10 +4,11 @@
 //! Place in a packet's life: the first step (`postrouting` queues it for the workers) and the last (`allowed`
 //! marks its connection). Place in a policy's life: [`Table::update`] at the start of the sweep.
 //!
-//! Invariants: every change is one batch, committed whole or not at all. Chains are created once and never
-//! deleted or recreated while an agent lives, because deleting any base chain drops every queued packet of
-//! the network namespace. An agent that another one has superseded changes nothing any more, not even in a
-//! race: its batches are valid for one generation of the ruleset only.
+//! Invariants: every change is one batch, committed whole or not at all; pod CIDRs come in a batch before it
+//! (see `pod_cidrs`). Chains are created once and never deleted or recreated while an agent lives, because
+//! deleting any base chain drops every queued packet of the network namespace. An agent that another one has
+//! superseded changes nothing any more, not even in a race: its batches are valid for one generation of the
+//! ruleset only.
 //!
 //! No change waits for the RCU grace period in which the kernel frees what the change before it deleted
 //! (tenths of a second on a busy node). For that, an agent sends all its batches over one socket, and never
@@ -33,6 +34,7 @@ mod open_addresses;
 mod origin;
 mod origins;
 mod own_rules;
+mod pod_cidrs;
 mod queue_form;
 mod queues;
 mod quota;

@@ -109,11 +109,6 @@ impl Batch {
         self.messages.push(Message { subject, bytes: message.as_bytes().to_vec() });
     }
 
-    /// Appends another batch.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.messages.extend(other.messages);
-    }
-
     /// The size of its largest part, in bytes.
     #[cfg(test)]
     pub(crate) fn largest(&self) -> usize {

@@ -269,36 +269,50 @@ impl Set {
     /// [`NetlinkError`] if the socket fails, or if other programs changed the ruleset during each of
     /// [`TRIES`] reads.
     pub(crate) fn read(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
+        match self.read_elements(socket, decode_element) {
+            Ok(elements) => Ok(elements.into_iter().collect()),
+            Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads its elements, each decoded from the attributes of one `NFTA_LIST_ELEM`. Those that can't be
+    /// decoded are left out.
+    ///
+    /// # Errors
+    /// As [`Set::read`], and `ENOENT` if the set does not exist.
+    pub(crate) fn read_elements<T>(
+        &self,
+        socket: &mut Socket,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 1..TRIES {
-            match self.read_once(socket) {
+            match self.read_once(socket, &decode) {
                 Err(NetlinkError::Interrupted) => {}
                 read => return read,
             }
         }
-        self.read_once(socket)
+        self.read_once(socket, &decode)
     }
 
-    fn read_once(&self, socket: &mut Socket) -> Result<BTreeMap<Vec<u8>, u64>, NetlinkError> {
+    fn read_once<T>(
+        &self,
+        socket: &mut Socket,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut request = Messages::default();
         let kind = message_kind(sys::NFT_MSG_GETSETELEM);
         let sequence = socket.next_sequence();
         let flags = netlink::REQUEST | netlink::DUMP;
         request.push(Header { kind, flags, sequence, family: self.table.family }, |list| self.name_it(list));
-        let mut elements = BTreeMap::new();
-        let read = socket.dump(request.as_bytes(), |message| {
+        let mut elements = Vec::new();
+        socket.dump(request.as_bytes(), |message| {
             let attribute = AttributeReader::new(message.attributes)
                 .find(|(kind, _)| *kind == sys::NFTA_SET_ELEM_LIST_ELEMENTS);
-            for (_, element) in attribute.into_iter().flat_map(|(_, list)| AttributeReader::new(list)) {
-                if let Some((key, packets)) = decode_element(element) {
-                    elements.insert(key, packets);
-                }
-            }
-        });
-        match read {
-            Ok(()) => Ok(elements),
-            Err(NetlinkError::Refused { errno: Errno::ENOENT, .. }) => Ok(BTreeMap::new()),
-            Err(error) => Err(error),
-        }
+            let list = attribute.into_iter().flat_map(|(_, list)| AttributeReader::new(list));
+            elements.extend(list.filter_map(|(_, element)| decode(element)));
+        })?;
+        Ok(elements)
     }
 }
 

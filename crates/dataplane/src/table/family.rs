@@ -1,6 +1,6 @@
 //! The two address families, and the names of the sets about each.
 
-use super::sets;
+use super::{pod_cidrs, sets};
 use crate::nft::expression::{Address, Comparison, Expression, Meta, Payload};
 use crate::numbers::{NFPROTO_IPV4, NFPROTO_IPV6};
 
@@ -41,7 +41,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         revalidated: sets::REVALIDATED_4,
         changed: sets::CHANGED_4,
         node_addresses: NODE_ADDRESSES_4,
-        pod_cidrs: sets::POD_CIDRS_4,
+        pod_cidrs: pod_cidrs::POD_CIDRS_4,
         open_ingress: sets::OPEN_INGRESS_4,
         open_egress: sets::OPEN_EGRESS_4,
     },
@@ -53,7 +53,7 @@ pub(super) const FAMILIES: [Family; 2] = [
         revalidated: sets::REVALIDATED_6,
         changed: sets::CHANGED_6,
         node_addresses: NODE_ADDRESSES_6,
-        pod_cidrs: sets::POD_CIDRS_6,
+        pod_cidrs: pod_cidrs::POD_CIDRS_6,
         open_ingress: sets::OPEN_INGRESS_6,
         open_egress: sets::OPEN_EGRESS_6,
     },

@@ -14,6 +14,7 @@ use super::names::{INET, NFQUEUE};
 use super::objects::empty_chain;
 use super::origin::{self, OriginContents};
 use super::origins::Origins;
+use super::pod_cidrs::PodCidrs;
 use super::quota;
 use super::sets::Contents;
 use super::socket::open;
@@ -40,7 +41,9 @@ pub struct Table {
     /// `None` if the kernel can't have table `bridge`, or if sources are not checked.
     pub(super) bridge: Option<BridgeFamily>,
     pub(super) config: TableConfig,
-    /// What the sets contain in the kernel.
+    /// What the sets of pod CIDRs contain in the kernel.
+    pub(super) pod_cidrs: PodCidrs,
+    /// What the sets about pods contain in the kernel.
     pub(super) contents: Contents,
     /// The state of the verdict cache in the kernel.
     pub(super) cache: VerdictCache,

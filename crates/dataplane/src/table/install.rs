@@ -13,8 +13,9 @@ use super::error::TableError;
 use super::handle::{Origin, TRIES, Table};
 use super::installed_rules::{self, InstalledRules, read_generation};
 use super::names::{INET, NFQUEUE};
-use super::objects::{add_base_chain, add_regular_chain, empty_chain, remove_rules};
+use super::objects::{add_base_chain, add_regular_chain, add_table, empty_chain, remove_rules};
 use super::origin::{self, OriginContents};
+use super::pod_cidrs::PodCidrs;
 use super::queue_form::available_form;
 use super::queues::{port_queue_of, queue_of};
 use super::sets::Contents;
@@ -26,16 +27,17 @@ use crate::nft::queue::{Queue, QueueForm};
 use crate::queues::QueueRange;
 
 impl Table {
-    /// Writes the table, its chains, sets and rules in one atomic batch. Creates what is missing, rewrites
-    /// rules and sets, and leaves existing chains in place. The same call serves the first start, a restart
-    /// over the table of a dead agent, an upgrade with other marks or flags, and a live takeover. The queues
-    /// must be ready before the call, since packets arrive at once.
+    /// Writes the table, its chains, sets and rules in one atomic batch. If the sets of pod CIDRs differ,
+    /// they are written in a batch before that one. Creates what is missing, rewrites rules and sets, and
+    /// leaves existing chains in place. The same call serves the first start, a restart over the table of a
+    /// dead agent, an upgrade with other marks or flags, and a live takeover. The queues must be ready before
+    /// the call, since packets arrive at once.
     ///
     /// Pods under revalidation by the rules in the kernel stay so until [`Table::end_revalidation`]. The
     /// previous agent may have ended before the sweep that marks the connections cut by its last change.
     ///
     /// # Errors
-    /// [`TableError`]: nothing was changed.
+    /// [`TableError`]: no rule was changed.
     pub fn install(mut config: TableConfig, queues: QueueRange) -> Result<Self, TableError> {
         config.marks = config.marks.for_queues(queues);
         let mut socket = open()?;
@@ -44,11 +46,17 @@ impl Table {
             Some(_) => BridgeFamily::available(&mut socket)?,
             None => None,
         };
+        let pod_cidrs = PodCidrs::new(&config.pod_cidrs);
         for _ in 0..TRIES {
             let generation = read_generation(&mut socket)?;
+            match pod_cidrs.write(&mut socket, generation) {
+                Ok(false) => {}
+                Ok(true) | Err(Refusal::Outdated) => continue,
+                Err(refusal) => return Err(refusal.into()),
+            }
             let revalidated = revalidation::read_pods(&mut socket)?;
             let written = Installation { queues, form, bridge, revalidated: &revalidated };
-            let (batch, contents, cache, origin) = installation(&config, &written, &BTreeSet::new());
+            let (batch, (contents, cache, origin)) = installation(&config, &written, &BTreeSet::new());
             // The previous agent may add pods meanwhile. Then the set is read again.
             match batch.commit(&mut socket, Some(generation)) {
                 Ok(()) => {
@@ -58,6 +66,7 @@ impl Table {
                         form,
                         bridge,
                         config,
+                        pod_cidrs,
                         contents,
                         cache,
                         revalidated,
@@ -73,17 +82,18 @@ impl Table {
     }
 
     /// Writes everything again, with this configuration, after another program changed or deleted it.
-    /// Existing objects are replaced in one atomic batch, and queued packets stay queued. All cached verdicts
-    /// are invalidated. Pods under revalidation stay so. Returns the generation of the ruleset that was
-    /// replaced: all changes up to it are undone
+    /// Existing objects are replaced as by [`Table::install`], and queued packets stay queued. All cached
+    /// verdicts are invalidated. Pods under revalidation stay so. Returns the generation of the ruleset that
+    /// was replaced: all changes up to it are undone
     /// ([`ForeignChange::is_undone_by`](super::ForeignChange::is_undone_by)).
     ///
     /// # Errors
-    /// [`TableError::Superseded`] if another agent has taken over. After this and any other error nothing was
+    /// [`TableError::Superseded`] if another agent has taken over. After this and any other error no rule was
     /// changed.
     pub fn restore(&mut self, mut config: TableConfig) -> Result<u32, TableError> {
         config.marks = config.marks.for_queues(self.queues);
-        let mut is_foreign = false;
+        let pod_cidrs = PodCidrs::new(&config.pod_cidrs);
+        let mut is_replaced = false;
         for _ in 0..TRIES {
             let in_force = InstalledRules::read(&mut self.socket)?;
             if let Some((Queue { queues, .. }, _)) = in_force.queue
@@ -91,29 +101,52 @@ impl Table {
             {
                 return Err(TableError::Superseded(queues));
             }
-            let kept = if is_foreign { BTreeSet::new() } else { self.intact_queue_chains(&config)? };
-            let Self { queues, form, bridge, ref revalidated, .. } = *self;
-            let (install, contents, cache, origin) =
-                installation(&config, &Installation { queues, form, bridge, revalidated }, &kept);
-            let mut batch = Batch::default();
-            if is_foreign {
-                delete_tables(self.bridge.is_some(), &mut batch);
-            }
-            batch.append(install);
-            match batch.commit(&mut self.socket, Some(in_force.generation)) {
-                Ok(()) => {
-                    (self.config, self.contents, self.cache) = (config, contents, cache);
-                    self.origin = origin;
+            let written = match pod_cidrs.write(&mut self.socket, in_force.generation) {
+                Ok(true) => continue,
+                Ok(false) => {
+                    let kept = self.intact_queue_chains(&config)?;
+                    self.install_again(&config, &kept, in_force.generation)
+                }
+                Err(refusal) => Err(refusal),
+            };
+            match written {
+                Ok((contents, cache, origin)) => {
+                    (self.config, self.pod_cidrs, self.contents) = (config, pod_cidrs, contents);
+                    (self.cache, self.origin) = (cache, origin);
                     return Ok(in_force.generation);
                 }
                 Err(Refusal::Outdated) => {}
                 // Another program has created an object of the same name and another kind. Deleting base
                 // chains drops queued packets, but without this agent's rules nothing is enforced anyway.
-                Err(Refusal::Message(..)) if !is_foreign => is_foreign = true,
+                Err(Refusal::Message(..)) if !is_replaced => {
+                    let mut batch = Batch::default();
+                    delete_tables(self.bridge.is_some(), &mut batch);
+                    pod_cidrs.create(&mut batch);
+                    is_replaced = match batch.commit(&mut self.socket, Some(in_force.generation)) {
+                        Ok(()) => true,
+                        Err(Refusal::Outdated) => false,
+                        Err(refusal) => return Err(refusal.into()),
+                    };
+                }
                 Err(refusal) => return Err(refusal.into()),
             }
         }
         Err(TableError::Unquiet)
+    }
+
+    /// Writes everything but the sets of pod CIDRs and the rules of the `kept` chains, if the ruleset still
+    /// has this generation.
+    fn install_again(
+        &mut self,
+        config: &TableConfig,
+        kept: &BTreeSet<&str>,
+        generation: u32,
+    ) -> Result<Installed, Refusal> {
+        let Self { queues, form, bridge, ref revalidated, .. } = *self;
+        let (batch, installed) =
+            installation(config, &Installation { queues, form, bridge, revalidated }, kept);
+        batch.commit(&mut self.socket, Some(generation))?;
+        Ok(installed)
     }
 
     /// The chains whose queue rule is already the wanted one. Writing an xtables target takes an RCU grace
@@ -140,21 +173,23 @@ pub(super) struct Installation<'a> {
     pub(super) revalidated: &'a BTreeSet<IpAddr>,
 }
 
-/// Everything that an installation writes, except rules of the `kept` chains, and what the sets and chains
-/// contain afterwards.
+/// What the sets and chains contain after an installation.
+type Installed = (Contents, VerdictCache, Option<Origin>);
+
+/// Everything that an installation writes, except the sets of pod CIDRs and the rules of the `kept` chains.
 fn installation(
     config: &TableConfig,
     written: &Installation<'_>,
     kept: &BTreeSet<&str>,
-) -> (Batch, Contents, VerdictCache, Option<Origin>) {
+) -> (Batch, Installed) {
     let mut cache = VerdictCache::new(config, SystemTime::now());
     cache.mark_changed(written.revalidated, Instant::now());
-    let contents = Contents::new(&config.pod_cidrs, &config.open, cache.changed());
+    let contents = Contents::new(&config.open, cache.changed());
     let mut batch = install_batch(config, &contents, &cache, written, kept);
     let parts = (written.form, written.bridge);
     let install = |origin| install_origin(origin, config, parts, kept, &mut batch);
     let origin = config.origin.as_ref().map(install);
-    (batch, contents, cache, origin)
+    (batch, (contents, cache, origin))
 }
 
 pub(super) fn install_batch(
@@ -165,9 +200,7 @@ pub(super) fn install_batch(
     kept: &BTreeSet<&str>,
 ) -> Batch {
     let mut batch = Batch::default();
-    // Active, if another program has made the table dormant.
-    let awake = INET.library().with_flags(0_u32);
-    batch.library(Subject::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
+    add_table(&mut batch);
     for chain in chains::base_chains(config.prerouting_dns) {
         add_base_chain(&mut batch, chain);
     }

@@ -5,6 +5,12 @@ use rustables::{Chain, ChainPolicy, ChainType, Hook, MsgType, sys};
 use super::names::{INET, TABLE};
 use crate::nft::batch::{Batch, Subject};
 
+/// Creates table `inet` if it does not exist. Makes it active if another program has made it dormant.
+pub(super) fn add_table(batch: &mut Batch) {
+    let awake = INET.library().with_flags(0_u32);
+    batch.library(Subject::plain("table inet kube-verdict"), |library| library.add(&awake, MsgType::Add));
+}
+
 /// Creates a base chain of table `inet` if it does not exist.
 pub(super) fn add_base_chain(batch: &mut Batch, (name, hook): (&'static str, Hook)) {
     let chain = Chain::new(&INET.library())

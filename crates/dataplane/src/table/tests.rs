@@ -18,6 +18,7 @@ use super::install::{Installation, install_batch};
 use super::installed_rules::InstalledRules;
 use super::open_addresses::OpenAddresses;
 use super::origins::Origins;
+use super::pod_cidrs::PodCidrs;
 use super::queue_form::form_trial;
 use super::revalidation;
 use super::sets::Contents;
@@ -75,7 +76,7 @@ fn check_golden(name: &str, batch: &Batch) {
 }
 
 fn install(config: &TableConfig, form: QueueForm) -> Batch {
-    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
+    let contents = Contents::new(&config.open, []);
     install_batch(
         config,
         &contents,
@@ -97,6 +98,14 @@ fn install_with_the_native_queue() {
 
 #[cfg(target_endian = "little")]
 #[test]
+fn pod_cidrs_come_before_the_rules() {
+    let mut batch = Batch::default();
+    PodCidrs::new(&node_a().pod_cidrs).create(&mut batch);
+    check_golden("pod-cidrs.batch", &batch);
+}
+
+#[cfg(target_endian = "little")]
+#[test]
 fn install_with_the_target() {
     let config =
         TableConfig { fail_mode: FailMode::Closed, prerouting_dns: false, verdict_cache: None, ..node_a() };
@@ -106,16 +115,15 @@ fn install_with_the_target() {
 #[cfg(target_endian = "little")]
 #[test]
 fn update_sends_only_the_differences() {
-    let old = Contents::new(&node_a().pod_cidrs, &node_a().open, []);
+    let old = Contents::new(&node_a().open, []);
     let open = OpenAddresses {
         ingress: addresses(&["10.244.1.2"]),
         egress: addresses(&["10.244.1.3", "10.244.1.4", "fd00:10:244:1::4"]),
     };
     let affected = Affected::any_peer(addresses(&["10.244.1.4"]));
     let cache = new_cache(&node_a()).next(Generation(8), &affected, Instant::now());
-    let cidrs = ["10.244.0.0/23".parse().expect("a CIDR"), node_a().pod_cidrs[1]];
     let mut batch = Batch::default();
-    Contents::new(&cidrs, &open, cache.changed()).change_from(&old, &mut batch);
+    Contents::new(&open, cache.changed()).change_from(&old, &mut batch);
     verdict_cache::replace(&cache, &mut batch);
     check_golden("update.batch", &batch);
 }
@@ -203,7 +211,7 @@ fn the_trial_of_both_forms() {
 #[test]
 fn takeover_differs_from_the_first_install_only_in_the_queue_rule() {
     let config = node_a();
-    let contents = Contents::new(&config.pod_cidrs, &config.open, []);
+    let contents = Contents::new(&config.open, []);
     let install = |queues| {
         let none = BTreeSet::new();
         let written = written(queues, QueueForm::Native, &none);
@@ -278,7 +286,7 @@ fn a_batch_for_another_generation_is_refused_and_changes_nothing() {
         let read = InstalledRules::read(&mut socket).expect("the rules can be read");
         let emptied = || {
             let mut batch = Batch::default();
-            Contents::new(&[], &OpenAddresses::default(), []).change_from(&table.contents, &mut batch);
+            Contents::new(&OpenAddresses::default(), []).change_from(&table.contents, &mut batch);
             batch
         };
         let before = Some(read.generation.wrapping_sub(1));

@@ -10,6 +10,7 @@ use super::error::TableError;
 use super::handle::Table;
 use super::open_addresses::OpenAddresses;
 use super::origins::Origins;
+use super::pod_cidrs::PodCidrs;
 use super::revalidation;
 use super::sets::Contents;
 use super::verdict_cache;
@@ -54,7 +55,7 @@ impl Table {
 
     /// Updates the sets to these networks and addresses, as the snapshot of this generation requires, and
     /// invalidates cached verdicts of `affected` connections. Does so in one atomic batch that contains only
-    /// the differences. Sends nothing if there are none.
+    /// the differences, after a batch for the networks if these differ. Sends nothing if nothing does.
     ///
     /// From then on, and until [`Table::end_revalidation`], packets from and to affected addresses are
     /// evaluated in both directions, those of established connections included. If all connections are
@@ -64,7 +65,7 @@ impl Table {
     ///
     /// # Errors
     /// [`TableError::Superseded`] if another agent has taken over, [`TableError::Missing`] if the rules are
-    /// gone. After these and all other errors nothing was changed.
+    /// gone. After these and all other errors nothing but the networks was changed.
     pub fn update(
         &mut self,
         pod_cidrs: &[IpNet],
@@ -72,10 +73,11 @@ impl Table {
         generation: Generation,
         affected: &Affected,
     ) -> Result<(), TableError> {
+        self.update_pod_cidrs(PodCidrs::new(pod_cidrs))?;
         let revalidated = affected.addresses().unwrap_or_else(|| self.revalidated.clone());
         let mut cache = self.cache.next(generation, affected, Instant::now());
         cache.mark_changed(&revalidated, Instant::now());
-        let wanted = Contents::new(pod_cidrs, open, cache.changed());
+        let wanted = Contents::new(open, cache.changed());
         let revalidating = !revalidated.is_empty();
         let rewrite = revalidating || self.is_revalidating();
         let origins = self.wanted_origins();
@@ -98,6 +100,15 @@ impl Table {
         })?;
         cache.mark_changed(&revalidated, Instant::now());
         (self.contents, self.cache, self.revalidated) = (wanted, cache, revalidated);
+        Ok(())
+    }
+
+    /// Updates the sets of pod CIDRs, if they differ.
+    fn update_pod_cidrs(&mut self, wanted: PodCidrs) -> Result<(), TableError> {
+        if wanted != self.pod_cidrs {
+            self.commit(|_, batch, _| wanted.fill(batch))?;
+            self.pod_cidrs = wanted;
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod namespace;
 mod packets;
 mod preflight;
 mod revalidation;
+mod rewriting;
 mod untracked;
 mod verdict_cache;
 
