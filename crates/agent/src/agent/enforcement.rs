@@ -97,7 +97,7 @@ impl Agent {
     pub(super) fn failed(&mut self, generation: u64, error: &EngineError) {
         match error {
             error if error.is_superseded() => self.superseded(),
-            EngineError::Table(TableError::Missing) => self.rules.missing(),
+            EngineError::Table(TableError::Missing) => self.rules_missing(),
             EngineError::Grace => self.health.state().status.dead = Some(chain(error)),
             _ => {}
         }

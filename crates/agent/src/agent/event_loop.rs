@@ -153,7 +153,7 @@ impl Agent {
         self.check_predecessor();
         match self.phase.enforcing().map(|engine| engine.table().superseded()) {
             Some(Ok(true)) => self.superseded(),
-            Some(Err(TableError::Missing)) => self.rules.missing(),
+            Some(Err(TableError::Missing)) => self.rules_missing(),
             // The rules enforce policy even if they can't be read.
             Some(Err(error)) => tracing::warn!(error = %chain(&error), "cannot read the rules"),
             Some(Ok(false)) if !self.rules.is_damaged() => self.rules.seen(),

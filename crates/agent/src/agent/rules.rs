@@ -38,6 +38,13 @@ impl Agent {
         self.restore_rules();
     }
 
+    /// Call this when the rules were found missing.
+    pub(super) fn rules_missing(&mut self) {
+        // They were deleted once more if an ended bypass still waits for its notification.
+        self.record_rest_of_bypass();
+        self.rules.missing();
+    }
+
     /// Restores the rules if they are damaged.
     pub(super) fn restore_rules(&mut self) {
         if !self.rules.is_damaged() || !self.rules.is_due(Instant::now()) {

@@ -283,4 +283,16 @@ mod tests {
         watch.changed(change(at, "iptables", 6));
         assert!(watch.is_damaged() && watch.take_ended_now().is_none());
     }
+
+    #[test]
+    fn rules_that_are_missing_again_while_a_record_waits_are_another_bypass() {
+        let (mut watch, now) = (RulesWatch::new(), Instant::now());
+        for _ in 0..2 {
+            watch.missing();
+            watch.bypass.as_mut().unwrap().restored = Some(SystemTime::now());
+            watch.swept(now);
+            assert!(watch.take_ended(now).is_none(), "it waits for the notification");
+            assert_eq!(watch.take_ended_now().unwrap().changes, 1);
+        }
+    }
 }
