@@ -13,6 +13,7 @@
 //!          -> one flow through the same                                   -> [ flows ]
 //!          -> connections of one pod while another floods                 -> [ floods ]
 //!          -> connections, cut by an edited file                          -> [ apply ]
+//!          -> flows among 10,000 pods, denied by a cluster-wide policy  -> [ cluster_policy ]
 //!          -> new pods, each with a first connection                      -> [ ports ]
 //!             (connections and edits under pod events of another node: [ events ])
 //!  API server -> an agent in a cluster of pods without kubelets           -> [ scale ]
@@ -24,6 +25,7 @@
 pub mod allocations;
 pub mod apply;
 pub mod baseline;
+pub mod cluster_policy;
 pub mod compile;
 pub mod connections;
 pub mod events;

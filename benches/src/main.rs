@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::page;
 use benches::{
-    apply, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
-    verdicts,
+    apply, baseline, cluster_policy, compile, connections, export, floods, flows, instructions, memory,
+    ports, scale, verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
@@ -40,6 +40,9 @@ enum Command {
     Floods(floods::Arguments),
     /// Time from an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
+    /// Time from a change of a cluster-wide policy that selects each of 10,000 pods to the last datagram that it
+    /// denies (as root).
+    ClusterPolicy(cluster_policy::Arguments),
     /// Time from a new pod's address to its binding, and its first connection (as root).
     Ports(ports::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
@@ -76,6 +79,7 @@ fn main() -> Result<()> {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Floods(arguments) => floods::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
+        Command::ClusterPolicy(arguments) => cluster_policy::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub mod api_proxy;
+pub mod companion_policies;
 pub mod components;
 pub mod conformance;
 pub mod control_plane;

@@ -13,6 +13,7 @@
 //!   servers that answer them.
 //! - [`agent`], [`record`], [`dropped`]: the program under test, and its audit log.
 //! - [`attack`]: what a pod can send to reach targets that policy denies.
+//! - [`queued`]: how many packets a node's kernel has queued for workers.
 //! - [`busy`]: load on every processor.
 //! - [`scheduling_delays`], [`processor_wait`]: delays of the machine, which bounds in time do not count.
 //! - [`wait`], [`web_to_db`]: waiting, and a set-up that many tests share.
@@ -43,6 +44,7 @@ pub mod port;
 pub mod probe;
 pub mod processor_wait;
 pub mod programs;
+pub mod queued;
 pub mod record;
 pub mod scenario;
 pub mod scheduling_delays;
@@ -69,7 +71,7 @@ pub use port::Transport;
 pub use probe::{Answer, Family, Observed, ProbeTarget};
 pub use processor_wait::ProcessorWait;
 pub use scenario::{
-    Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, unevaluated,
+    Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, denied_by, unevaluated,
 };
 pub use scheduling_delays::{Sampling, SchedulingDelays};
 pub use static_api::StaticApi;

@@ -69,6 +69,17 @@ impl Manifests {
         self.remove(&policy_file(name))
     }
 
+    /// Writes the ClusterNetworkPolicy `name` with this `spec` to its own file. Returns when, as
+    /// [`Manifests::write`] does.
+    pub fn cluster_policy(&self, name: &str, spec: &str) -> Result<Instant> {
+        self.write(&cluster_policy_file(name), &cluster_policy_text(name, spec))
+    }
+
+    /// Removes the file that [`Manifests::cluster_policy`] wrote. Returns when, as [`Manifests::remove`] does.
+    pub fn remove_cluster_policy(&self, name: &str) -> Result<Instant> {
+        self.remove(&cluster_policy_file(name))
+    }
+
     /// Writes a file as editors do: under another name, and then renames it. Returns the time just before the
     /// rename, before which no agent can have seen the change.
     pub fn write(&self, file: &str, text: &str) -> Result<Instant> {
@@ -92,20 +103,38 @@ impl Manifests {
 /// The text of a NetworkPolicy `namespace/name` with this `spec`, which may be indented as a whole.
 pub fn policy_text(name: &str, spec: &str) -> String {
     let (namespace, short) = name.split_once('/').unwrap_or(("default", name));
-    let mut text = format!(
+    let head = format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata:\n  name: \"{short}\"\n  namespace: \"{namespace}\"\nspec:\n"
     );
+    with_spec(head, spec)
+}
+
+/// The text of the ClusterNetworkPolicy `name` with this `spec`, which may be indented as a whole.
+pub fn cluster_policy_text(name: &str, spec: &str) -> String {
+    let head = format!(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+         metadata:\n  name: \"{name}\"\nspec:\n"
+    );
+    with_spec(head, spec)
+}
+
+/// Adds the lines of a spec to `head`, which ends with `spec:`.
+fn with_spec(mut head: String, spec: &str) -> String {
     let lines = || spec.lines().filter(|line| !line.trim().is_empty());
     let margin = lines().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
     for line in lines() {
-        let _ = writeln!(text, "  {}", &line[margin..]);
+        let _ = writeln!(head, "  {}", &line[margin..]);
     }
-    text
+    head
 }
 
 fn policy_file(name: &str) -> String {
     format!("policy-{}.yaml", name.replace('/', "."))
+}
+
+fn cluster_policy_file(name: &str) -> String {
+    format!("cluster-policy-{name}.yaml")
 }
 
 /// The manifests of a cluster, without some of its pods. Names are quoted, since `n` and `y` are booleans in
@@ -196,6 +225,14 @@ mod tests {
         let expected = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
                         metadata:\n  name: \"allow\"\n  \
                         namespace: \"db\"\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_cluster_wide_policy_has_no_namespace() {
+        let text = cluster_policy_text("guard", "tier: Admin\nsubject: {namespaces: {}}");
+        let expected = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+                        metadata:\n  name: \"guard\"\nspec:\n  tier: Admin\n  subject: {namespaces: {}}\n";
         assert_eq!(text, expected);
     }
 

@@ -49,9 +49,21 @@ pub struct Expected {
     evaluated: Option<(Direction, &'static str, Option<String>, Option<usize>)>,
 }
 
+impl Expected {
+    /// Whether the probe reaches its target.
+    pub fn is_reached(&self) -> bool {
+        self.reached
+    }
+}
+
 /// Rule `rule` of `policy` (`namespace/name`) allows it in this direction.
 pub fn allowed(direction: Direction, policy: &str, rule: usize) -> Expected {
     Expected { reached: true, evaluated: Some((direction, "rule", Some(policy.to_owned()), Some(rule))) }
+}
+
+/// Rule `rule` of `policy` denies it in this direction, and the packet is dropped.
+pub fn denied_by(direction: Direction, policy: &str, rule: usize) -> Expected {
+    Expected { reached: false, evaluated: Some((direction, "rule", Some(policy.to_owned()), Some(rule))) }
 }
 
 /// It is allowed in this direction for a reason other than a rule, such as `not-isolated` or `own-node`.
@@ -131,6 +143,12 @@ impl Scenario {
     #[track_caller]
     pub fn remove_policy(&mut self, name: &str) {
         self.change(|testbed| testbed.manifests().remove_policy(name).map(drop));
+    }
+
+    /// Writes a ClusterNetworkPolicy and waits until it is in force on every node that has an agent.
+    #[track_caller]
+    pub fn cluster_policy(&mut self, name: &str, spec: &str) {
+        self.change(|testbed| testbed.manifests().cluster_policy(name, spec).map(drop));
     }
 
     /// Makes a change of the manifests that leads to a new generation, and waits until it is in force on

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::usual::{USUAL_POLICIES, USUAL_RULES};
+use crate::cluster_policy::p99;
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::report::Report;
-use crate::{apply, connections, flows, ports, scale, verdicts};
+use crate::{apply, cluster_policy, connections, flows, ports, scale, verdicts};
 
 /// One bound.
 struct CheckedBound {
@@ -94,6 +95,7 @@ fn checked_bounds(reports: &[&Report]) -> Result<Vec<CheckedBound>> {
         list.flows(&report.figures()?);
         list.new_ports(&report.figures()?);
         list.edits(&report.figures()?);
+        list.cluster_policies(&report.figures()?);
         list.scale(&report.figures()?);
     }
     Ok(list.0)
@@ -238,6 +240,15 @@ impl Bounds {
             Bound::AtMost(50.0),
             "ms",
             swept(edits).map(|row| row.sweep_ms),
+        );
+    }
+
+    fn cluster_policies(&mut self, changes: &[cluster_policy::Row]) {
+        self.check(
+            "from a changed file of a cluster-wide policy that selects every pod of 10,000 to its effect, p99",
+            Bound::AtMost(150.0),
+            "ms",
+            changes.iter().filter(|row| row.pods == 10_000).map(|row| p99(&row.in_force_ms())),
         );
     }
 

@@ -83,6 +83,9 @@ struct E2e {
     /// Run only scenarios.
     #[arg(long)]
     no_suite: bool,
+    /// Run the suite while ten cluster-wide policies are in force that change none of its verdicts.
+    #[arg(long, conflicts_with_all = ["no_suite", "conformance"])]
+    with_cluster_policies: bool,
     /// Run the ClusterNetworkPolicy suite instead of the NetworkPolicy suite and the scenarios.
     #[arg(long, conflicts_with = "no_suite")]
     conformance: bool,
@@ -108,8 +111,9 @@ impl E2e {
                 plan.scenarios.clone_from(&scenarios);
             }
         }
-        if self.no_suite {
-            for plan in &mut plans {
+        for plan in &mut plans {
+            plan.with_cluster_policies = self.with_cluster_policies;
+            if self.no_suite {
                 plan.suites = 0;
             }
         }
@@ -199,10 +203,20 @@ mod tests {
     }
 
     #[test]
+    fn cluster_wide_policies_are_in_force_with_every_suite_or_none() {
+        for (arguments, expected) in [(&["--with-cluster-policies", "--all-ways"][..], true), (&[], false)] {
+            let plans = e2e(arguments).unwrap().plans().unwrap();
+            assert!(plans.iter().all(|plan| plan.with_cluster_policies == expected), "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn arguments_that_contradict_each_other_are_refused() {
         for (wrong, kind) in [
             (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
             (&["--conformance", "--no-suite"], ErrorKind::ArgumentConflict),
+            (&["--with-cluster-policies", "--no-suite"], ErrorKind::ArgumentConflict),
+            (&["--with-cluster-policies", "--conformance"], ErrorKind::ArgumentConflict),
             (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(e2e(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");

@@ -1,5 +1,6 @@
 //! A whole run: clusters one after the other, the suites and scenarios on each, and a table of the results.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::progress::Step;
 use super::scenarios::{ClusterScenario, LEAVING, ORIGINS, QUICK, SCENARIOS, SMOKE};
 use super::suite::Outcome;
 use super::workdir::Workdir;
-use super::{Cluster, conformance, evidence, install, suite};
+use super::{Cluster, companion_policies, conformance, evidence, install, suite};
 
 /// What to run on a cluster with one installation method.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct RunPlan {
     pub method: InstallMethod,
     /// How many times in a row the suite must pass.
     pub suites: u32,
+    /// Whether cluster-wide policies that change no verdict of the suite are in force while it runs.
+    pub with_cluster_policies: bool,
     /// How many times in a row the ClusterNetworkPolicy suite must pass.
     pub conformances: u32,
     /// The file to which the last report of the ClusterNetworkPolicy suite is written.
@@ -67,8 +70,13 @@ impl RunPlan {
         Self { conformances: runs, report, ..Self::new(method, 0, Vec::new()) }
     }
 
+    fn suite_name(&self, number: u32) -> String {
+        let with = if self.with_cluster_policies { " with cluster-wide policies" } else { "" };
+        format!("suite{with}, run {number}")
+    }
+
     fn new(method: InstallMethod, suites: u32, scenarios: Vec<ClusterScenario>) -> Self {
-        Self { method, suites, conformances: 0, report: None, scenarios }
+        Self { method, suites, with_cluster_policies: false, conformances: 0, report: None, scenarios }
     }
 }
 
@@ -107,9 +115,7 @@ pub fn run(
             }
         };
         for number in 1..=plan.suites {
-            rows.push(one(&cluster, method, &format!("suite, run {number}"), || {
-                suite_row(&cluster, method, number)
-            }));
+            rows.push(one(&cluster, method, &plan.suite_name(number), || suite_row(&cluster, plan, number)));
         }
         for number in 1..=plan.conformances {
             rows.push(one(&cluster, method, &format!("ClusterNetworkPolicy suite, run {number}"), || {
@@ -150,14 +156,23 @@ fn one(cluster: &Cluster, method: InstallMethod, what: &str, run: impl FnOnce() 
     Row { method, what: what.to_owned(), passed, summary, took }
 }
 
-fn suite_row(cluster: &Cluster, method: InstallMethod, number: u32) -> Result<String> {
-    let folder = cluster.workdir.join(&format!("suite/{}-{number}", method.name()));
+fn suite_row(cluster: &Cluster, plan: &RunPlan, number: u32) -> Result<String> {
+    let folder = cluster.workdir.join(&format!("suite/{}-{number}", plan.method.name()));
+    if plan.with_cluster_policies {
+        companion_policies::install(cluster, plan.method)?;
+    }
     let outcome = suite::run(cluster, &folder)?;
-    let summary = summary(&outcome, suite::CASES, &folder)?;
+    let mut summary = summary(&outcome, suite::CASES, &folder)?;
     for case in &outcome.skipped {
         anstream::println!("       skipped, since it needs SCTP: {case}");
     }
-    Ok(format!("{summary}; {} skipped, which need SCTP", outcome.skipped.len()))
+    let _ = write!(summary, "; {} skipped, which need SCTP", outcome.skipped.len());
+    if plan.with_cluster_policies {
+        let decided = companion_policies::decided(cluster, plan.method)?;
+        let _ = write!(summary, "; cluster-wide policies decided {decided} verdicts");
+        companion_policies::remove(cluster)?;
+    }
+    Ok(summary)
 }
 
 fn conformance_row(

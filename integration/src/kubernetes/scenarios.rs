@@ -10,6 +10,7 @@ mod api_server;
 mod cluster_policies;
 mod first_packet;
 mod hosts;
+mod joining_nodes;
 mod leaving;
 mod origins;
 mod policies;
@@ -53,10 +54,10 @@ pub const LEAVING: ClusterScenario = ClusterScenario {
 };
 
 /// The number of [`SCENARIOS`] that take less than a minute.
-pub const QUICK: usize = 7;
+pub const QUICK: usize = 8;
 
 /// All scenarios, the quick ones first, and the one that cuts a node's power last.
-pub const SCENARIOS: [ClusterScenario; 15] = [
+pub const SCENARIOS: [ClusterScenario; 16] = [
     SMOKE,
     ClusterScenario {
         name: "probes",
@@ -84,6 +85,11 @@ pub const SCENARIOS: [ClusterScenario; 15] = [
         name: "cluster-policies-peers",
         about: "cluster-wide policies select networks, nodes by their labels, and ports by their names",
         run: cluster_policies::peers,
+    },
+    ClusterScenario {
+        name: "cluster-policies-nodes",
+        about: "cluster-wide policies about nodes follow one that joins, changes its address and leaves",
+        run: joining_nodes::run,
     },
     ClusterScenario {
         name: "cluster-policies-definition",

@@ -46,6 +46,9 @@ enum What {
     Floods,
     /// Time from an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
+    /// Time from a change of a cluster-wide policy that selects each of 10,000 pods to the last datagram that it
+    /// denies (as root).
+    ClusterPolicy,
     /// Time from a new pod's address being set to its binding being in force, and its first connection (as
     /// root).
     Ports,
@@ -67,13 +70,14 @@ enum What {
 pub(crate) const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
 /// The measurements of `all`.
-const MEASUREMENTS: [What; 9] = [
+const MEASUREMENTS: [What; 10] = [
     What::Policy,
     What::Compile,
     What::Connections,
     What::Flows,
     What::Floods,
     What::Apply,
+    What::ClusterPolicy,
     What::Ports,
     What::Memory,
     What::Scale,
@@ -176,6 +180,7 @@ impl What {
                 | Self::Flows
                 | Self::Floods
                 | Self::Apply
+                | Self::ClusterPolicy
                 | Self::Ports
                 | Self::Memory
                 | Self::Scale
@@ -198,6 +203,7 @@ impl What {
             ],
             Self::Flows => &["--policies=1", "--rounds=1", "--seconds=0.2", "--warm-up=0.1"],
             Self::Apply => &["--entries=1000", "--rounds=1"],
+            Self::ClusterPolicy => &["--pods=100", "--policies=10", "--cluster-policies=2", "--changes=1"],
             Self::Floods => &["--seconds=1"],
             Self::Ports => &["--starts=2"],
             Self::Memory => &["--pods=100", "--policies=10", "--edits=2"],

@@ -28,6 +28,10 @@ pub(crate) struct Arguments {
     /// Run only scenarios, without the suite.
     #[arg(long)]
     no_suite: bool,
+    /// Run the suite with the definition of ClusterNetworkPolicy installed and ten policies of this kind in
+    /// force, which are evaluated on the suite's pods and change none of its verdicts.
+    #[arg(long, conflicts_with_all = ["no_suite", "conformance"])]
+    with_cluster_policies: bool,
     /// Run upstream's ClusterNetworkPolicy suite instead of the NetworkPolicy suite and the scenarios, with
     /// Flannel's chart or with `--way`.
     #[arg(long, conflicts_with = "no_suite")]
@@ -62,6 +66,7 @@ impl Arguments {
         for (flag, given) in [
             ("--all-ways", self.all_ways),
             ("--no-suite", self.no_suite),
+            ("--with-cluster-policies", self.with_cluster_policies),
             ("--conformance", self.conformance),
             ("--keep", self.keep),
         ] {
@@ -112,6 +117,10 @@ mod tests {
             flags(&["--conformance", "--report", "/reports/one.yaml"]).unwrap(),
             ["--runs=1", "--conformance", "--report", "/reports/one.yaml"]
         );
+        assert_eq!(
+            flags(&["--with-cluster-policies", "--scenarios", "smoke"]).unwrap(),
+            ["--runs=1", "--with-cluster-policies", "--scenarios", "smoke"]
+        );
         let relative = flags(&["--conformance", "--report", "one.yaml"]).unwrap();
         assert!(PathBuf::from(&relative[3]).is_absolute(), "{relative:?}");
     }
@@ -121,6 +130,7 @@ mod tests {
         for (wrong, kind) in [
             (&["--report=r"][..], ErrorKind::MissingRequiredArgument),
             (&["--conformance", "--all-ways", "--report=r"], ErrorKind::ArgumentConflict),
+            (&["--with-cluster-policies", "--no-suite"], ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(flags(wrong).err().map(|error| error.kind()), Some(kind), "{wrong:?}");
         }

@@ -13,7 +13,7 @@ use crate::kubernetes::{Cluster, Node};
 
 /// How soon after `kubectl apply` a change must be enforced. The watch is quicker, but a probe that is denied
 /// takes 3 s, and the state is right only if all probes of one round show it.
-const SOON: Duration = Duration::from_secs(8);
+pub(super) const SOON: Duration = Duration::from_secs(8);
 /// How soon agents must notice that the API server no longer has a kind, or that they may read it.
 const DISCOVERED: Duration = Duration::from_secs(90);
 /// How long agents may take to restart.
@@ -23,15 +23,22 @@ const RESTARTED: Duration = Duration::from_secs(180);
 const HOST_NETWORK_PORT: u16 = 18_082;
 
 /// The label by which the policies of a scenario are deleted, and by which one selects nodes.
-const SCENARIO: &str = "scenario";
+pub(super) const SCENARIO: &str = "scenario";
 
 /// The policies of a scenario. They have no namespace whose end would end them, so they are deleted when this
 /// is dropped.
-struct Policies<'a>(&'a Fixture<'a>);
+pub(super) struct Policies<'a>(pub(super) &'a Fixture<'a>);
 
 impl Policies<'_> {
     /// Applies a policy whose subjects are the scenario's pods with a label.
-    fn apply(&self, name: &str, tier: &str, priority: u32, subject: &str, rules: Value) -> Result<()> {
+    pub(super) fn apply(
+        &self,
+        name: &str,
+        tier: &str,
+        priority: u32,
+        subject: &str,
+        rules: Value,
+    ) -> Result<()> {
         let mut spec = json!({"tier": tier, "priority": priority, "subject": {"pods": self.pods(subject)}});
         for direction in ["ingress", "egress"] {
             if let Some(rules) = rules.get(direction) {
@@ -48,7 +55,7 @@ impl Policies<'_> {
     }
 
     /// Deletes all of them.
-    fn clear(&self) -> Result<()> {
+    pub(super) fn clear(&self) -> Result<()> {
         let selector = format!("{SCENARIO}={}", self.0.namespace);
         self.0.cluster.kubectl.run(&["delete", "clusternetworkpolicies", "-l", &selector]).map(drop)
     }
@@ -102,7 +109,7 @@ fn reached_by(fixture: &Fixture<'_>, to: &str, labels: &[&str], within: Duration
 }
 
 /// Installs the definition, and waits until the agents have read it.
-fn define(fixture: &Fixture<'_>) -> Result<()> {
+pub(super) fn define(fixture: &Fixture<'_>) -> Result<()> {
     let Cluster { kubectl, nodes, .. } = fixture.cluster;
     install::define_cluster_policies(kubectl)?;
     fixture.method.grant_cluster_policies(kubectl)?;
