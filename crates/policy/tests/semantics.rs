@@ -569,6 +569,28 @@ fn s56_nodes_are_peers_by_their_labels_and_own_addresses() {
 }
 
 #[test]
+fn s33_s56_an_address_that_only_the_node_object_reports_is_a_peer_and_not_the_own_node() {
+    let mut node = node("n1", "192.168.0.1", "10.244.1.0/24");
+    let Change::Node(own) = &mut node else { panic!("a node") };
+    own.has_all_addresses = true;
+    own.reported_addresses = vec!["192.168.0.1".parse().unwrap(), "203.0.113.1".parse().unwrap()];
+    let policy = cluster_policy("k", Tier::Admin, 1)
+        .egress(rule().action(Action::Deny).nodes(""))
+        .ingress(rule().action(Action::Deny).block("0.0.0.0/0", &[]));
+    scenario(
+        [node, policy.into()],
+        &[
+            (tcp(A, "203.0.113.1", 1), "deny rule k[0] | allow not-a-pod"),
+            (tcp(A, "192.168.0.1", 1), "deny rule k[0] | allow not-a-pod"),
+            (tcp(A, "203.0.113.2", 1), "allow not-isolated | allow not-a-pod"),
+            // Anyone can send from that address.
+            (tcp("203.0.113.1", A, 1), "allow not-a-pod | deny rule k[0]"),
+            (tcp("192.168.0.1", A, 1), "allow not-a-pod | allow own-node"),
+        ],
+    );
+}
+
+#[test]
 fn s29_a_denial_in_one_direction_denies_the_packet() {
     let (_, snapshot) = common::compile(
         Scope::Cluster,

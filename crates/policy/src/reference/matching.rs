@@ -99,7 +99,9 @@ fn nodes_match(
     matches: Match,
 ) -> bool {
     inventory.nodes.values().any(|node| {
-        selector.matches(&node.labels) == matches && is_address_of_node(inventory, node, connection.peer)
+        let is_reported = || node.reported_addresses.iter().any(|a| a.to_canonical() == connection.peer);
+        selector.matches(&node.labels) == matches
+            && (is_address_of_node(inventory, node, connection.peer) || is_reported())
     })
 }
 

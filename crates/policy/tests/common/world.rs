@@ -138,6 +138,7 @@ fn common_cluster() -> Vec<Change> {
             labels: labels(["app=x", "env=y"][number - 1]),
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
             pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
                 .map(|cidr| cidr.parse().unwrap())
                 .into(),
@@ -303,8 +304,9 @@ fn pod() -> impl Strategy<Value = Pod> {
 
 fn node() -> impl Strategy<Value = Node> {
     let flag = prop::bool::weighted;
-    let parts = (0..2_usize, label_set(), flag(0.9), flag(0.9), flag(0.3));
-    parts.prop_map(|(which, labels, v4, v6, has_all_addresses)| {
+    let reported = option::weighted(0.5, select(&ADDRESSES[14..19]));
+    let parts = (0..2_usize, label_set(), flag(0.9), flag(0.9), flag(0.3), reported);
+    parts.prop_map(|(which, labels, v4, v6, has_all_addresses, reported)| {
         let number = which + 1;
         let v4 = v4.then(|| format!("10.244.{number}.0/24"));
         let v6 = v6.then(|| format!("fd00:{number}::/64"));
@@ -313,6 +315,7 @@ fn node() -> impl Strategy<Value = Node> {
             labels,
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
             has_all_addresses,
+            reported_addresses: reported.into_iter().map(|address| address.parse().unwrap()).collect(),
             pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
         }
     })
