@@ -723,6 +723,36 @@ fn s63_selectors_of_other_namespaces_by_their_labels_are_not_supported() {
     );
 }
 
+/// `pods.namespaces` exists only in the first versions, in which one of its fields must be set.
+#[test]
+fn s63_namespaces_of_pods_in_the_first_form_need_a_field_that_is_known() {
+    let none = ".namespaceSelector: there is no selector";
+    let unknown = |field: &str| format!(".{field}: this field is not known");
+    for (namespaces, said) in [
+        (json!({}), vec![none.to_owned()]),
+        (json!({"related": "Self"}), vec![unknown("related"), none.to_owned()]),
+        (json!({"matchLabels": {"a": "b"}}), vec![unknown("matchLabels"), none.to_owned()]),
+        (json!({"namespaceSelector": {}, "related": "Self"}), vec![unknown("related")]),
+        (json!([]), vec![": a list is not a selector of namespaces".to_owned()]),
+    ] {
+        let rule = json!({"from": [{"pods": {"namespaces": namespaces, "podSelector": {}}}]});
+        let said: Vec<String> = said.iter().map(|said| format!(".from[0].pods.namespaces{said}")).collect();
+        let said: Vec<&str> = said.iter().map(String::as_str).collect();
+        for kind in [Kind::AdminNetworkPolicy, Kind::BaselineAdminNetworkPolicy] {
+            fails_closed(kind, "ingress", &rule, &said);
+        }
+    }
+    let rule = json!({"action": "Allow", "from": [
+        {"pods": {"namespaces": {"namespaceSelector": {}}, "podSelector": {}}},
+        {"namespaces": {}},
+    ]});
+    let spec = json!({"priority": 1, "subject": {"namespaces": {}}, "ingress": [rule]});
+    let (policy, flaws) = flawed(Kind::AdminNetworkPolicy, spec);
+    assert_eq!(flaws, Vec::<String>::new());
+    let everywhere = || Peer::Pods { namespaces: NamespaceMatch::Labels(selects(&[])), pods: selects(&[]) };
+    assert_eq!(policy.ingress[0].peers, Some(vec![everywhere(), everywhere()]));
+}
+
 #[test]
 fn names_and_namespaces_that_have_no_effect_are_reported() {
     let long = "n".repeat(101);
