@@ -3,7 +3,8 @@
 //! From: the API server's discovery documents, which every authenticated client may read (ClusterRole
 //! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. One of
 //! several API servers may lag behind, so the watcher looks twice before it drops objects of a kind. If the
-//! kind is there in other versions only, its objects still exist, and the watcher drops none.
+//! kind is there in other versions only, its objects still exist, and the watcher drops none. Without
+//! permission to discover kinds, a kind that can't be listed counts as absent.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
