@@ -173,8 +173,8 @@ fn provisional(
     evaluated: Explanation,
 ) -> Explanation {
     let direction = evaluated.direction;
-    // If it is unknown whether a NetworkPolicy isolates the pod, then so is whether Baseline denies it its own
-    // address (semantics 62).
+    // If it is unknown whether a NetworkPolicy isolates the pod, then so is whether Baseline denies it its
+    // own address (semantics 62).
     if evaluated.reason == Reason::OwnAddress.code() && might_omit_baseline(inventory, direction, pod) {
         return plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownLabels });
     }

@@ -91,7 +91,8 @@ fn if_found<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error>
 }
 
 /// Looks now and then for kinds of policies that the API server has and this program does not enforce, until
-/// the receiver is dropped. Leaves out kinds that a watcher looks for. Sends a sentence for each kind, within a second for the first time.
+/// the receiver is dropped. Leaves out kinds that a watcher looks for. Sends a sentence for each kind, within
+/// a second for the first time.
 pub(super) async fn watch_unenforced(clients: Clients, found: mpsc::Sender<Vec<String>>) {
     let first = timeout(FIRST, unenforced_of_others(&clients.client())).await;
     // The first update waits for an answer, even if there is none.

@@ -53,8 +53,8 @@ const PAGE_BYTES: usize = 2 << 20;
 /// short.
 const PAGE_STEP: u32 = 4;
 
-/// How often a list of an optional kind is refused before the agent works without it. An API server that starts
-/// refuses requests until it has read the cluster's roles.
+/// How often a list of an optional kind is refused before the agent works without it. An API server that
+/// starts refuses requests until it has read the cluster's roles.
 const REFUSALS: u32 = 3;
 
 /// The verb of a list in failure messages.
