@@ -205,6 +205,7 @@ fn node(number: usize) -> Node {
         labels: Labels::none(),
         addresses: vec![IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number as u32))],
         has_all_addresses: false,
+        reported_addresses: Vec::new(),
         pod_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::from(network_of(number)), 24).into()],
     }
 }

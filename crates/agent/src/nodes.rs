@@ -46,6 +46,7 @@ mod tests {
                 addresses: Vec::new(),
                 pod_cidrs: Vec::new(),
                 has_all_addresses: false,
+                reported_addresses: Vec::new(),
             }));
         }
         inventory

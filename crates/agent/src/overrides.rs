@@ -33,9 +33,13 @@ impl PodCidrs {
         (next != *before).then_some(Change::Node(next))
     }
 
-    /// Replaces the node's addresses by those of its interfaces, which are complete.
+    /// Replaces the node's addresses by those of its interfaces, which are complete. Keeps those that its
+    /// object reports, since rules select nodes by them too.
     fn with_own_addresses(&self, mut node: Node) -> Node {
         if let Some(own) = &self.own {
+            if !node.has_all_addresses {
+                node.reported_addresses = std::mem::take(&mut node.addresses);
+            }
             (node.addresses, node.has_all_addresses) = (own.clone(), true);
         }
         node
@@ -73,6 +77,7 @@ impl PodCidrs {
             addresses,
             pod_cidrs: self.cidrs.clone(),
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
         }
     }
 }
@@ -89,6 +94,7 @@ mod tests {
             addresses: vec![[192, 0, 2, 1].into()],
             pod_cidrs: vec![cidr],
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
         })
     }
 
@@ -100,6 +106,25 @@ mod tests {
         let Some(first) = ours.first() else { panic!("there is a first change") };
         assert_eq!(ours.apply(Change::NodeGone("a".into())), first, "the same as the first change");
         assert_eq!(ours.apply(Change::NodeGone("b".into())), Change::NodeGone("b".into()));
+    }
+
+    /// A cloud translates an ExternalIP that no interface has. Rules that select nodes match it.
+    #[test]
+    fn the_addresses_of_the_node_object_are_kept_beside_those_of_the_interfaces() {
+        let external: IpAddr = [192, 0, 2, 1].into();
+        let mut inventory = Inventory::default();
+        let mut ours = PodCidrs::new("a".into(), Vec::new());
+        inventory.apply(ours.apply(node("a", "10.1.0.0/24")));
+        for own in [[10, 0, 0, 5], [10, 0, 0, 6], [192, 0, 2, 1], [10, 0, 0, 6]] {
+            let own = vec![IpAddr::from(own)];
+            let Some(change) = ours.set_own_addresses(own.clone(), &inventory) else { panic!("{own:?}") };
+            inventory.apply(change);
+            let found = &inventory.nodes["a"];
+            assert_eq!((&found.addresses, &found.reported_addresses), (&own, &vec![external]));
+            assert!(found.has_all_addresses);
+        }
+        let Change::Node(again) = ours.apply(node("a", "10.1.0.0/24")) else { panic!("a node") };
+        assert_eq!(again, inventory.nodes["a"], "the object was read again");
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub(crate) struct Delta {
 
 impl Delta {
     /// Records the form that is in force. Must be called before an object changes.
-    pub(crate) fn record_before<'a>(&mut self, key: &Key, in_force: impl FnOnce() -> Option<&'a Change>) {
+    pub(crate) fn record_before(&mut self, key: &Key, in_force: impl FnOnce() -> Option<Change>) {
         if !self.before.contains_key(key) {
-            self.before.insert(key.clone(), in_force().cloned());
+            self.before.insert(key.clone(), in_force());
         }
     }
 

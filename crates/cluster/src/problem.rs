@@ -187,6 +187,10 @@ impl fmt::Display for Problem {
                 }
                 text
             }
+            // The problem is not of one version.
+            ProblemLocation::Api { resource_version } if resource_version.is_empty() => {
+                object.unwrap_or("the API server").to_owned()
+            }
             ProblemLocation::Api { resource_version } => {
                 format!("{} (version {resource_version})", object.unwrap_or("an object"))
             }

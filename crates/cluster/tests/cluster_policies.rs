@@ -64,11 +64,18 @@ fn cnp_for(subject: &str, name: &str, tier: &str, priority: u16, rest: &str) -> 
     )
 }
 
-/// The changes that a text makes, which has no problem.
+/// The changes that a text makes. Its only problem is that a rule denies by port name, if one does.
 fn changes(text: &str) -> Vec<Change> {
     let reading = manifest::read(Path::new("test.yaml"), text.as_bytes(), &Interner::new());
-    let problems = [&reading.flaws, &reading.failures, &reading.no_manifest];
+    let problems = [&reading.failures, &reading.no_manifest];
     assert!(problems.iter().all(|problems| problems.is_empty()), "{problems:?}");
+    let denies_by_name = text.contains("amedPort") && text.contains("Deny");
+    assert_eq!(reading.flaws.len(), usize::from(denies_by_name), "{:?}", reading.flaws);
+    assert!(
+        reading.flaws.iter().all(|flaw| flaw.what.contains("a Deny by port name")),
+        "{:?}",
+        reading.flaws
+    );
     reading.changes().cloned().collect()
 }
 

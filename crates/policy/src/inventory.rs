@@ -125,6 +125,12 @@ pub struct Node {
     /// addresses of each pod CIDR count as the node's own as well: Flannel gives them to `flannel.1` and to
     /// the pods' bridge.
     pub has_all_addresses: bool,
+    /// The addresses that its object reports, canonical, if `addresses` has those of its interfaces instead.
+    /// They include an external address that the cloud translates to one of the node's. Only
+    /// [`Peer::Nodes`](crate::Peer::Nodes) matches them: as the source of a packet they don't prove that it
+    /// comes from the node (semantics 33).
+    #[serde(default)]
+    pub reported_addresses: Vec<IpAddr>,
 }
 
 impl Node {

@@ -127,6 +127,7 @@ fn a_node_that_changes_or_is_deleted_loses_its_old_addresses() {
         addresses: vec!["192.168.0.9".parse().unwrap()],
         pod_cidrs: Vec::new(),
         has_all_addresses: false,
+        reported_addresses: Vec::new(),
     };
     scenario(
         [deny(), Change::Node(moved)],

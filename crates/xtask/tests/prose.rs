@@ -49,6 +49,8 @@ const SKIPPED: &[&str] = &[
     "docs/performance/",
     "manifests/crds/experimental/clusternetworkpolicies.yaml",
     "manifests/crds/standard/clusternetworkpolicies.yaml",
+    "manifests/helm/kube-verdict/files/clusternetworkpolicies-experimental.yaml",
+    "manifests/helm/kube-verdict/files/clusternetworkpolicies-standard.yaml",
     "LICENSE",
     "Cargo.lock",
 ];

@@ -123,6 +123,7 @@ mod tests {
                 labels: Labels::none(),
                 addresses: Vec::new(),
                 has_all_addresses: false,
+                reported_addresses: Vec::new(),
                 pod_cidrs: vec!["10.244.1.0/24".parse().expect("a CIDR")],
             };
             let snapshot = Some(compiler.apply([Change::Node(node)]).snapshot);

@@ -79,6 +79,7 @@ fn every_kind() -> Vec<Change> {
         addresses: vec!["192.168.0.1".parse().expect("address")],
         pod_cidrs: vec!["10.244.1.0/24".parse().expect("CIDR"), "fd00::/64".parse().expect("CIDR")],
         has_all_addresses: false,
+        reported_addresses: Vec::new(),
     };
     vec![
         Change::Namespace(Namespace { name: "web".into(), labels: [("team", "a")].into_iter().collect() }),

@@ -85,7 +85,14 @@ pub(super) fn node(object: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws
             addresses.extend(address(&text, flaws).filter(|found| !addresses.contains(found)));
         }
     }
-    Ok(Node { name, labels, addresses, pod_cidrs: pod_cidrs(object, flaws), has_all_addresses: false })
+    Ok(Node {
+        name,
+        labels,
+        addresses,
+        pod_cidrs: pod_cidrs(object, flaws),
+        has_all_addresses: false,
+        reported_addresses: Vec::new(),
+    })
 }
 
 /// The pod CIDRs of a Node.

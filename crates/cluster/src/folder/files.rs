@@ -295,7 +295,7 @@ impl Files {
         });
         let policies: BTreeSet<PolicyName> = policies.collect();
         for key in old.iter().chain(&new) {
-            self.delta.record_before(key, || in_force(&self.holders, &self.files, key));
+            self.delta.record_before(key, || in_force(&self.holders, &self.files, key).cloned());
         }
         for key in old {
             if let Some(holders) = self.holders.get_mut(&key) {

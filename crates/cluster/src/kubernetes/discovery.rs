@@ -2,12 +2,17 @@
 //!
 //! From: the API server's discovery documents, which every authenticated client may read (ClusterRole
 //! `system:discovery`). To: the [`super::watcher`] of a custom kind, and the problems of the source. One of
-//! several API servers may lag behind, so the watcher looks twice before it drops objects of a kind.
+//! several API servers may lag behind, so the watcher looks twice before it drops objects of a kind. If the
+//! kind is there in other versions only, its objects still exist, and the watcher drops none. Without
+//! permission to discover kinds, a kind that can't be listed counts as absent.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIResourceList};
 use kube::Client;
+use kube::api::GetParams;
+use kube::core::Request;
 use kube::core::discovery::v2::{APIGroupDiscovery, APIGroupDiscoveryList};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -29,24 +34,67 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// Whether the API server has the kind in the version that is converted. Kubernetes' own kinds need no look.
-pub(super) async fn is_served(client: &Client, kind: Kind) -> Result<bool, Failure> {
+/// In which versions the API server has a kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Availability {
+    /// In the version that is converted, or without permission to discover kinds: a list will tell.
+    Served,
+    /// Only in these other versions. Its objects exist and can't be read.
+    OtherVersions(Vec<String>),
+    /// In no version, so it has no objects.
+    Absent,
+}
+
+/// In which versions the API server has the kind. Kubernetes' own kinds need no look.
+pub(super) async fn availability(client: &Client, kind: Kind) -> Result<Availability, Failure> {
     if !kind.is_custom() {
-        return Ok(true);
+        return Ok(Availability::Served);
     }
-    match client.list_api_group_resources(&kind.api_version()).await {
-        Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == kind.plural())),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        // Without permission to discover kinds, a list tells whether there is one.
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(true),
-        Err(error) => Err(Failure::of(&error, DISCOVER, kind)),
+    let failed = |error: kube::Error| Failure::of(&error, DISCOVER, kind);
+    match has_kind(client, kind, &kind.api_version()).await {
+        Ok(true) => return Ok(Availability::Served),
+        Ok(false) => {}
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Availability::Served),
+        Err(error) => return Err(failed(error)),
+    }
+    let mut others = Vec::new();
+    for version in versions_of_group(client, kind).await.map_err(failed)? {
+        if version != kind.api_version() && has_kind(client, kind, &version).await.map_err(failed)? {
+            others.push(version);
+        }
+    }
+    Ok(if others.is_empty() { Availability::Absent } else { Availability::OtherVersions(others) })
+}
+
+/// Whether the API server has the kind in this version.
+async fn has_kind(client: &Client, kind: Kind, api_version: &str) -> Result<bool, kube::Error> {
+    let listed = if_found(client.list_api_group_resources(api_version).await)?;
+    let is_it = |list: APIResourceList| list.resources.iter().any(|resource| resource.name == kind.plural());
+    Ok(listed.is_some_and(is_it))
+}
+
+/// Each `apiVersion` of the kind's group that the API server has.
+async fn versions_of_group(client: &Client, kind: Kind) -> Result<Vec<String>, kube::Error> {
+    let request = Request::new("/apis").get(&kind.group(), &GetParams::default());
+    let group = client.request::<APIGroup>(request.map_err(kube::Error::BuildRequest)?).await;
+    let versions = if_found(group)?.map(|group| group.versions).unwrap_or_default();
+    Ok(versions.into_iter().map(|version| version.group_version).collect())
+}
+
+/// `None` if the API server answered that there is no such thing.
+fn if_found<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 /// Looks now and then for kinds of policies that the API server has and this program does not enforce, until
-/// the receiver is dropped. Sends a sentence for each kind, within a second for the first time.
+/// the receiver is dropped. Leaves out kinds that a watcher looks for. Sends a sentence for each kind, within
+/// a second for the first time.
 pub(super) async fn watch_unenforced(clients: Clients, found: mpsc::Sender<Vec<String>>) {
-    let first = timeout(FIRST, unenforced(&clients.client())).await;
+    let first = timeout(FIRST, unenforced_of_others(&clients.client())).await;
     // The first update waits for an answer, even if there is none.
     let (mut answer, mut pause) = match first {
         Ok(Ok(sentences)) => (Some(sentences), INTERVAL),
@@ -60,7 +108,7 @@ pub(super) async fn watch_unenforced(clients: Clients, found: mpsc::Sender<Vec<S
             return;
         }
         sleep(pause).await;
-        match unenforced(&clients.client()).await {
+        match unenforced_of_others(&clients.client()).await {
             Ok(sentences) => (answer, pause) = (Some(sentences), INTERVAL),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "cannot discover kinds of policies");
@@ -72,10 +120,21 @@ pub(super) async fn watch_unenforced(clients: Clients, found: mpsc::Sender<Vec<S
 
 /// A sentence for each kind of policy that the API server has and this program does not enforce.
 pub(super) async fn unenforced(client: &Client) -> Result<Vec<String>, kube::Error> {
-    client.list_api_groups_aggregated().await.map(|groups| unenforced_of(&groups))
+    client.list_api_groups_aggregated().await.map(|groups| unenforced_of(&groups, |_| true))
 }
 
-fn unenforced_of(groups: &APIGroupDiscoveryList) -> Vec<String> {
+/// As [`unenforced`], without the kinds whose watcher reports versions that can't be read.
+async fn unenforced_of_others(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let is_other = |name: &str| !Kind::named(name).is_some_and(Kind::is_custom);
+    client.list_api_groups_aggregated().await.map(|groups| unenforced_of(&groups, is_other))
+}
+
+/// A sentence for each kind that is not enforced. One that is supported in another version counts if
+/// `counts_in_other_versions` returns true for its name.
+fn unenforced_of(
+    groups: &APIGroupDiscoveryList,
+    counts_in_other_versions: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut sentences = BTreeSet::new();
     for group in &groups.items {
         let kinds: BTreeSet<(String, String)> = kinds(group).collect();
@@ -89,7 +148,9 @@ fn unenforced_of(groups: &APIGroupDiscoveryList) -> Vec<String> {
             // One sentence for all versions.
             sentences.extend(recognised.into_iter().find_map(|one| match one {
                 Recognition::NotEnforced(sentence) => Some(sentence),
-                Recognition::Mistaken(..) if name.ends_with("NetworkPolicy") => {
+                Recognition::Mistaken(..)
+                    if name.ends_with("NetworkPolicy") && counts_in_other_versions(name) =>
+                {
                     let versions = versions().collect::<Vec<_>>().join(", ");
                     Some(format!(
                         "kind {name} is not enforced in the versions that the API server has: {versions}"
@@ -127,7 +188,7 @@ mod tests {
         let version = |(version, kinds): &(&str, &[&str])| json!({"version": version, "resources": kinds.iter().map(resource).collect::<Vec<_>>()});
         let group = |(name, versions): &(&str, &[(&str, &[&str])])| json!({"metadata": {"name": name}, "versions": versions.iter().map(version).collect::<Vec<_>>()});
         let list = json!({"items": groups.iter().map(group).collect::<Vec<_>>()});
-        unenforced_of(&serde_json::from_value(list).expect("a discovery document"))
+        unenforced_of(&serde_json::from_value(list).expect("a discovery document"), |_| true)
     }
 
     #[test]

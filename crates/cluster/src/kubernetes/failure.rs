@@ -65,6 +65,20 @@ impl Failure {
         Self { class, sentence }
     }
 
+    /// The API server has the kind in these versions, and not in the one that is converted.
+    pub(super) fn other_versions(kind: Kind, versions: &[String]) -> Self {
+        Self {
+            class: FailureClass::Missing,
+            sentence: format!(
+                "the API server has {} only in {}, and this agent reads {}: serve that version too, or install \
+                 an agent that reads the other one",
+                kind.plural(),
+                versions.join(", "),
+                kind.api_version()
+            ),
+        }
+    }
+
     /// No response, or no line of a watch, was received in time.
     pub(super) fn hung(verb: &str, kind: Kind, seconds: f64) -> Self {
         Self {

@@ -93,6 +93,8 @@ fn event(object: &ObjectWarning, node: &str) -> Event {
     let ObjectWarning { reason, kind, name, uid, resource_version, .. } = object;
     let (reason, suffix) = match (reason, kind) {
         (Reason::OverBudget, _) => ("PolicyOverBudget", ".b"),
+        (Reason::UnlistedNodes, _) => ("PolicyNodesUnknown", ".n"),
+        (Reason::OtherVersions, _) => ("PolicyVersionNotServed", ".v"),
         (Reason::NotUnderstood, kind) if kind.policy().is_some() => ("PolicyNotUnderstood", ""),
         (Reason::NotUnderstood, _) => ("NotUnderstood", ""),
     };

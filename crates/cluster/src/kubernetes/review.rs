@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::clients::Clients;
-use super::discovery::{is_served, unenforced};
+use super::discovery::{Availability, availability, unenforced};
 use super::error::KubernetesError;
 use super::runtime::runtime;
 use super::source::Kubernetes;
@@ -77,7 +77,7 @@ async fn permissions(client: &Client) -> Vec<Permission> {
     let mut asked: Vec<(&'static str, String, String, bool)> = Vec::new();
     for kind in Kind::ALL {
         // A kind that is not installed needs no permission.
-        if !is_served(client, kind).await.unwrap_or(true) {
+        if availability(client, kind).await.is_ok_and(|availability| availability == Availability::Absent) {
             continue;
         }
         let is_needed = kind != Kind::Node && !kind.is_custom();

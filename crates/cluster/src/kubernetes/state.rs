@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 use policy::{Budget, Change, PodName, PodUid, PolicyKind, PolicyName};
 
+use self::closed_policy::published;
 use self::problems::Problems;
 use self::reread_queue::RereadQueue;
 use self::standby::Standby;
@@ -28,11 +29,14 @@ use crate::problem::{CniPorts, Problem, ProblemLocation, ResourceVersion};
 use crate::rule_budget::RuleBudget;
 
 mod addresses;
+mod closed_policy;
+mod other_versions;
 mod problems;
 mod reread;
 mod reread_queue;
 mod restore;
 mod standby;
+mod unlisted_nodes;
 mod update;
 mod warning;
 
@@ -63,6 +67,8 @@ pub(super) struct State {
     /// Whether `overrides` must be computed again.
     unsettled: bool,
     problems: Problems,
+    /// Whether Nodes may not be listed, so that the addresses of other nodes are unknown.
+    are_nodes_unlisted: bool,
     /// Whether the kinds of policies that are not enforced are known, or can't be known.
     is_discovered: bool,
     /// Objects that need an Event, since the last call of [`State::take_warnings`].
@@ -115,6 +121,7 @@ impl State {
             cni_ports: CniPorts::default(),
             unsettled: false,
             problems: Problems::default(),
+            are_nodes_unlisted: false,
             is_discovered: false,
             warnings: Vec::new(),
             over_budget_reported: BTreeMap::new(),
@@ -153,6 +160,10 @@ impl State {
                 self.put(kind, object);
             }
             WatcherEvent::InitDone => {
+                self.problems.set_of_versions(kind, None);
+                if kind == Kind::Node {
+                    self.set_nodes_unlisted(false);
+                }
                 let list = self.list(kind);
                 list.is_known = true;
                 let seen = list.seen.take().unwrap_or_default();
@@ -173,6 +184,7 @@ impl State {
             WatcherEvent::Unavailable if kind == Kind::Node => self.without_nodes(),
             WatcherEvent::Unavailable if kind.is_custom() => self.without_permission(kind),
             WatcherEvent::Unavailable => {}
+            WatcherEvent::OtherVersions(sentence) => self.only_other_versions(kind, sentence),
         }
     }
 
@@ -265,14 +277,20 @@ impl State {
             _ => {}
         }
         self.reread_queue.remove(&key);
-        self.replace(key, change);
+        self.replace(key.clone(), change);
+        self.check_nodes(kind, &key);
     }
 
     /// Replaces the form of an object that is in force.
     fn replace(&mut self, key: Key, change: Change) {
-        let objects = &mut self.objects;
-        self.delta.record_before(&key, || objects.get(&key));
-        objects.insert(key, change);
+        self.record_before(&key);
+        self.objects.insert(key, change);
+    }
+
+    /// Must be called before the form of an object that the consumer gets changes.
+    fn record_before(&mut self, key: &Key) {
+        let (objects, closed) = (&self.objects, self.are_nodes_unlisted);
+        self.delta.record_before(key, || objects.get(key).map(|change| published(change, closed)));
     }
 
     /// Whether a deleted object is the known one and not an earlier one of the same name. An unknown UID may
@@ -300,13 +318,13 @@ impl State {
             Key::Policy(name) => {
                 self.version(name, None);
                 self.rule_budget.leave(name);
+                self.problems.set_of_nodes(key, None);
             }
             Key::Pod(name) => self.unsettled |= self.local.remove(name),
             _ => {}
         }
-        let objects = &mut self.objects;
-        self.delta.record_before(key, || objects.get(key));
-        objects.remove(key);
+        self.record_before(key);
+        self.objects.remove(key);
     }
 
     /// Sets the version of a policy; `None` if it is gone.

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A kind that a CustomResourceDefinition defines is looked for first ([`super::discovery`]), and now and
-//! then if the API server does not have it. Without its definition, it has no objects.
+//! then if the API server does not have it. Without its definition, it has no objects. If the definition
+//! serves other versions only, the last known objects stay in force.
 //!
 //! The events are those of `kube::runtime::watcher`. With 50,000 pods and 1,000 policies, that watcher (kube
 //! 5) and this source receive the same 618 MB until all is listed, and take 3.8 s and 3.3 s of processor
@@ -30,7 +31,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::Clients;
-use super::discovery::{DISCOVER, is_served};
+use super::discovery::{Availability, DISCOVER, availability};
 use super::failure::Failure;
 use super::object::{PageMetadata, objects_of_page};
 use super::timeouts::Timeouts;
@@ -52,8 +53,8 @@ const PAGE_BYTES: usize = 2 << 20;
 /// short.
 const PAGE_STEP: u32 = 4;
 
-/// How often a list of a custom kind is refused before the agent works without it. An API server that starts
-/// refuses requests until it has read the cluster's roles.
+/// How often a list of an optional kind is refused before the agent works without it. An API server that
+/// starts refuses requests until it has read the cluster's roles.
 const REFUSALS: u32 = 3;
 
 /// The verb of a list in failure messages.
@@ -105,13 +106,13 @@ impl Watcher {
                 FailureClass::Gone | FailureClass::Malformed => list_watch.version = None,
                 FailureClass::Missing if kind.is_custom() => {
                     list_watch.version = None;
-                    list_watch.absent().await;
+                    list_watch.missing().await;
                     continue;
                 }
                 FailureClass::Unauthorized | FailureClass::Unreachable => clients.renew().await,
                 FailureClass::Forbidden | FailureClass::Missing if !list_watch.is_listed => {
                     list_watch.refusals = list_watch.refusals.saturating_add(1);
-                    if !kind.is_custom() || list_watch.refusals >= REFUSALS {
+                    if list_watch.refusals >= REFUSALS {
                         pause = kind.is_custom().then(|| timeouts.until_next_look());
                         list_watch.send(WatcherEvent::Unavailable).await
                     }
@@ -165,22 +166,50 @@ impl ListWatch {
     async fn step(&mut self) -> Result<(), Interrupted> {
         match self.version.clone() {
             Some(version) => self.watch(&version).await,
-            None if self.is_served().await? => {
-                self.absences = 0;
-                self.list(self.is_listed).await.inspect(|()| self.is_listed = true)
-            }
-            None => {
-                self.absent().await;
-                Ok(())
-            }
+            None => match self.availability().await? {
+                Availability::Served => {
+                    self.list(self.is_listed).await?;
+                    (self.is_listed, self.absences) = (true, 0);
+                    Ok(())
+                }
+                Availability::OtherVersions(versions) => {
+                    self.only_in(&versions).await;
+                    Ok(())
+                }
+                Availability::Absent => {
+                    self.absent().await;
+                    Ok(())
+                }
+            },
         }
     }
 
-    /// Whether the API server has this kind.
-    async fn is_served(&self) -> Result<bool, Failure> {
+    /// In which versions the API server has this kind.
+    async fn availability(&self) -> Result<Availability, Failure> {
         let waited = self.watcher.timeouts.response;
-        let served = timeout(waited, is_served(&self.watcher.clients.client(), self.kind)).await;
-        served.map_err(|_| self.hung(DISCOVER, waited))?
+        let found = timeout(waited, availability(&self.watcher.clients.client(), self.kind)).await;
+        found.map_err(|_| self.hung(DISCOVER, waited))?
+    }
+
+    /// Handles that a list or watch found no such kind.
+    async fn missing(&mut self) {
+        match self.availability().await {
+            Ok(Availability::OtherVersions(versions)) => self.only_in(&versions).await,
+            Ok(Availability::Served | Availability::Absent) => self.absent().await,
+            // It may be there in another version.
+            Err(_) => sleep(self.watcher.timeouts.until_next_look()).await,
+        }
+    }
+
+    /// Handles that the API server has this kind, but not in the version that is converted: its objects still
+    /// exist, so the last known ones stay in force. Looks again after a while.
+    async fn only_in(&mut self, versions: &[String]) {
+        self.absences = 0;
+        let failure = Failure::other_versions(self.kind, versions);
+        let Watcher { watch_statuses, optional, .. } = &self.watcher;
+        watch_statuses.failed(self.kind, failure.class, &failure.sentence, *optional);
+        self.send(WatcherEvent::OtherVersions(failure.sentence)).await;
+        sleep(self.watcher.timeouts.until_next_look()).await;
     }
 
     /// Handles that the API server does not have this kind: then there are no objects of it. If there were

@@ -40,6 +40,8 @@ pub(super) enum WatcherEvent {
     Delete(ObjectIdentity),
     /// Before any list was complete: the agent may not read this kind, or the API server does not have it.
     Unavailable,
+    /// The API server has this kind, but not in the version that is converted. The sentence says in which.
+    OtherVersions(String),
 }
 
 /// The content of a line of a watch.

@@ -1,5 +1,7 @@
 //! Kinds that CustomResourceDefinitions define: absent, installed, removed and forbidden.
 
+use std::time::Duration;
+
 use cluster::{FailureClass, Kind, WatchState};
 use policy::{PolicyKind, PolicyName, Tier};
 use serde_json::{Value, json};
@@ -66,6 +68,55 @@ fn a_definition_that_is_deleted_takes_its_policies_with_it_and_may_come_again() 
     consumer.until_like(&server);
 }
 
+/// A cluster that is upgraded may serve a newer version only: its policies still exist.
+#[test]
+fn a_kind_that_is_served_in_another_version_only_keeps_its_last_known_policies() {
+    let server = server();
+    server.define(KIND);
+    server.put(KIND, guard());
+    let mut consumer = Consumer::of(&server);
+    consumer.until_like(&server);
+    server.serve_in_other_version(KIND, true);
+    consumer.until("it is reported", |consumer| !consumer.problems.is_empty());
+    let reported = "ClusterNetworkPolicy: the API server has clusternetworkpolicies only in \
+                    policy.networking.k8s.io/v9, and this agent reads policy.networking.k8s.io/v1alpha2: serve \
+                    that version too, or install an agent that reads the other one; the last known policies (1) \
+                    stay in force, and changes to them are not seen";
+    assert_eq!(consumer.problems, [reported]);
+    assert_eq!(state(&consumer), WatchState::Lost);
+    // Many looks later, it is still there.
+    assert_eq!(consumer.during(Duration::from_millis(500)), 0);
+    assert_eq!(consumer.known.policies.len(), 1);
+    consumer.until("an Event", |_| !server.events().is_empty());
+    let [event] = &server.events()[..] else { panic!("one Event: {:?}", server.events()) };
+    assert_eq!(
+        (&event["reason"], &event["involvedObject"]["name"]),
+        (&json!("PolicyVersionNotServed"), &json!("guard"))
+    );
+    server.serve_in_other_version(KIND, false);
+    consumer.until("it is there again", |consumer| consumer.problems.is_empty());
+    consumer.until_like(&server);
+    assert_eq!(state(&consumer), WatchState::Watching);
+    // If the definition is deleted in the meantime, the policies go.
+    server.serve_in_other_version(KIND, true);
+    consumer.until("it is reported again", |consumer| !consumer.problems.is_empty());
+    server.undefine(KIND);
+    consumer.until_like(&server);
+    assert!(consumer.known.policies.is_empty() && consumer.problems.is_empty(), "{:?}", consumer.problems);
+}
+
+#[test]
+fn a_kind_that_was_never_served_in_a_version_that_is_read_is_reported_at_once() {
+    let server = server();
+    server.define(KIND);
+    server.serve_in_other_version(KIND, true);
+    let mut consumer = Consumer::of(&server);
+    consumer.until("the first update", |consumer| consumer.count == 1);
+    assert_eq!(consumer.problems.len(), 1, "{:?}", consumer.problems);
+    assert!(consumer.problems[0].ends_with("may be open"), "{:?}", consumer.problems);
+    assert!(consumer.waits_for().is_none());
+}
+
 /// Flannel's own chart has a ClusterRole without this group.
 #[test]
 fn a_kind_that_may_not_be_read_is_reported_and_not_waited_for() {
@@ -117,6 +168,9 @@ fn without_permission_to_discover_kinds_one_that_is_not_defined_is_not_waited_fo
     server.put(KIND, guard());
     consumer.until_like(&server);
     assert_eq!(consumer.known.policies.len(), 1);
+    server.undefine(KIND);
+    consumer.until_like(&server);
+    assert!(consumer.known.policies.is_empty());
 }
 
 /// An API server that starts refuses requests until it has read the cluster's roles.

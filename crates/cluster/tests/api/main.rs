@@ -5,3 +5,4 @@ mod consumer;
 mod definitions;
 mod scenarios;
 mod server;
+mod unlisted_nodes;

@@ -70,6 +70,8 @@ struct Store {
     cut: u64,
     /// The custom kinds that are defined.
     defined: BTreeSet<Kind>,
+    /// The custom kinds that are defined in version `v9` only.
+    in_other_version: BTreeSet<Kind>,
     faults: Faults,
     /// The Events that were created.
     events: Vec<Value>,
@@ -79,6 +81,16 @@ struct Store {
     rereads: usize,
     /// The limit of the last requested page of each kind.
     limits: BTreeMap<Kind, usize>,
+}
+
+impl Store {
+    /// The `apiVersion` in which a custom kind that is defined is served.
+    fn version_of(&self, kind: Kind) -> String {
+        match self.in_other_version.contains(&kind) {
+            true => format!("{}/v9", kind.group()),
+            false => kind.api_version().into_owned(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -189,6 +201,18 @@ impl Server {
         let mut store = self.store();
         store.defined.remove(&kind);
         store.objects.retain(|(of, _), _| *of != resource(kind));
+        drop(store);
+        self.cut();
+    }
+
+    /// Serves a kind that is defined in another version only, or in its own again. Its objects stay.
+    pub(crate) fn serve_in_other_version(&self, kind: Kind, other: bool) {
+        let mut store = self.store();
+        if other {
+            store.in_other_version.insert(kind)
+        } else {
+            store.in_other_version.remove(&kind)
+        };
         drop(store);
         self.cut();
     }
@@ -336,7 +360,13 @@ async fn answer(
     if let Some(version) = path.strip_prefix("/apis/").filter(|version| version.split('/').count() == 2) {
         return discover(&shared.store(), version);
     }
-    let is_defined = |kind: &Kind| !kind.is_custom() || shared.store().defined.contains(kind);
+    if let Some(group) = path.strip_prefix("/apis/").filter(|group| !group.contains('/')) {
+        return group_of(&shared.store(), group);
+    }
+    let is_defined = |kind: &Kind| {
+        let store = shared.store();
+        !kind.is_custom() || store.defined.contains(kind) && !store.in_other_version.contains(kind)
+    };
     let kind = Kind::ALL.into_iter().find(|kind| kind.url_path() == cluster_wide);
     let Some(kind) = kind else {
         return refusal(404, "NotFound");
@@ -373,13 +403,30 @@ fn discover(store: &Store, version: &str) -> Response {
     if store.faults.is_discovery_forbidden {
         return refusal(403, "Forbidden");
     }
-    let kinds: Vec<&Kind> = store.defined.iter().filter(|kind| kind.api_version() == version).collect();
+    let kinds: Vec<&Kind> = store.defined.iter().filter(|kind| store.version_of(**kind) == version).collect();
     if kinds.is_empty() {
         return refusal(404, "NotFound");
     }
     let resource = |kind: &&Kind| json!({"name": kind.plural(), "singularName": "", "namespaced": false, "kind": kind.name(), "verbs": ["list", "watch"]});
     let resources: Vec<Value> = kinds.iter().map(resource).collect();
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
+        .to_string()
+        .into_response()
+}
+
+/// The versions of a group.
+fn group_of(store: &Store, group: &str) -> Response {
+    if store.faults.is_discovery_forbidden {
+        return refusal(403, "Forbidden");
+    }
+    let of_group = store.defined.iter().filter(|kind| kind.group() == group);
+    let versions: BTreeSet<String> = of_group.map(|kind| store.version_of(*kind)).collect();
+    if versions.is_empty() {
+        return refusal(404, "NotFound");
+    }
+    let version = |text: &String| json!({"groupVersion": text, "version": text.rsplit('/').next()});
+    let versions: Vec<Value> = versions.iter().map(version).collect();
+    json!({"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions})
         .to_string()
         .into_response()
 }

@@ -109,6 +109,7 @@ mod tests {
                 labels: Labels::none(),
                 addresses: Vec::new(),
                 has_all_addresses: false,
+                reported_addresses: Vec::new(),
                 pod_cidrs: vec![cidr.parse().expect("a CIDR")],
             })
         };

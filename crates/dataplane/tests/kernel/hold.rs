@@ -58,6 +58,7 @@ impl Scenario {
             labels: Labels::none(),
             addresses: vec!["192.0.2.2".parse().unwrap()],
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
             pod_cidrs: vec!["10.9.1.0/24".parse().unwrap()],
         };
         let changes = nodes.chain(pods).chain(policies).chain([Change::Node(far)]);

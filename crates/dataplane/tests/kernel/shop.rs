@@ -27,6 +27,7 @@ pub(crate) fn open(ports: &[u16]) -> (Compiler, Arc<Snapshot>) {
         labels: Labels::none(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         has_all_addresses: false,
+        reported_addresses: Vec::new(),
         pod_cidrs: vec!["10.9.0.0/24".parse().unwrap(), "fd09::/64".parse().unwrap()],
     };
     let namespace = Namespace { name: "shop".into(), labels: Labels::none() };

@@ -89,6 +89,7 @@ impl Agent {
                     labels: Labels::none(),
                     addresses: vec![address("192.0.2.1")],
                     has_all_addresses: false,
+                    reported_addresses: Vec::new(),
                     pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]
                         .map(|c| c.parse().expect("a CIDR"))
                         .into(),

@@ -117,11 +117,12 @@ impl ChangedNodes {
     }
 }
 
-/// The node's own addresses (semantics 21), in canonical form.
+/// The node's own addresses (semantics 21) and those that its object reports, in canonical form.
 fn addresses<'a>(node: &'a Node, owners: &'a AddressOwners) -> impl Iterator<Item = IpAddr> + 'a {
     let has_pod = |address: &IpAddr| owners.owner(key_of(address.to_canonical())).is_some();
     let implied = node.implied_addresses().filter(move |address| !has_pod(address));
-    node.addresses.iter().copied().chain(implied).map(|address| address.to_canonical())
+    let known = node.addresses.iter().chain(&node.reported_addresses).copied();
+    known.chain(implied).map(|address| address.to_canonical())
 }
 
 /// The selectors of nodes in a policy.

@@ -33,6 +33,11 @@ impl<'a> Connection<'a> {
         let pod = |address| pod_at(inventory, address);
         Self { packet, peer, peer_pod: pod(peer), destination_pod: pod(packet.destination()) }
     }
+
+    /// Whether a pod reaches itself, through its own Service.
+    pub(super) fn is_hairpin(&self) -> bool {
+        self.packet.source() == self.packet.destination()
+    }
 }
 
 /// Whether the policy applies to the pod: BOTH its namespace and its labels must be selected (semantics 4).
@@ -94,7 +99,9 @@ fn nodes_match(
     matches: Match,
 ) -> bool {
     inventory.nodes.values().any(|node| {
-        selector.matches(&node.labels) == matches && is_address_of_node(inventory, node, connection.peer)
+        let is_reported = || node.reported_addresses.iter().any(|a| a.to_canonical() == connection.peer);
+        selector.matches(&node.labels) == matches
+            && (is_address_of_node(inventory, node, connection.peer) || is_reported())
     })
 }
 

@@ -46,7 +46,14 @@ pub(crate) fn node(name: &str, address: &str, cidr: &str) -> Change {
 /// A node with labels.
 pub(crate) fn labelled_node(name: &str, address: &str, cidr: &str, labels: Labels) -> Change {
     let (addresses, pod_cidrs) = (vec![address.parse().unwrap()], vec![cidr.parse().unwrap()]);
-    Change::Node(Node { name: name.into(), labels, addresses, pod_cidrs, has_all_addresses: false })
+    Change::Node(Node {
+        name: name.into(),
+        labels,
+        addresses,
+        pod_cidrs,
+        has_all_addresses: false,
+        reported_addresses: Vec::new(),
+    })
 }
 
 /// `namespace/name`.

@@ -116,7 +116,13 @@ pub(crate) fn world_of_tiers() -> impl Strategy<Value = World> {
         batches
     });
     let on_unknown_pod = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
-    (batches, vec(packet(), 0..64), on_unknown_pod).prop_map(|(batches, packets, on_unknown_pod)| World {
+    // A pod that reaches itself through its own Service is more frequent than by chance.
+    let to_itself = packet().prop_map(|packet| {
+        let itself = Packet::new(packet.source(), packet.source(), packet.protocol);
+        packet.destination_port.map_or(itself, |port| itself.to_port(port))
+    });
+    let packet = prop_oneof![6 => packet(), 1 => to_itself];
+    (batches, vec(packet, 0..64), on_unknown_pod).prop_map(|(batches, packets, on_unknown_pod)| World {
         batches,
         packets,
         on_unknown_pod,
@@ -132,6 +138,7 @@ fn common_cluster() -> Vec<Change> {
             labels: labels(["app=x", "env=y"][number - 1]),
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
             pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
                 .map(|cidr| cidr.parse().unwrap())
                 .into(),
@@ -297,8 +304,9 @@ fn pod() -> impl Strategy<Value = Pod> {
 
 fn node() -> impl Strategy<Value = Node> {
     let flag = prop::bool::weighted;
-    let parts = (0..2_usize, label_set(), flag(0.9), flag(0.9), flag(0.3));
-    parts.prop_map(|(which, labels, v4, v6, has_all_addresses)| {
+    let reported = option::weighted(0.5, select(&ADDRESSES[14..19]));
+    let parts = (0..2_usize, label_set(), flag(0.9), flag(0.9), flag(0.3), reported);
+    parts.prop_map(|(which, labels, v4, v6, has_all_addresses, reported)| {
         let number = which + 1;
         let v4 = v4.then(|| format!("10.244.{number}.0/24"));
         let v6 = v6.then(|| format!("fd00:{number}::/64"));
@@ -307,6 +315,7 @@ fn node() -> impl Strategy<Value = Node> {
             labels,
             addresses: vec![format!("192.168.0.{number}").parse().unwrap()],
             has_all_addresses,
+            reported_addresses: reported.into_iter().map(|address| address.parse().unwrap()).collect(),
             pod_cidrs: [v4, v6].into_iter().flatten().map(|cidr| cidr.parse().unwrap()).collect(),
         }
     })

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 }
 
 /// Values that the schema must refuse, each wrong in one field.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 19] = [
     "failMode=perhaps",
     "onUnknownPod=open",
     "holdTimeout=5m",
@@ -41,10 +41,12 @@ const REFUSED: [&str; 17] = [
     "whenDwon=open",
     "uninstall.cleanup=perhaps",
     "uninstall.timeout=4m",
+    "clusterPolicies.installCRDs=true",
+    "clusterPolicies.installCrds=standard",
 ];
 
 /// Values besides the defaults with which the chart must render, and a text that the result must contain.
-const RENDERED: [(&[&str], &str); 13] = [
+const RENDERED: [(&[&str], &str); 16] = [
     (
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
         "\"registry.example/kube-verdict:1.2\"",
@@ -60,6 +62,10 @@ const RENDERED: [(&[&str], &str); 13] = [
     (&["uninstall.timeout=60s"], "- --timeout=60s"),
     (&["extraArgs[0]=--connection-marks=0x00f00000"], "- \"--connection-marks=0x00f00000\""),
     (&["uninstall.removeAuditLog=true"], "- --audit-log=/var/log/kube-verdict/audit.log"),
+    (&["clusterPolicies.installCRDs=standard"], "channel: standard"),
+    (&["clusterPolicies.installCRDs=experimental"], "channel: experimental"),
+    // As `helm upgrade --reuse-values` from a release without this value.
+    (&["clusterPolicies=null"], "kind: DaemonSet"),
     (&["updateStrategy.type=OnDelete", "updateStrategy.rollingUpdate=null"], "type: OnDelete"),
 ];
 
@@ -69,10 +75,14 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     let chart = workspace.root().join("manifests/helm/kube-verdict");
     let own = template(&helm, &chart, &[], &["--no-hooks"])?;
     let cleanup = template(&helm, &chart, &[], &["--show-only", CLEANUP])?;
-    let files = [
+    let mut files = vec![
         ("manifests/base/kube-verdict.yaml", format!("{HEAD}{}", without_sources(&own))),
         ("manifests/cleanup/daemonset.yaml", format!("{HEAD}{}", without_hooks(&without_sources(&cleanup)))),
     ];
+    for (from, to) in DEFINITIONS {
+        let file = workspace.root().join(from);
+        files.push((to, fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?));
+    }
     for (name, rendered) in files {
         let file = workspace.root().join(name);
         if arguments.check {
@@ -98,12 +108,44 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         let rendered = template(&helm, &chart, values, &[])?;
         ensure!(rendered.contains(text), "with {} the chart does not render {text}", values.join(" "));
     }
+    check_definitions(workspace, &helm, &chart)?;
     let kept = template(&helm, &chart, &["uninstall.cleanup=false"], &[])?;
     ensure!(!kept.contains("helm.sh/hook"), "with uninstall.cleanup=false the chart still has hooks");
     anstream::println!(
         "the chart, manifests/base and manifests/cleanup agree, and its schema refuses what it should"
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// The CustomResourceDefinitions, and their copies in the chart: a chart can't contain files from outside.
+const DEFINITIONS: [(&str, &str); 2] = [
+    (
+        "manifests/crds/standard/clusternetworkpolicies.yaml",
+        "manifests/helm/kube-verdict/files/clusternetworkpolicies-standard.yaml",
+    ),
+    (
+        "manifests/crds/experimental/clusternetworkpolicies.yaml",
+        "manifests/helm/kube-verdict/files/clusternetworkpolicies-experimental.yaml",
+    ),
+];
+
+/// Checks that the chart renders each definition unchanged, except that helm never deletes it, and none by
+/// default.
+fn check_definitions(workspace: &Workspace, helm: &Path, chart: &Path) -> Result<()> {
+    const KIND: &str = "kind: CustomResourceDefinition";
+    const KEEP: &str = "    helm.sh/resource-policy: keep\n";
+    let without = template(helm, chart, &[], &[])?;
+    ensure!(!without.contains(KIND), "by default the chart renders a CustomResourceDefinition");
+    for (channel, (from, _)) in ["standard", "experimental"].into_iter().zip(DEFINITIONS) {
+        let value = format!("clusterPolicies.installCRDs={channel}");
+        let rendered = template(helm, chart, &[&value], &["--show-only", "templates/crds.yaml"])?;
+        ensure!(rendered.matches(KEEP).count() == 1, "with {value} `helm uninstall` deletes the definition");
+        let expected = fs::read_to_string(workspace.root().join(from)).with_context(|| from.to_owned())?;
+        let found = without_sources(&rendered).replace(KEEP, "");
+        let found = found.trim_start_matches("---").trim();
+        ensure!(found == expected.trim(), "with {value} the chart renders something else than {from}");
+    }
+    Ok(())
 }
 
 /// The DaemonSet of the chart's hook, which is also rendered for installations without a chart.

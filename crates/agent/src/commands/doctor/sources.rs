@@ -85,7 +85,10 @@ fn permissions(permissions: &[Permission]) -> Vec<Check> {
 /// The consequence of a missing permission that an agent can do without.
 fn without(resource: &str) -> &'static str {
     match resource {
-        "nodes" => "the agent needs --pod-cidr",
+        "nodes" => {
+            "the agent needs --pod-cidr, and rules of cluster-wide policies that deny or pass `nodes` deny every \
+             destination"
+        }
         "clusternetworkpolicies" | "adminnetworkpolicies" | "baselineadminnetworkpolicies" => {
             "such policies are not enforced; for Flannel's chart, apply manifests/flannel/cluster-policies.yaml"
         }

@@ -18,6 +18,8 @@ use crate::interner::Interner;
 const POD_PEERS: &[&str] = &["namespaces", "pods"];
 /// The most CIDRs of a peer, and the most domain names.
 const MOST_ADDRESSES: usize = 25;
+/// The fields of a selector of namespaces in modules before v0.1.2.
+const FIRST_NAMESPACES: [&str; 3] = ["namespaceSelector", "sameLabels", "notSameLabels"];
 /// The effect of domain names.
 const NO_NAMES: &str = "the peer matches nothing";
 
@@ -74,6 +76,8 @@ fn pods(
     let name = if is_old { "namespaces" } else { "namespaceSelector" };
     flaws.all_known(field, &[name, "podSelector"], effect);
     let namespaces = match field.field(name) {
+        // In this place it can only be the first form, so an empty one selects nothing that is known.
+        Some(part) if is_old => first_namespaces(&part, interner, flaws, effect),
         Some(part) => self::namespaces(&part, dialect, interner, flaws, effect),
         None => {
             if dialect.version == Version::V1Alpha1 {
@@ -98,11 +102,28 @@ fn namespaces(
     flaws: &mut Flaws,
     effect: &'static str,
 ) -> Selector {
-    let old = ["namespaceSelector", "sameLabels", "notSameLabels"];
-    if dialect.version != Version::V1Alpha1 || old.iter().all(|name| field.field(name).is_none()) {
-        return selector::of_peer(field, interner, flaws, effect);
+    let is_old = || FIRST_NAMESPACES.iter().any(|name| field.field(name).is_some());
+    if dialect.version == Version::V1Alpha1 && is_old() {
+        first_namespaces(field, interner, flaws, effect)
+    } else {
+        selector::of_peer(field, interner, flaws, effect)
     }
-    flaws.all_known(field, &old, effect);
+}
+
+/// A selector of namespaces in the form of modules before v0.1.2 (apis/v1alpha1/shared_types.go,
+/// `NamespacedPeer`): exactly one of its fields must be set. If none is known, it comes from another version
+/// and fails closed.
+fn first_namespaces(
+    field: &FieldRef<'_>,
+    interner: &Interner,
+    flaws: &mut Flaws,
+    effect: &'static str,
+) -> Selector {
+    if !field.value.is_object() {
+        flaws.push(field, format!("{} is not a selector of namespaces", field.shown()), effect);
+        return Selector::Nothing;
+    }
+    flaws.all_known(field, &FIRST_NAMESPACES, effect);
     for name in ["sameLabels", "notSameLabels"] {
         if field.field(name).is_some() {
             flaws.push_below(field, name, "this field is not supported: later versions lack it", effect);
@@ -110,7 +131,12 @@ fn namespaces(
     }
     match field.field("namespaceSelector") {
         Some(part) => selector::of_peer(&part, interner, flaws, effect),
-        None => Selector::Nothing,
+        None => {
+            if FIRST_NAMESPACES.iter().all(|name| field.field(name).is_none()) {
+                flaws.push_below(field, "namespaceSelector", "there is no selector", effect);
+            }
+            Selector::Nothing
+        }
     }
 }
 

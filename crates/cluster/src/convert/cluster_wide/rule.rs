@@ -18,6 +18,10 @@ use crate::interner::Interner;
 const LONGEST_NAME: usize = 100;
 /// The effect of a name that is not understood.
 const UNNAMED: &str = "records show the rule by its number";
+/// What is wrong with a rule that denies a port by its name. A name is of the pod's own spec (semantics 58).
+const BY_NAME: &str = "a Deny by port name can be avoided by the pod's owner, who chooses the names";
+/// The effect of such a rule.
+const RENAMED: &str = "a pod that names the port otherwise is not denied: use numbers";
 
 /// Converts the rules of one direction. Even a rule that matches nothing keeps its index, because records
 /// name rules by number.
@@ -106,6 +110,12 @@ fn rule(
     }
     if flaws.serious() > before {
         return closed(name, action);
+    }
+    if action == Action::Deny
+        && let Some(list) = field.field(ports_field)
+        && list.items().is_some_and(|mut items| items.any(|item| port::is_named(&item)))
+    {
+        flaws.remark(&list, BY_NAME, RENAMED);
     }
     RuleSpec { name, action, peers: Some(peers), ports }
 }

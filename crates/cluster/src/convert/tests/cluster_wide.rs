@@ -523,7 +523,7 @@ fn s57_s59_rules_beyond_the_limit_fail_closed() {
     }
     let fields = json!({"priority": 1, "subject": {"namespaces": {}}, "ingress": vec![
         json!({"action": "Deny", "from": vec![json!({"namespaces": {}}); 100],
-            "ports": vec![json!({"namedPort": "a"}); 100]});
+            "ports": vec![json!({"portNumber": {"port": 80}}); 100]});
         100
     ]});
     let (policy, flaws) = flawed(Kind::AdminNetworkPolicy, fields);
@@ -721,6 +721,57 @@ fn s63_selectors_of_other_namespaces_by_their_labels_are_not_supported() {
         &json!({"from": [{"pods": {"podSelector": {}}}]}),
         &[".from[0].pods.namespaceSelector: there is no selector"],
     );
+}
+
+#[test]
+fn s58_a_rule_that_denies_by_port_name_is_in_force_and_reported() {
+    let said = "a Deny by port name can be avoided by the pod's owner, who chooses the names; a pod that names \
+                the port otherwise is not denied: use numbers";
+    let rule = |action: &str| {
+        json!({"action": action, "from": [{"namespaces": {}}], "protocols": [
+            {"destinationNamedPort": "http"}, {"tcp": {"destinationPort": {"number": 80}}},
+        ]})
+    };
+    let rules = json!([rule("Accept"), rule("Deny"), rule("Pass")]);
+    let (policy, flaws) = flawed(CNP, spec_with(json!({"ingress": rules})));
+    assert_eq!(flaws, [format!("spec.ingress[1].protocols: {said}")]);
+    let actions: Vec<Action> = policy.ingress.iter().map(|rule| rule.action).collect();
+    assert_eq!(actions, [Action::Accept, Action::Deny, Action::Pass]);
+    assert!(policy.ingress.iter().all(|rule| rule.ports.as_ref().is_some_and(|ports| ports.len() == 2)));
+    let rule = json!({"action": "Deny", "from": [{"namespaces": {}}], "ports": [{"namedPort": "http"}]});
+    let spec = json!({"priority": 1, "subject": {"namespaces": {}}, "ingress": [rule]});
+    let (_, flaws) = flawed(Kind::AdminNetworkPolicy, spec);
+    assert_eq!(flaws, [format!("spec.ingress[0].ports: {said}")]);
+}
+
+/// `pods.namespaces` exists only in the first versions, in which one of its fields must be set.
+#[test]
+fn s63_namespaces_of_pods_in_the_first_form_need_a_field_that_is_known() {
+    let none = ".namespaceSelector: there is no selector";
+    let unknown = |field: &str| format!(".{field}: this field is not known");
+    for (namespaces, said) in [
+        (json!({}), vec![none.to_owned()]),
+        (json!({"related": "Self"}), vec![unknown("related"), none.to_owned()]),
+        (json!({"matchLabels": {"a": "b"}}), vec![unknown("matchLabels"), none.to_owned()]),
+        (json!({"namespaceSelector": {}, "related": "Self"}), vec![unknown("related")]),
+        (json!([]), vec![": a list is not a selector of namespaces".to_owned()]),
+    ] {
+        let rule = json!({"from": [{"pods": {"namespaces": namespaces, "podSelector": {}}}]});
+        let said: Vec<String> = said.iter().map(|said| format!(".from[0].pods.namespaces{said}")).collect();
+        let said: Vec<&str> = said.iter().map(String::as_str).collect();
+        for kind in [Kind::AdminNetworkPolicy, Kind::BaselineAdminNetworkPolicy] {
+            fails_closed(kind, "ingress", &rule, &said);
+        }
+    }
+    let rule = json!({"action": "Allow", "from": [
+        {"pods": {"namespaces": {"namespaceSelector": {}}, "podSelector": {}}},
+        {"namespaces": {}},
+    ]});
+    let spec = json!({"priority": 1, "subject": {"namespaces": {}}, "ingress": [rule]});
+    let (policy, flaws) = flawed(Kind::AdminNetworkPolicy, spec);
+    assert_eq!(flaws, Vec::<String>::new());
+    let everywhere = || Peer::Pods { namespaces: NamespaceMatch::Labels(selects(&[])), pods: selects(&[]) };
+    assert_eq!(policy.ingress[0].peers, Some(vec![everywhere(), everywhere()]));
 }
 
 #[test]

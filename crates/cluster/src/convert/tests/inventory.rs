@@ -164,6 +164,7 @@ fn a_node_has_addresses_and_pod_cidrs() {
             labels: Labels::none(),
             addresses: addresses(&["192.0.2.1", "2001:db8::1"]),
             has_all_addresses: false,
+            reported_addresses: Vec::new(),
             pod_cidrs: ["10.244.1.0/24", "fd00:1::/64"]
                 .iter()
                 .map(|cidr| cidr.parse().expect("a CIDR"))

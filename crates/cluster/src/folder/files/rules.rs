@@ -104,7 +104,7 @@ impl Files {
 
     fn omit_rules(&mut self, name: &PolicyName) {
         let key = Key::Policy(name.clone());
-        self.delta.record_before(&key, || in_force(&self.holders, &self.files, &key));
+        self.delta.record_before(&key, || in_force(&self.holders, &self.files, &key).cloned());
         for path in self.holders.get(&key).into_iter().flatten() {
             let Some(file) = self.files.get_mut(path) else { continue };
             let Ok(at) = file.objects.binary_search_by(|object| object.key().cmp(&key)) else { continue };

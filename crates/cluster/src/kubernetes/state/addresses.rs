@@ -31,7 +31,7 @@ impl State {
             if pod.addresses != addresses {
                 let pod = policy::Pod { addresses: addresses.to_vec(), ..pod.clone() };
                 let objects = &mut self.objects;
-                self.delta.record_before(&key, || objects.get(&key));
+                self.delta.record_before(&key, || objects.get(&key).cloned());
                 objects.insert(key, Change::Pod(pod));
             }
         }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::convert::Kind;
 use crate::key::Key;
 use crate::problem::{Problem, ProblemLocation, ResourceVersion};
 
@@ -20,6 +21,10 @@ pub(super) struct Problems {
     namespaces: BTreeMap<Box<str>, Namespace>,
     /// Problems of no object: kinds that are not enforced.
     of_kinds: Vec<Problem>,
+    /// Problems of kinds that the API server has in other versions only.
+    of_versions: BTreeMap<Kind, Problem>,
+    /// Problems of policies that select nodes while Nodes may not be listed.
+    of_nodes: BTreeMap<Key, Problem>,
     /// The problems as of the last [`Problems::report`], sorted.
     reported: Arc<[Problem]>,
     /// Whether `reported` is out of date.
@@ -96,6 +101,22 @@ impl Problems {
         self.of_kinds = problems;
     }
 
+    /// Sets the problem of a kind that the API server has in other versions only. Returns whether it differs
+    /// from before.
+    pub(super) fn set_of_versions(&mut self, kind: Kind, problem: Option<Problem>) -> bool {
+        let is_new = set(&mut self.of_versions, kind, problem);
+        self.is_outdated |= is_new;
+        is_new
+    }
+
+    /// Sets the problem of a policy that selects nodes while Nodes may not be listed. Returns whether it
+    /// differs from before.
+    pub(super) fn set_of_nodes(&mut self, key: &Key, problem: Option<Problem>) -> bool {
+        let is_new = set(&mut self.of_nodes, key.clone(), problem);
+        self.is_outdated |= is_new;
+        is_new
+    }
+
     /// The objects that have problems.
     pub(super) fn objects(&self) -> impl Iterator<Item = &Key> {
         self.by_object.keys()
@@ -110,7 +131,7 @@ impl Problems {
             Faults::Named(problems) => problems.as_slice(),
             Faults::Counted { .. } => &[],
         });
-        let mut problems: Vec<Problem> = named.chain(&self.of_kinds).cloned().collect();
+        let mut problems: Vec<Problem> = named.chain(self.others()).cloned().collect();
         problems.extend(self.namespaces.iter().filter_map(|(name, namespace)| namespace.summary(name)));
         problems.sort();
         let changed = *problems != *self.reported;
@@ -118,6 +139,11 @@ impl Problems {
             self.reported = problems.into();
         }
         changed
+    }
+
+    /// The problems that are not flaws of objects.
+    fn others(&self) -> impl Iterator<Item = &Problem> {
+        self.of_kinds.iter().chain(self.of_versions.values()).chain(self.of_nodes.values())
     }
 
     /// The problems as of the last [`Problems::report`].
@@ -143,6 +169,18 @@ impl Namespace {
             effect: "an Event on each object says what is wrong and what follows".into(),
         })
     }
+}
+
+/// Sets or removes an entry. Returns whether it differs from before.
+fn set<K: Ord>(problems: &mut BTreeMap<K, Problem>, key: K, problem: Option<Problem>) -> bool {
+    if problems.get(&key) == problem.as_ref() {
+        return false;
+    }
+    match problem {
+        Some(problem) => problems.insert(key, problem),
+        None => problems.remove(&key),
+    };
+    true
 }
 
 fn hash_of(problems: &[Problem]) -> u64 {

@@ -56,13 +56,15 @@ impl State {
         self.restored.is_some_and(|standby| !standby.is_released)
     }
 
-    /// Handles that Nodes may not be listed. Of the restored Nodes, the agent's own is kept and reported,
-    /// because without its pod CIDRs nothing would be enforced. The other Nodes are dropped: their addresses
-    /// may be other machines' by now, and must not count as a node's.
+    /// Handles that Nodes may not be listed: rules that deny or pass nodes deny every destination. Of the
+    /// restored Nodes, the agent's own is kept and reported, because without its pod CIDRs nothing would be
+    /// enforced. The other Nodes are dropped: their addresses may be other machines' by now, and must not
+    /// count as a node's.
     pub(super) fn without_nodes(&mut self) {
         if std::mem::replace(&mut self.list(Kind::Node).is_known, true) {
             return;
         }
+        self.set_nodes_unlisted(true);
         let own = Key::Node(Arc::clone(&self.node));
         let nodes: Vec<Key> = self.objects.keys().filter(|key| key.kind() == Kind::Node).cloned().collect();
         for key in &nodes {

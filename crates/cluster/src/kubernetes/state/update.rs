@@ -5,6 +5,7 @@ use std::sync::Arc;
 use policy::{Change, Labels};
 
 use super::State;
+use super::closed_policy::published;
 use crate::problem::{CniPorts, ReadCounts, Update};
 
 impl State {
@@ -18,7 +19,8 @@ impl State {
         self.settle();
         self.settle_rules();
         let objects = &self.objects;
-        let changes = self.delta.take(|key| objects.get(key).cloned());
+        let closed = self.are_nodes_unlisted;
+        let changes = self.delta.take(|key| objects.get(key).map(|change| published(change, closed)));
         self.sweep_interner();
         let new_problems = self.problems.report();
         let versions: Vec<_> = std::mem::take(&mut self.reported_versions)

@@ -23,4 +23,8 @@ pub(in crate::kubernetes) enum Reason {
     NotUnderstood,
     /// The policies of its namespace exceed their budget.
     OverBudget,
+    /// It selects nodes, and Nodes may not be listed.
+    UnlistedNodes,
+    /// The API server no longer has it in the version that is converted.
+    OtherVersions,
 }

@@ -93,3 +93,33 @@ fn if_nodes_may_no_longer_be_listed_only_the_agents_own_is_kept_and_reported() {
     assert_eq!(scenario.next_update().expect("allowed again"), ["Node new"]);
     assert_eq!(scenario.problems, [""; 0]);
 }
+
+/// The definition may have changed while no agent ran.
+#[test]
+fn a_policy_of_the_state_on_disk_stays_in_force_if_its_kind_is_served_in_other_versions_only() {
+    const KIND: Kind = Kind::ClusterNetworkPolicy;
+    let guard = json!({"metadata": {"name": "guard", "resourceVersion": "3"}, "spec": {
+        "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+        "egress": [{"action": "Deny", "to": [{"networks": ["169.254.169.254/32"]}]}],
+    }});
+    let mut scenario = Scenario::new();
+    let (objects, finished) = saved(&[(KIND, guard.clone())]);
+    scenario.state.restore(objects, finished, SystemTime::UNIX_EPOCH);
+    scenario.state.release();
+    assert_eq!(scenario.next_update().expect("the state").len(), 1);
+    let others = Kind::ALL.into_iter().filter(|kind| *kind != KIND);
+    others.for_each(|kind| scenario.list(kind, &[]));
+    for _ in 0..2 {
+        scenario.state.apply(KIND, WatcherEvent::OtherVersions("only in v9".into()));
+    }
+    assert_eq!(scenario.next_update(), Some(vec![]), "only the report is new");
+    let [problem] = &scenario.problems[..] else { panic!("{:?}", scenario.problems) };
+    assert!(
+        problem.starts_with("ClusterNetworkPolicy: only in v9; the last known policies (1) stay"),
+        "{problem}"
+    );
+    // Without a version, an Event would have the same name for every version of the policy.
+    assert!(scenario.state.take_warnings().is_empty());
+    scenario.list(KIND, &[guard]);
+    assert_eq!((scenario.next_update(), scenario.problems.len()), (Some(vec![]), 0));
+}
