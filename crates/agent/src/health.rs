@@ -16,7 +16,7 @@ use dataplane::workers::{Counters, HoldCounters, Workers};
 use policy::{Inventory, PolicyName, Tier, Verdict};
 
 use crate::durations::Durations;
-use crate::status::{self, PhaseName, Status};
+use crate::status::{self, DefaultDenies, PacketCount, PhaseName, Status};
 use crate::sync::lock;
 use cluster::error_chain::chain;
 
@@ -189,8 +189,9 @@ impl Health {
         let old = std::mem::replace(&mut *lock(&self.workers), workers);
         if let Some(old) = old {
             let counters = counters(&old);
+            let packets = packets(&old, counters);
             let mut state = self.state();
-            state.status.packets = counters.into();
+            state.status.packets = packets;
             state.status.hold = counters.hold.into();
             drop(state);
             old.stop();
@@ -226,7 +227,7 @@ impl Health {
         status.ready = status.not_ready.is_empty();
         if let Some(workers) = lock(&self.workers).as_ref() {
             let counters = counters(workers);
-            status.packets = counters.into();
+            status.packets = packets(workers, counters);
             status.hold = counters.hold.into();
         }
         let [connections, denied, untracked] = self.cached_packets().unwrap_or_default();
@@ -236,7 +237,9 @@ impl Health {
         let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
         status.audit = status::AuditStatus { written, lost, write_errors, failing };
         status.conntrack = status::ConntrackStatus::read();
-        status.policies = policy_rows(policies, self.audit.policy_verdicts());
+        let verdicts = self.audit.policy_verdicts();
+        status.policies = policy_rows(policies, verdicts);
+        status.default_denies = default_denies(verdicts);
         status
     }
 
@@ -264,10 +267,17 @@ fn counters(workers: &Workers) -> Counters {
     workers.counters().into_iter().sum()
 }
 
-impl From<Counters> for status::Packets {
-    fn from(counters: Counters) -> Self {
-        let Counters { packets: _, allowed, denied, unparsable, gone, enobufs, hold: _ } = counters;
-        Self { allowed, denied, unparsable, gone, overflows: enobufs, ..Self::default() }
+/// The packets of all workers. The sums and the single counts are read at once, so that they agree.
+fn packets(workers: &Workers, counters: Counters) -> status::Packets {
+    let counts = workers.packet_counts();
+    status::Packets {
+        allowed: counts.with_verdict(Verdict::Allow),
+        denied: counts.with_verdict(Verdict::Deny),
+        unparsable: counts.unparsable(),
+        gone: counters.gone,
+        overflows: counters.enobufs,
+        by_outcome: counts.iter().map(|(class, packets)| PacketCount::new(class, packets)).collect(),
+        ..status::Packets::default()
     }
 }
 
@@ -319,9 +329,26 @@ fn policy_rows(
     rows.into_values().collect()
 }
 
+/// The default denies of each namespace.
+fn default_denies(verdicts: &PolicyVerdicts) -> Vec<DefaultDenies> {
+    let rows = verdicts.default_denies().into_iter();
+    rows.map(|(namespace, direction, denied)| DefaultDenies {
+        namespace: namespace.to_string(),
+        direction: direction.name().to_owned(),
+        denied,
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use policy::{NamespaceMatch, PolicyKind, PolicySpec, Selector, Subject};
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use policy::{
+        Action, Change, Compiler, Directions, Evaluation, Namespace, NamespaceMatch, Packet, Pod, PodName,
+        PolicyKind, PolicySpec, Protocol, RuleSpec, Scope, Selector, Subject,
+    };
 
     use super::*;
 
@@ -347,12 +374,59 @@ mod tests {
         assert_eq!(put(vec![PolicyState::Present(version()), PolicyState::Removed]), None);
     }
 
+    /// One verdict of a rule of this policy, which is of tier Admin and denies everything.
+    fn denied_by(name: &PolicyName) -> PolicyVerdicts {
+        let everything = || Subject {
+            namespaces: NamespaceMatch::Labels(Selector::everything()),
+            pods: Selector::everything(),
+        };
+        let deny = RuleSpec { name: None, action: Action::Deny, peers: None, ports: None };
+        let guard = PolicySpec {
+            name: name.clone(),
+            tier: Tier::Admin,
+            priority: 0,
+            subject: everything(),
+            isolates_ingress: false,
+            isolates_egress: false,
+            ingress: Vec::new(),
+            egress: vec![deny],
+            omitted: None,
+        };
+        let address: IpAddr = "10.244.1.2".parse().expect("address");
+        let pod = Pod {
+            name: PodName::new("web", "a"),
+            labels: [("app", "a")].into_iter().collect(),
+            addresses: vec![address],
+            ports: Vec::new(),
+            node: Some("node-a".into()),
+            host_network: false,
+            reported: 0,
+            created: 0,
+            uid: Default::default(),
+        };
+        let namespace = Namespace { name: "web".into(), labels: [("app", "a")].into_iter().collect() };
+        let changes = [Change::Namespace(namespace), Change::Pod(pod), Change::Policy(Arc::new(guard))];
+        let snapshot = Compiler::new(Scope::Cluster).apply(changes).snapshot;
+        let packet = Packet::new(address, "192.0.2.1".parse().expect("address"), Protocol::UDP);
+        let evaluation = Evaluation {
+            at: SystemTime::UNIX_EPOCH,
+            packet: Some(packet),
+            decision: snapshot.evaluate(&packet, Directions::Both),
+            elapsed: Duration::ZERO,
+            held: None,
+            snapshot,
+            cached: false,
+        };
+        let verdicts = PolicyVerdicts::default();
+        verdicts.count(&evaluation);
+        verdicts
+    }
+
     #[test]
     fn each_policy_in_force_has_tier_priority_and_version() {
         let name =
             PolicyName { kind: PolicyKind::ClusterNetworkPolicy, namespace: "".into(), name: "guard".into() };
-        let verdicts = PolicyVerdicts::default();
-        verdicts.count(&Arc::new(name.clone()), Tier::Admin, Verdict::Deny);
+        let verdicts = denied_by(&name);
         let mut state = State::default();
         let mut row = |tier, priority, version: Option<&str>| {
             let policy = PolicySpec {

@@ -74,7 +74,8 @@ fn encode_status(status: &Status, mut encoder: DescriptorEncoder) -> fmt::Result
         encoder.conntrack(conntrack)?;
     }
     encoder.info(status)?;
-    encoder.policies(&status.policies)
+    encoder.policies(&status.policies)?;
+    encoder.default_denies(&status.default_denies)
 }
 
 #[cfg(test)]

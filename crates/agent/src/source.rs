@@ -1,17 +1,17 @@
 //! The flags that select the source of objects, and reading a source once.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use cluster::kubernetes::Timeouts;
-use cluster::{Access, CniCache, Folder, Kubernetes, Source, Update, WatchStatuses};
+use cluster::service::Services;
+use cluster::{Access, CniCache, Folder, Kubernetes, Problem, Source, Update, WatchStatuses};
 use policy::{Budget, Change};
 
 use crate::exit::Usage;
-use crate::status::ProblemStatus;
 use crate::terminal::text;
 
 /// How long a command that reads the source once waits for the API server.
@@ -29,7 +29,7 @@ pub(crate) struct SourceArguments {
     pub source: Option<PathBuf>,
 
     /// How to reach the API server. Default: the environment variable KUBECONFIG, or the pod's service
-    /// account.
+    /// account. `explain` also uses ~/.kube/config.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
@@ -37,13 +37,13 @@ pub(crate) struct SourceArguments {
 impl SourceArguments {
     /// The source for the agent of `node`, with this CNI cache. It omits rules that exceed the budget.
     pub(crate) fn source(&self, node: &str, cni_cache: CniCache, budget: Budget) -> Result<Source, Usage> {
-        match (&self.source, &self.kubeconfig) {
-            (Some(folder), _) => {
+        match &self.source {
+            Some(folder) => {
                 must_be_a_folder(folder)?;
                 Ok(Source::Folder { path: folder.clone(), budget })
             }
-            (None, kubeconfig) => Ok(Source::Kubernetes(Kubernetes {
-                access: kubeconfig.clone().map_or(Access::Environment, Access::Kubeconfig),
+            None => Ok(Source::Kubernetes(Kubernetes {
+                access: self.access(),
                 node: node.into(),
                 cni_cache,
                 timeouts: Timeouts::default(),
@@ -52,8 +52,40 @@ impl SourceArguments {
         }
     }
 
+    /// The source of a command that a person runs: if nothing else is given, the cluster of `~/.kube/config`,
+    /// as for kubectl. Prints that in one line.
+    pub(crate) fn or_home_kubeconfig(self) -> Self {
+        if self.source.is_some() || self.access().is_there() {
+            return self;
+        }
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+        let Some(path) = home.map(|home| Path::new(&home).join(".kube/config")) else { return self };
+        // An unreadable file is an error later, a missing one is not what the person meant.
+        if !path.exists() {
+            return self;
+        }
+        text!("without --source, --kubeconfig or KUBECONFIG: the cluster of {}", path.display())
+            .print_error();
+        Self { kubeconfig: Some(path), ..self }
+    }
+
+    fn access(&self) -> Access {
+        self.kubeconfig.clone().map_or(Access::Environment, Access::Kubeconfig)
+    }
+
+    /// The source's Services, or why a cluster's API server does not list them.
+    pub(crate) fn services(&self) -> anyhow::Result<Result<Services, String>> {
+        match &self.source {
+            Some(folder) => {
+                let read = Services::in_folder(folder);
+                read.map(Ok).with_context(|| format!("reading the Services in {}", folder.display()))
+            }
+            None => Ok(Services::of_cluster(&self.access())?),
+        }
+    }
+
     /// The source's current objects, without rules that exceed the budget, and the problems of these objects.
-    pub(crate) fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Vec<ProblemStatus>)> {
+    pub(crate) fn read_once(&self, budget: Budget) -> anyhow::Result<(Vec<Change>, Arc<[Problem]>)> {
         let update = match self.source("", CniCache::Off, budget)? {
             Source::Folder { path, budget } => {
                 let read = Folder::read(&path, budget);
@@ -66,7 +98,7 @@ impl SourceArguments {
                 first_update(&receive, watching.watch_statuses())?
             }
         };
-        Ok((update.changes, update.problems.iter().map(ProblemStatus::from).collect()))
+        Ok((update.changes, update.problems))
     }
 }
 

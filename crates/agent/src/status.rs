@@ -1,6 +1,7 @@
 //! The status of a running agent: the documented type behind `/status`, `/metrics` and `kube-verdict status`.
 
 pub(crate) mod origins;
+mod packets;
 mod problem;
 mod source;
 
@@ -11,6 +12,7 @@ use policy::Tier;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::origins::{NewPorts, OriginsStatus, Protection};
+pub(crate) use self::packets::{DefaultDenies, PacketCount, Packets};
 pub(crate) use self::problem::ProblemStatus;
 pub(crate) use self::source::{ConnectionStatus, SavedState, SourceStatus};
 
@@ -78,6 +80,9 @@ pub(crate) struct Status {
     pub problems: Vec<ProblemStatus>,
     /// The policies that are in force on this node, and how often each decided.
     pub policies: Vec<PolicyStatus>,
+    /// Verdicts of default deny, by the isolated pod's namespace and direction.
+    #[serde(default)]
+    pub default_denies: Vec<DefaultDenies>,
     /// The valid origins of packets; null before the rules are installed, and once another agent has taken
     /// over.
     #[serde(default)]
@@ -143,33 +148,6 @@ pub(crate) struct InventoryStatus {
     /// BaselineAdminNetworkPolicies among them.
     #[serde(default)]
     pub baseline_admin_network_policies: u64,
-}
-
-/// The number of packets since the agent started, by outcome.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Packets {
-    /// Allowed by a worker.
-    pub allowed: u64,
-    /// First packets of connections that the kernel allowed from its verdict cache, because an earlier one to
-    /// the same port had been allowed. Counted since the rules were first installed.
-    #[serde(default)]
-    pub cached: u64,
-    /// Denied by a worker.
-    pub denied: u64,
-    /// Packets that the kernel dropped from its verdict cache, because one of the same flow had been denied.
-    /// Counted since the rules were first installed.
-    #[serde(default)]
-    pub cached_denied: u64,
-    /// Packets without conntrack that the kernel allowed from its verdict cache, because one of the same flow
-    /// had been allowed. Counted since the rules were first installed.
-    #[serde(default)]
-    pub cached_untracked: u64,
-    /// Denied because they could not be parsed (also counted in `denied`).
-    pub unparsable: u64,
-    /// Already dropped by the kernel when the verdict came.
-    pub gone: u64,
-    /// How often the kernel reported that a worker's socket had overflowed.
-    pub overflows: u64,
 }
 
 /// The number of packets that were held because their verdict depends on an unknown pod, since the agent
@@ -351,9 +329,9 @@ pub(crate) struct PolicyStatus {
     /// if a folder is the source, if the policy comes from the state on disk, or if it was deleted.
     #[serde(default)]
     pub resource_version: Option<String>,
-    /// How often it allowed.
+    /// How often one of its rules allowed.
     pub allowed: u64,
-    /// How often it denied: by a rule, or as the first policy that isolates the pod.
+    /// How often one of its rules denied. Default denies are in [`Status::default_denies`].
     pub denied: u64,
 }
 

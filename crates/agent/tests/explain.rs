@@ -79,8 +79,8 @@ DENIED  10.244.1.77 -> web/a (10.244.1.2)  80/TCP
 
 egress of 10.244.1.77: denied
   the address is in its node's pod CIDR and no pod is known to have it
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
-  --on-unknown-pod says, by default deny
+  until that is known, the agent of node-a holds the packet, at most for --hold-timeout; then it
+  does as --on-unknown-pod says, by default deny
 ingress of web/a: allowed
   no policy isolates the pod in this direction
 "
@@ -95,8 +95,8 @@ ingress of web/a: allowed
     let expected = "\
 ingress of db/db: denied
   it depends on which pod the other end is, and no pod is known to have its address
-  until that is known, an agent holds the packet, at most for --hold-timeout; then it does as
-  --on-unknown-pod says, by default deny
+  until that is known, the agent of node-b holds the packet, at most for --hold-timeout; then it
+  does as --on-unknown-pod says, by default deny
   isolated by   db/allow-web
   nearest miss  db/allow-web ingress[1]: port matches, peer does not
 ";
@@ -233,7 +233,12 @@ fn what_cannot_be_answered_is_an_error_with_advice() {
             "192.0.2.1 is an address, and only a pod can have a port named \"sql\": give the number",
         ),
         ("web/b", "2001:db8::1", "80", "web/b and 2001:db8::1 have no IP family (IPv4 or IPv6) in common"),
-        ("a", "db/db", "80", "write a pod as NAMESPACE/NAME, or an IP address"),
+        (
+            "a",
+            "db/db",
+            "80",
+            "write a pod as NAMESPACE/NAME, a Service as svc/NAMESPACE/NAME, or an IP address",
+        ),
         ("web/a", "db/db", "80/TPC", "is no protocol"),
         ("web/a", "db/db", "70000", "70000 is not a port: ports are 1 to 65535"),
     ];

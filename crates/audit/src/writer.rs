@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use policy::{Evaluation, Tier};
+use policy::Evaluation;
 use serde::Serialize;
 
 use crate::destination::{Destination, DestinationError, Sink};
@@ -194,7 +194,7 @@ impl AuditMonitor {
         }
     }
 
-    /// Verdicts by policy.
+    /// Verdicts by policy, and default denies by namespace.
     pub fn policy_verdicts(&self) -> &PolicyVerdicts {
         &self.shared.policy_verdicts
     }
@@ -303,11 +303,8 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
 
     fn line(&mut self, evaluation: &Evaluation) {
         (self.observe)(evaluation);
+        self.shared.policy_verdicts.count(evaluation);
         let record = Record::new(&self.node, evaluation);
-        if let Some(policy) = &record.policy {
-            let tier = record.tier.unwrap_or(Tier::NetworkPolicy);
-            self.shared.policy_verdicts.count(policy, tier, record.verdict);
-        }
         if !self.output.is_off() {
             self.lines.push(&record);
             self.records += 1;

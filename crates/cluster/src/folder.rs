@@ -120,6 +120,11 @@ impl Folder {
         Ok((folder, update))
     }
 
+    /// The paths of the manifests in a folder, sorted.
+    pub(crate) fn manifests(path: &Path) -> Vec<PathBuf> {
+        scan(path, |_, _| {}).manifests.into_keys().collect()
+    }
+
     /// Restores the state on disk.
     fn restore(&mut self, state_dir: &StateDir) {
         let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());

@@ -34,10 +34,12 @@ mod timeouts;
 mod watcher;
 mod watcher_event;
 
+pub(crate) use self::clients::Clients;
 pub use self::configuration::{Access, AccessError, UnusableKubeconfig};
 pub use self::error::KubernetesError;
 pub use self::refused_policy::RefusedPolicy;
 pub use self::review::{Permission, Review};
 pub use self::rollout::Rollout;
+pub(crate) use self::runtime::runtime;
 pub use self::source::{Kubernetes, Watching};
 pub use self::timeouts::Timeouts;

@@ -29,6 +29,7 @@
 //! - [`namespaces`]: placeholders for namespaces that pods name and no object describes. Used by every
 //!   source.
 //! - [`interner`]: stores equal strings and equal label sets once. Used by every source.
+//! - [`service`]: Services and their pods, for commands.
 //! - [`problem`]: what a source could not understand, for logs, metrics and people, and how much it has read.
 //!
 //! A source sends only deltas to its consumer. Applied in order, the changes of all updates give the current
@@ -50,6 +51,7 @@ pub mod namespaces;
 pub mod problem;
 mod read_counts;
 mod rule_budget;
+pub mod service;
 pub mod source;
 mod stamp;
 pub mod watch_status;

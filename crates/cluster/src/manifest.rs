@@ -24,6 +24,7 @@ mod messages;
 mod object;
 mod raw_object;
 mod read_context;
+mod values;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 pub use self::file_content::FileContent;
 pub(crate) use self::file_content::ManifestObject;
 pub use self::raw_object::{Fault, RawObject};
+pub(crate) use self::values::values;
 
 use self::cut_off::CutOff;
 use self::documents::Document;

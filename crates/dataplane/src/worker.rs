@@ -26,6 +26,7 @@ use crate::queues::QueueNumber;
 mod counters;
 mod error;
 mod hold;
+mod packet_counts;
 mod permits;
 mod setup;
 mod socket;
@@ -36,6 +37,7 @@ pub use error::WorkerError;
 pub(crate) use hold::Hold;
 pub use hold::HoldLimits;
 use hold::{HeldPacket, HoldOutcome};
+pub use packet_counts::{FamilyClass, PacketClass, PacketCounts, ProtocolClass};
 pub(crate) use permits::Permits;
 pub(crate) use setup::{Opened, open, pin};
 pub use socket::SocketOwner;
@@ -217,7 +219,7 @@ impl<R: FnMut(Evaluation)> Worker<R> {
         // The kernel takes the packet through the rest of the hook within this call.
         let sent = self.queue.verdict(message);
         drop(pass);
-        self.counters.count(verdict, packet.is_none());
+        self.counters.count(&decision, packet.as_ref());
         let held = since.map(|since| since.elapsed());
         (self.record)(Evaluation { at, packet, decision, elapsed, held, snapshot, cached: false });
         sent.or_else(|error| self.handle_recv_error(error))?;

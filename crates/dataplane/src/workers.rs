@@ -12,7 +12,9 @@ use crate::error_chain::ErrorChain;
 use crate::marks::Marks;
 use crate::netlink::PortId;
 use crate::queues::{QueueNumber, QueueRange};
-pub use crate::worker::{Counters, HoldCounters, HoldLimits, WorkerError};
+pub use crate::worker::{
+    Counters, FamilyClass, HoldCounters, HoldLimits, PacketClass, PacketCounts, ProtocolClass, WorkerError,
+};
 use crate::worker::{Hold, Opened, Permits, SharedCounters, Waker, Worker, open, pin};
 
 /// How many packets may wait in one queue before the kernel drops packets: some 80 ms of work for one core,
@@ -111,6 +113,11 @@ impl Workers {
     /// The counters of each worker, in the order of their queues.
     pub fn counters(&self) -> Vec<Counters> {
         self.workers.iter().map(|worker| worker.counters.read()).collect()
+    }
+
+    /// The packets that all workers have evaluated, by class.
+    pub fn packet_counts(&self) -> PacketCounts {
+        self.workers.iter().map(|worker| worker.counters.packets()).sum()
     }
 
     /// Wakes the workers that hold packets, for the publisher of snapshots.

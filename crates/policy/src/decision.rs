@@ -16,6 +16,16 @@ pub enum Verdict {
     Deny,
 }
 
+impl Verdict {
+    /// `allow` or `deny`, as records and metrics show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// The direction of a connection, seen from a pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -27,6 +37,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// `ingress` or `egress`, as policies, records and metrics write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
     /// The opposite direction.
     pub(crate) fn opposite(self) -> Self {
         match self {
@@ -86,6 +104,40 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons, in the order of [`Reason::index`]. Rule 0 represents every rule.
+    pub const ALL: [Self; 12] = [
+        Self::NotAPod,
+        Self::OtherNode,
+        Self::OwnNode,
+        Self::OwnAddress,
+        Self::NotIsolated,
+        Self::Rule(RuleId(0)),
+        Self::DefaultDeny,
+        Self::UnknownPod,
+        Self::UnknownPeer,
+        Self::UnknownLabels,
+        Self::Unproven,
+        Self::Unparsable,
+    ];
+
+    /// The index of the reason in [`Reason::ALL`], which is the same for every rule.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::NotAPod => 0,
+            Self::OtherNode => 1,
+            Self::OwnNode => 2,
+            Self::OwnAddress => 3,
+            Self::NotIsolated => 4,
+            Self::Rule(_) => 5,
+            Self::DefaultDeny => 6,
+            Self::UnknownPod => 7,
+            Self::UnknownPeer => 8,
+            Self::UnknownLabels => 9,
+            Self::Unproven => 10,
+            Self::Unparsable => 11,
+        }
+    }
+
     /// The stable name of the reason, as audit records and `explain` show it.
     pub fn code(self) -> &'static str {
         match self {
@@ -133,25 +185,21 @@ impl Reason {
         matches!(self, Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels)
     }
 
+    /// Ranks reasons to allow by how closely they relate to policy.
+    fn strength(self) -> u8 {
+        match self {
+            Self::Rule(_) => 3,
+            Self::NotIsolated => 2,
+            Self::OwnNode | Self::OwnAddress | Self::UnknownPod | Self::UnknownPeer | Self::UnknownLabels => {
+                1
+            }
+            Self::NotAPod | Self::OtherNode | Self::DefaultDeny | Self::Unproven | Self::Unparsable => 0,
+        }
+    }
+
     /// The sentence of the reason with this stable name.
     pub(crate) fn sentence_of(code: &str) -> Option<&'static str> {
-        [
-            Self::NotAPod,
-            Self::OtherNode,
-            Self::OwnNode,
-            Self::OwnAddress,
-            Self::NotIsolated,
-            Self::Rule(RuleId(0)),
-            Self::DefaultDeny,
-            Self::UnknownPod,
-            Self::UnknownPeer,
-            Self::UnknownLabels,
-            Self::Unproven,
-            Self::Unparsable,
-        ]
-        .into_iter()
-        .find(|reason| reason.code() == code)
-        .map(Self::sentence)
+        Self::ALL.into_iter().find(|reason| reason.code() == code).map(Self::sentence)
     }
 }
 
@@ -208,11 +256,62 @@ impl Decision {
                 .all(|outcome| outcome.reason.is_provisional() || outcome.verdict == Verdict::Allow)
     }
 
+    /// The direction that decided. For a denied packet, the direction that denies; if both do, egress, which
+    /// the packet passes first. For an allowed packet, the direction with the stronger reason (a rule, then
+    /// no isolation, then any other that a pod has); if both are equally strong, ingress.
+    pub fn direction(&self) -> Direction {
+        match (self.egress.verdict, self.ingress.verdict) {
+            (Verdict::Deny, _) => Direction::Egress,
+            (Verdict::Allow, Verdict::Deny) => Direction::Ingress,
+            (Verdict::Allow, Verdict::Allow)
+                if self.egress.reason.strength() > self.ingress.reason.strength() =>
+            {
+                Direction::Egress
+            }
+            (Verdict::Allow, Verdict::Allow) => Direction::Ingress,
+        }
+    }
+
     /// The outcome in one direction.
     pub fn outcome(&self, direction: Direction) -> Outcome {
         match direction {
             Direction::Egress => self.egress,
             Direction::Ingress => self.ingress,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_at_its_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index, "{reason:?}");
+        }
+        assert_eq!(Reason::Rule(RuleId(7)).index(), Reason::ALL[5].index());
+        assert_eq!(Reason::ALL[5].code(), "rule");
+    }
+
+    #[test]
+    fn the_direction_that_denies_or_has_the_stronger_reason_decides() {
+        let rule = Outcome::allow(Reason::Rule(RuleId(3)));
+        let (open, own_node) = (Outcome::allow(Reason::NotIsolated), Outcome::allow(Reason::OwnNode));
+        let other_node = Outcome::allow(Reason::OtherNode);
+        let denied = Outcome::deny(Reason::DefaultDeny);
+        for (egress, ingress, direction) in [
+            (denied, rule, Direction::Egress),
+            (rule, denied, Direction::Ingress),
+            (denied, denied, Direction::Egress),
+            (rule, open, Direction::Egress),
+            (open, rule, Direction::Ingress),
+            (rule, rule, Direction::Ingress),
+            (open, own_node, Direction::Egress),
+            (own_node, other_node, Direction::Egress),
+            (other_node, own_node, Direction::Ingress),
+        ] {
+            assert_eq!(Decision { egress, ingress }.direction(), direction, "{egress:?} {ingress:?}");
         }
     }
 }

@@ -114,8 +114,10 @@ impl Agent {
         }));
         let monitor = self.audit.monitor();
         for change in &changes {
-            if let Change::PolicyGone(policy) = change {
-                monitor.policy_verdicts().remove(policy);
+            match change {
+                Change::PolicyGone(policy) => monitor.policy_verdicts().remove(policy),
+                Change::NamespaceGone(namespace) => monitor.policy_verdicts().remove_namespace(namespace),
+                _ => {}
             }
         }
         let before = PreviousOwners::new(&changes, self.compiler.inventory(), self.snapshot.as_deref());

@@ -23,15 +23,22 @@ use crate::source::SourceArguments;
 use crate::status::ProblemStatus;
 use crate::terminal::{self, text};
 
+mod addresses;
 mod answer;
+mod destination;
 mod endpoint;
+mod overlay;
 mod packets;
 mod port;
 mod render;
+mod service;
 
 use answer::Answer;
-use endpoint::EndpointArgument;
+use destination::Destination;
+use endpoint::{EndpointArgument, ResolvedEndpoint};
+use overlay::Overlay;
 use port::PortArgument;
+use service::ServiceAnswer;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +55,11 @@ Examples:
     kube-verdict explain --kubeconfig ~/.kube/config --from 192.0.2.7 --to web/a --port 443
   Evaluate as the agent of one node does:
     kube-verdict explain --source manifests --node node-a --from web/a --to db/b --port 5432
+  Which pods of a Service may be connected to? By its name, or by its address:
+    kube-verdict explain --source manifests --from web/a --to svc/db/orders --port 5432
+    kube-verdict explain --kubeconfig ~/.kube/config --from web/a --to 10.96.0.20 --port 5432
+  What would the policies of a folder change in a cluster?
+    kube-verdict explain --kubeconfig ~/.kube/config --policies new --from web/a --to db/b --port 5432
   Is ping allowed?
     kube-verdict explain --source manifests --from web/a --to db/b --port ICMP
   Evaluate many packets, one JSON object per line, `-` for standard input:
@@ -55,7 +67,8 @@ Examples:
       | kube-verdict explain --source manifests --packets -
 
 Exit codes: 0 the connection is allowed (with --packets: every line was evaluated), 1 failure, 2
-usage error (also: the folder or the pod does not exist), 3 the connection is denied.";
+usage error (also: the folder or the pod does not exist), 3 the connection is denied (of a Service: to
+any of its pods).";
 
 /// Evaluates a connection: is it allowed or denied, and by which policy and rule?
 #[derive(Debug, Args)]
@@ -68,12 +81,17 @@ pub(super) struct Explain {
     #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
     from: Option<EndpointArgument>,
 
-    /// Destination of the connection, likewise.
-    #[arg(long, value_name = "POD|IP", required_unless_present = "packets", conflicts_with = "packets")]
+    /// Destination of the connection: likewise, or a Service as svc/NAMESPACE/NAME or by its address.
+    #[arg(
+        long,
+        value_name = "POD|IP|SERVICE",
+        required_unless_present = "packets",
+        conflicts_with = "packets"
+    )]
     to: Option<EndpointArgument>,
 
-    /// Destination port and protocol: a port number or a port name of the destination pod, with the protocol
-    /// (default: TCP); or a protocol without ports, such as ICMP.
+    /// Destination port and protocol: a port number or a port name of the destination pod or Service, with the
+    /// protocol (default: TCP); or a protocol without ports, such as ICMP.
     #[arg(
         long,
         value_name = "PORT[/PROTOCOL]",
@@ -81,6 +99,11 @@ pub(super) struct Explain {
         conflicts_with = "packets"
     )]
     port: Option<PortArgument>,
+
+    /// Folder of policies that are laid over those of the source: they are added, or replace the policy of the
+    /// same kind, namespace and name. Other objects in it are not used.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
 
     #[command(flatten)]
     budget: BudgetArguments,
@@ -108,13 +131,28 @@ impl Explain {
     /// Reads the source, evaluates and prints.
     pub(super) fn run(self) -> anyhow::Result<u8> {
         let budget = self.budget.into();
-        let (changes, mut problems) = self.source.read_once(budget)?;
+        let source = self.source.or_home_kubeconfig();
+        let (mut changes, problems) = source.read_once(budget)?;
+        let mut problems = problems.to_vec();
+        let overlay = match &self.policies {
+            Some(folder) => {
+                let overlay = Overlay::lay(folder, budget, &mut changes, &mut problems)?;
+                (text!("--policies {}: ", folder.display()) + overlay.summary()).print_error();
+                Some(overlay)
+            }
+            None => None,
+        };
         let scope = self.node.as_deref().map_or(Scope::Cluster, |node| Scope::Node(node.into()));
         let mut compiler = Compiler::new(scope).budget(budget);
         let mut snapshot = compiler.apply(changes).snapshot;
         while compiler.is_behind() {
             snapshot = compiler.apply([]).snapshot;
         }
+        let destination = match &self.to {
+            Some(to) => Destination::find(to, compiler.inventory(), &snapshot, &source, &mut problems)?,
+            None => None,
+        };
+        let mut problems: Vec<_> = problems.iter().map(ProblemStatus::from).collect();
         problems.extend(ProblemStatus::beyond_budget(&compiler));
         for problem in &problems {
             (paint::warning("warning:") + text!(" {}", problem.text)).print_error();
@@ -122,20 +160,31 @@ impl Explain {
         if let Some(node) = &self.node {
             require_node(node, compiler.inventory())?;
         }
-        match (self.packets, self.from, self.to, self.port) {
+        match (self.packets, self.from, destination, self.port) {
             (Some(file), ..) => evaluate_all(&snapshot, &file),
-            (None, Some(from), Some(to), Some(port)) => {
+            (None, Some(from), Some(Destination::Service(service)), Some(port)) => {
+                let from = from.resolve(compiler.inventory())?;
+                let answer = ServiceAnswer::new(&compiler, &snapshot, &from, &service, &port)?;
+                let answer = answer.with(self.node, overlay, problems);
+                self.output.print(&answer, || render::render_service(&answer, table::width()))?;
+                Ok(exit_code(answer.verdict))
+            }
+            (None, Some(from), Some(Destination::End(to)), Some(port)) => {
                 let answer = evaluate_one(&compiler, &snapshot, &from, &to, &port)?;
-                let answer = answer.with(self.node, problems);
+                let answer = answer.with(self.node, overlay, problems);
                 self.output.print(&answer, || render::render(&answer, table::width()))?;
-                Ok(match answer.verdict() {
-                    Verdict::Allow => exit::SUCCESS,
-                    Verdict::Deny => exit::DENIED,
-                })
+                Ok(exit_code(answer.verdict()))
             }
             // clap refuses this by the attributes above; checked again in case they change.
             _ => Err(exit::Usage("give --from, --to and --port, or --packets".to_owned()).into()),
         }
+    }
+}
+
+fn exit_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Allow => exit::SUCCESS,
+        Verdict::Deny => exit::DENIED,
     }
 }
 
@@ -152,20 +201,20 @@ fn evaluate_one(
     compiler: &Compiler,
     snapshot: &Arc<Snapshot>,
     from: &EndpointArgument,
-    to: &EndpointArgument,
+    to: &ResolvedEndpoint,
     port: &PortArgument,
 ) -> anyhow::Result<Answer> {
     let inventory = compiler.inventory();
-    let (from, to) = (from.resolve(inventory)?, to.resolve(inventory)?);
-    let (protocol, number) = port.resolve(&to, inventory)?;
-    let packets: Vec<Packet> = endpoint::pairs(&from, &to)?
+    let from = from.resolve(inventory)?;
+    let (protocol, number) = port.resolve(to, inventory)?;
+    let packets: Vec<Packet> = endpoint::pairs(&from, to)?
         .into_iter()
         .map(|(source, destination)| {
             let packet = Packet::new(source, destination, protocol);
             number.map_or(packet, |number| packet.to_port(number))
         })
         .collect();
-    Answer::new(snapshot, inventory, &from, &to, &packets)
+    Answer::new(snapshot, inventory, &from, to, &packets)
 }
 
 fn evaluate_all(snapshot: &Snapshot, file: &Path) -> anyhow::Result<u8> {

@@ -7,22 +7,26 @@ use std::time::Duration;
 
 use cluster::{Kind, WatchState};
 use dataplane::drops::DropReason;
+use dataplane::workers::{FamilyClass, PacketClass, ProtocolClass};
+use policy::{Direction, Reason, Verdict};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::encoder::Encoder;
 use crate::status::{
-    AuditStatus, Bypasses, ConntrackStatus, HoldStatus, InventoryStatus, OriginsStatus, Packets, PhaseName,
-    PolicyStatus, ProblemStatus, Protection, QueueStatus, SourceStatus, Status, Sweeps,
+    AuditStatus, Bypasses, ConntrackStatus, DefaultDenies, HoldStatus, InventoryStatus, OriginsStatus,
+    PacketCount, Packets, PhaseName, PolicyStatus, ProblemStatus, Protection, QueueStatus, SourceStatus,
+    Status, Sweeps,
 };
 
 impl Encoder<'_, '_> {
     pub(super) fn packets(&mut self, packets: &Packets) -> fmt::Result {
-        self.counters(
+        self.family(
             "packets",
-            "Packets evaluated by workers, by verdict.",
-            "verdict",
-            [("allow", packets.allowed), ("deny", packets.denied)],
+            "Packets evaluated by workers, by verdict, and by the direction, reason, protocol and family that \
+             decided.",
+            packet_outcomes(packets),
+            ConstCounter::new,
         )?;
         self.counters(
             "verdict_cache_hits",
@@ -281,6 +285,66 @@ impl Encoder<'_, '_> {
                 (labels, count)
             })
         });
-        self.family("policy_verdicts", "Verdicts by policy and its tier.", verdicts, ConstCounter::new)
+        self.family(
+            "policy_verdicts",
+            "Verdicts that a rule of the policy decided, by policy and its tier.",
+            verdicts,
+            ConstCounter::new,
+        )
     }
+
+    /// Only namespaces with default denies have series.
+    pub(super) fn default_denies(&mut self, default_denies: &[DefaultDenies]) -> fmt::Result {
+        let values = default_denies.iter().map(|one| {
+            let labels = [("namespace", one.namespace.as_str()), ("direction", one.direction.as_str())];
+            (labels, one.denied)
+        });
+        self.family(
+            "default_denies",
+            "Packets denied because policies isolate a pod and no rule matches, by the pod's namespace.",
+            values,
+            ConstCounter::new,
+        )
+    }
+}
+
+/// The series of evaluated packets: outcomes that occurred, and zero for those that an alert is about.
+fn packet_outcomes(packets: &Packets) -> impl Iterator<Item = ([(&'static str, String); 5], u64)> {
+    let zeros = PacketClass::all().filter(needs_zero).map(|class| PacketCount::new(class, 0));
+    let mut counts = BTreeMap::new();
+    for one in zeros.chain(packets.by_outcome.iter().cloned()) {
+        let PacketCount { verdict, direction, reason, protocol, family, packets } = one;
+        counts.insert([verdict, direction, reason, protocol, family], packets);
+    }
+    counts.into_iter().map(|(values, packets)| {
+        let [verdict, direction, reason, protocol, family] = values;
+        let labels = [
+            ("verdict", verdict),
+            ("direction", direction),
+            ("reason", reason),
+            ("protocol", protocol),
+            ("family", family),
+        ];
+        (labels, packets)
+    })
+}
+
+/// Whether a class has a series before its first packet. `increase()` misses the first packet of a series
+/// that starts with it, so each denial and each provisional verdict that can occur has one.
+fn needs_zero(class: &PacketClass) -> bool {
+    if class.reason == Reason::Unparsable {
+        let unknown = (ProtocolClass::Unknown, FamilyClass::Unknown);
+        return (class.verdict, class.direction) == (Verdict::Deny, Direction::Egress)
+            && (class.protocol, class.family) == unknown;
+    }
+    let can_occur = match class.protocol {
+        ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Other => {
+            class.family != FamilyClass::Unknown
+        }
+        ProtocolClass::Icmp => class.family == FamilyClass::Ipv4,
+        ProtocolClass::Icmpv6 => class.family == FamilyClass::Ipv6,
+        ProtocolClass::Unknown => false,
+    };
+    let is_denial = matches!(class.reason, Reason::Rule(_) | Reason::DefaultDeny | Reason::Unproven);
+    can_occur && (class.reason.is_provisional() || (is_denial && class.verdict == Verdict::Deny))
 }

@@ -2,13 +2,15 @@ use std::time::Duration;
 
 use audit::{Audit, AuditConfig, Destination};
 use dataplane::drops::DropReason;
+use dataplane::workers::{FamilyClass, PacketClass, ProtocolClass};
+use policy::Reason;
 
 use super::*;
 use crate::durations::observe;
 use crate::status::origins::{ConflictStatus, PortStatus};
 use crate::status::{
-    ConnectionStatus, ConntrackStatus, HoldStatus, NewPorts, OriginsStatus, Packets, ProblemStatus,
-    Protection, QueueStatus, SourceStatus, TableStatus,
+    ConnectionStatus, ConntrackStatus, DefaultDenies, HoldStatus, NewPorts, OriginsStatus, PacketCount,
+    Packets, ProblemStatus, Protection, QueueStatus, SourceStatus, TableStatus,
 };
 
 #[test]
@@ -19,7 +21,14 @@ fn the_text_has_the_values_of_the_status() {
     observe(&health.durations().sweep, Duration::from_millis(3));
     {
         let mut state = health.state();
-        state.status.packets.denied = 7;
+        state.status.packets.by_outcome = vec![PacketCount {
+            verdict: "deny".to_owned(),
+            direction: "ingress".to_owned(),
+            reason: "default-deny".to_owned(),
+            protocol: "TCP".to_owned(),
+            family: "IPv6".to_owned(),
+            packets: 7,
+        }];
         state.status.applied_generation = 3;
         state.status.table = Some(TableStatus {
             form: "target".to_owned(),
@@ -31,7 +40,8 @@ fn the_text_has_the_values_of_the_status() {
     }
     let text = text(&registry(&health)).expect("text");
     for line in [
-        "kube_verdict_packets_total{verdict=\"deny\"} 7",
+        "kube_verdict_packets_total{verdict=\"deny\",direction=\"ingress\",reason=\"default-deny\",\
+         protocol=\"TCP\",family=\"IPv6\"} 7",
         "kube_verdict_applied_generation 3",
         "kube_verdict_ready 0",
         "kube_verdict_problems{kind=\"Pod\"} 2",
@@ -92,6 +102,61 @@ fn each_drop_reason_and_protection_has_its_series_from_the_start() {
         let line = format!("kube_verdict_protection_in_force{{protection=\"{id}\"}} 0");
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
+}
+
+/// The labels of all series of evaluated packets, in the order verdict, direction, reason, protocol, family.
+fn packet_series(text: &str) -> Vec<[&str; 5]> {
+    let series = text.lines().filter_map(|line| line.strip_prefix("kube_verdict_packets_total{"));
+    let series = series.map(|line| line.split_once('}').expect("labels").0);
+    series
+        .map(|labels| {
+            let values: Vec<_> =
+                labels.split(',').map(|label| label.split('"').nth(1).expect("a value")).collect();
+            values.try_into().expect("five labels")
+        })
+        .collect()
+}
+
+#[test]
+fn each_denial_and_each_provisional_verdict_has_its_series_from_the_start() {
+    let text = text_of(Status::default());
+    let series = packet_series(&text);
+    assert!(
+        text.lines()
+            .filter(|line| line.starts_with("kube_verdict_packets_total"))
+            .all(|line| line.ends_with("} 0"))
+    );
+    for direction in ["ingress", "egress"] {
+        for (protocol, family) in [
+            ("TCP", "IPv4"),
+            ("TCP", "IPv6"),
+            ("UDP", "IPv4"),
+            ("UDP", "IPv6"),
+            ("SCTP", "IPv4"),
+            ("SCTP", "IPv6"),
+            ("ICMP", "IPv4"),
+            ("ICMPv6", "IPv6"),
+            ("other", "IPv4"),
+            ("other", "IPv6"),
+        ] {
+            for (verdict, reason) in [
+                ("deny", "rule"),
+                ("deny", "default-deny"),
+                ("deny", "unproven"),
+                ("deny", "unknown-pod"),
+                ("deny", "unknown-peer"),
+                ("deny", "unknown-labels"),
+                ("allow", "unknown-pod"),
+                ("allow", "unknown-peer"),
+                ("allow", "unknown-labels"),
+            ] {
+                let labels = [verdict, direction, reason, protocol, family];
+                assert!(series.contains(&labels), "{labels:?} in {series:?}");
+            }
+        }
+    }
+    assert!(series.contains(&["deny", "egress", "unparsable", "unknown", "unknown"]));
+    assert_eq!(series.len(), 2 * 10 * 9 + 1, "and no other");
 }
 
 #[test]
@@ -164,6 +229,11 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
                 ..crate::status::PolicyStatus::default()
             },
         ],
+        default_denies: vec![DefaultDenies {
+            namespace: "db".to_owned(),
+            direction: "egress".to_owned(),
+            denied: 6,
+        }],
         source: Some(SourceStatus {
             server: "https://192.0.2.1".to_owned(),
             connected: false,
@@ -198,12 +268,66 @@ fn metrics_of_queues_kinds_and_policies_have_labels() {
         "kube_verdict_policy_verdicts_total{kind=\"NetworkPolicy\",namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"allow\"} 4",
         "kube_verdict_policy_verdicts_total{kind=\"NetworkPolicy\",namespace=\"db\",policy=\"a\",tier=\"NetworkPolicy\",verdict=\"deny\"} 1",
         "kube_verdict_policy_verdicts_total{kind=\"ClusterNetworkPolicy\",namespace=\"\",policy=\"guard\",tier=\"Admin\",verdict=\"deny\"} 2",
+        "kube_verdict_default_denies_total{namespace=\"db\",direction=\"egress\"} 6",
         "kube_verdict_source_connected{kind=\"Pod\"} 0",
         "kube_verdict_source_state_change_timestamp_seconds{kind=\"Pod\"} 1700000000",
         "kube_verdict_source_reconnects_total{kind=\"Pod\"} 3",
         "kube_verdict_source_relists_total{kind=\"Pod\"} 1",
         "kube_verdict_source_failures_total{kind=\"Pod\",class=\"unreachable\"} 2",
     ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+/// The documentation of metrics.
+fn page() -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    std::fs::read_to_string(page).expect("the page")
+}
+
+#[test]
+fn the_documentation_names_each_value_of_a_label() {
+    let page = page();
+    for reason in Reason::ALL {
+        let (code, sentence) = (reason.code(), reason.sentence());
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{code}` |"))).expect(code);
+        assert!(row.to_lowercase().contains(&sentence.to_lowercase()), "{row} without {sentence:?}");
+    }
+    let protocols = ProtocolClass::ALL.map(ProtocolClass::name);
+    let families = FamilyClass::ALL.map(FamilyClass::name);
+    for value in protocols.into_iter().chain(families) {
+        assert!(page.contains(&format!("`{value}`")), "{value}");
+    }
+    // Each reason but `unparsable` in two verdicts, two directions, six protocols and two families.
+    let most = PacketClass::all().filter(|class| {
+        let is_known = class.protocol != ProtocolClass::Unknown && class.family != FamilyClass::Unknown;
+        is_known && class.reason != Reason::Unparsable
+    });
+    // And the one of packets that could not be parsed.
+    assert!(page.contains(&format!("at most {} series", most.count() + 1)));
+}
+
+#[test]
+fn the_documentation_quotes_these_metrics() {
+    let count = |verdict: &str, direction: &str, reason: &str, protocol: &str, family: &str, packets| {
+        let [verdict, direction, reason, protocol, family] =
+            [verdict, direction, reason, protocol, family].map(str::to_owned);
+        PacketCount { verdict, direction, reason, protocol, family, packets }
+    };
+    let by_outcome = vec![
+        count("allow", "egress", "not-isolated", "UDP", "IPv4", 12),
+        count("allow", "ingress", "rule", "TCP", "IPv4", 340),
+        count("deny", "ingress", "default-deny", "TCP", "IPv6", 7),
+    ];
+    let default_denies =
+        vec![DefaultDenies { namespace: "db".to_owned(), direction: "egress".to_owned(), denied: 6 }];
+    let packets = Packets { by_outcome, ..Packets::default() };
+    let text = text_of(Status { packets, default_denies, ..Status::default() });
+    let page = page();
+    let quoted: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("    kube_verdict_")).collect();
+    assert_eq!(quoted.len(), 4);
+    for line in quoted {
+        let line = format!("kube_verdict_{line}");
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 }

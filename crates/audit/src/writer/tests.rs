@@ -81,11 +81,9 @@ fn stop_writes_all_recorded_evaluations() {
     assert_eq!(counters, AuditCounters { written: 2000, ..AuditCounters::default() });
     assert_eq!(seen.load(Relaxed), 2000);
     assert_eq!(summary(&path).len(), 2000);
-    let policy = Arc::new(policy::PolicyName::network_policy("db", "allow-web"));
-    assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Deny), 2000, "none to 5432");
-    assert_eq!(monitor.policy_verdicts().of(&policy, policy::Verdict::Allow), 0);
-    monitor.policy_verdicts().remove(&policy);
-    assert_eq!(monitor.policy_verdicts().all(), []);
+    assert_eq!(monitor.policy_verdicts().all(), [], "no rule decided: none is for these ports");
+    let default_denies = monitor.policy_verdicts().default_denies();
+    assert_eq!(default_denies, [("db".into(), policy::Direction::Ingress, 2000)]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Holds the current client. Clones share it.
 #[derive(Clone)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     access: Access,
     /// The shortest time between two reads of the credentials.
     pause: Duration,
@@ -33,14 +33,14 @@ struct Current {
 impl Clients {
     /// Connects with the current configuration, and also returns the URL of the API server. Must be called in
     /// a runtime.
-    pub(super) async fn new(access: Access, pause: Duration) -> Result<(Self, String), KubernetesError> {
+    pub(crate) async fn new(access: Access, pause: Duration) -> Result<(Self, String), KubernetesError> {
         let (client, server) = connect(&access).await?;
         let current = Arc::new(Mutex::new(Current { client, made: Instant::now() }));
         Ok((Self { access, pause, current }, server))
     }
 
     /// The client for the next request.
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 

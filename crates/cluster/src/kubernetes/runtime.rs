@@ -5,6 +5,6 @@ use std::io;
 use tokio::runtime::Runtime;
 
 /// A runtime on the current thread.
-pub(super) fn runtime() -> io::Result<Runtime> {
+pub(crate) fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -4,7 +4,9 @@ use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
-use policy::Verdict;
+use policy::{Decision, Packet, Verdict};
+
+use super::packet_counts::{PacketCells, PacketClass, PacketCounts};
 
 /// The counters of one worker since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,9 +76,7 @@ pub(crate) struct SharedCounters(CachePadded<Cells>);
 
 #[derive(Debug, Default)]
 struct Cells {
-    allowed: AtomicU64,
-    denied: AtomicU64,
-    unparsable: AtomicU64,
+    packets: PacketCells,
     gone: AtomicU64,
     enobufs: AtomicU64,
     held_now: AtomicU64,
@@ -89,15 +89,10 @@ struct Cells {
 }
 
 impl SharedCounters {
-    /// Counts a verdict.
-    pub(crate) fn count(&self, verdict: Verdict, unparsable: bool) {
-        add(match verdict {
-            Verdict::Allow => &self.0.allowed,
-            Verdict::Deny => &self.0.denied,
-        });
-        if unparsable {
-            add(&self.0.unparsable);
-        }
+    /// Counts a verdict on a packet, which is `None` if it could not be parsed.
+    #[inline]
+    pub(crate) fn count(&self, decision: &Decision, packet: Option<&Packet>) {
+        add(self.0.packets.cell(PacketClass::new(decision, packet)));
     }
 
     /// Counts a verdict that came too late.
@@ -141,15 +136,21 @@ impl SharedCounters {
         self.0.held_now.load(Ordering::Relaxed)
     }
 
+    /// The evaluated packets by class now.
+    pub(crate) fn packets(&self) -> PacketCounts {
+        self.0.packets.read()
+    }
+
     /// The numbers now.
     pub(crate) fn read(&self) -> Counters {
         let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let (allowed, denied) = (read(&self.0.allowed), read(&self.0.denied));
+        let counts = self.packets();
+        let (allowed, denied) = (counts.with_verdict(Verdict::Allow), counts.with_verdict(Verdict::Deny));
         Counters {
             packets: allowed + denied,
             allowed,
             denied,
-            unparsable: read(&self.0.unparsable),
+            unparsable: counts.unparsable(),
             gone: read(&self.0.gone),
             enobufs: read(&self.0.enobufs),
             hold: HoldCounters {

@@ -10,7 +10,9 @@ use policy::{
 };
 use serde::Serialize;
 
+use super::addresses;
 use super::endpoint::ResolvedEndpoint;
+use super::overlay::Overlay;
 use crate::status::ProblemStatus;
 
 /// The decisions for both directions, explained.
@@ -29,9 +31,18 @@ pub(super) struct Answer {
     /// Objects with unknown labels on which the verdict depends: `Pod web/a`, `Namespace web`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) unknown_labels: Vec<String>,
+    /// What the answer takes for granted: one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
     /// The same over the other IP family, if both ends have addresses of both families.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) other_family: Option<OtherFamily>,
+    /// The outcome in one sentence, for a line of a list.
+    #[serde(skip)]
+    pub(super) summary: String,
+    /// What --policies laid over the source; absent without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) overlay: Option<Overlay>,
     /// Invalid objects of the source, and policies over their namespace's budget. The answer may depend on
     /// them.
     pub(super) problems: Vec<ProblemStatus>,
@@ -54,6 +65,9 @@ pub(super) struct OtherFamily {
 #[derive(Debug, Serialize)]
 pub(super) struct DirectionAnswer {
     pub(super) verdict: Verdict,
+    /// The node whose agent evaluates this direction: that of the pod, or that whose pod CIDR has the
+    /// address. Null if the address is outside of the pods' networks.
+    pub(super) node: Option<String>,
     pub(super) reason: &'static str,
     pub(super) sentence: &'static str,
     /// Whether the verdict might change once a pod or its labels are known.
@@ -132,9 +146,12 @@ impl Answer {
             to: endpoint(to, packet.destination()),
             protocol: packet.protocol.to_string(),
             port: packet.destination_port,
-            egress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Egress),
-            ingress: DirectionAnswer::new(snapshot, packet, &decision, Direction::Ingress),
+            egress: DirectionAnswer::new(snapshot, inventory, packet, &decision, Direction::Egress),
+            ingress: DirectionAnswer::new(snapshot, inventory, packet, &decision, Direction::Ingress),
             unknown_labels,
+            notes: addresses::notes(inventory, &decision, packet),
+            summary: summary(snapshot, packet, &decision),
+            overlay: None,
             other_family: packets.get(1).map(|packet| OtherFamily {
                 from: packet.source(),
                 to: packet.destination(),
@@ -144,9 +161,14 @@ impl Answer {
         })
     }
 
-    /// Sets the node whose agent answers, and the source's problems.
-    pub(super) fn with(self, node: Option<String>, problems: Vec<ProblemStatus>) -> Self {
-        Self { node, problems, ..self }
+    /// Sets the node whose agent answers, the overlay, and the source's problems.
+    pub(super) fn with(
+        self,
+        node: Option<String>,
+        overlay: Option<Overlay>,
+        problems: Vec<ProblemStatus>,
+    ) -> Self {
+        Self { node, overlay, problems, ..self }
     }
 
     /// Whether the connection is allowed.
@@ -155,12 +177,29 @@ impl Answer {
     }
 }
 
+/// `ingress allowed by NetworkPolicy db/allow-shop, ingress[0]`: the direction that decided.
+fn summary(snapshot: &Snapshot, packet: &Packet, decision: &Decision) -> String {
+    let direction = decision.direction();
+    format!("{} {}", direction.name(), snapshot.explain(packet, decision, direction))
+}
+
 impl DirectionAnswer {
-    fn new(snapshot: &Snapshot, packet: &Packet, decision: &Decision, direction: Direction) -> Self {
+    fn new(
+        snapshot: &Snapshot,
+        inventory: &Inventory,
+        packet: &Packet,
+        decision: &Decision,
+        direction: Direction,
+    ) -> Self {
         let explained = snapshot.explain(packet, decision, direction);
+        let address = match direction {
+            Direction::Egress => packet.source(),
+            Direction::Ingress => packet.destination(),
+        };
         let reason = decision.outcome(direction).reason;
         Self {
             verdict: explained.verdict,
+            node: addresses::node_of(address, snapshot, inventory).map(str::to_owned),
             reason: explained.reason,
             sentence: reason.sentence(),
             provisional: reason.is_provisional(),

@@ -1,4 +1,4 @@
-//! `--from` and `--to`: a pod or an address.
+//! `--from` and `--to`: a pod, an address or a Service.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,6 +15,13 @@ pub(super) enum EndpointArgument {
     Address(IpAddr),
     /// A pod.
     Pod(PodName),
+    /// A Service.
+    Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 impl FromStr for EndpointArgument {
@@ -24,11 +31,18 @@ impl FromStr for EndpointArgument {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
-        match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts[..] {
+            [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
                 Ok(Self::Pod(PodName::new(namespace, name)))
             }
-            _ => Err("write a pod as NAMESPACE/NAME, or an IP address".to_owned()),
+            ["svc" | "service", namespace, name] if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self::Service { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => {
+                Err("write a pod as NAMESPACE/NAME, a Service as svc/NAMESPACE/NAME, or an IP address"
+                    .to_owned())
+            }
         }
     }
 }
@@ -53,11 +67,16 @@ impl fmt::Display for ResolvedEndpoint {
 }
 
 impl EndpointArgument {
-    /// Looks up the pod's addresses.
+    /// Looks up the pod's addresses. A Service is an error: as a destination, it is resolved to its pods.
     pub(super) fn resolve(&self, inventory: &Inventory) -> Result<ResolvedEndpoint, Usage> {
         let name = match self {
             Self::Address(address) => return Ok(ResolvedEndpoint { pod: None, addresses: vec![*address] }),
             Self::Pod(name) => name,
+            Self::Service { namespace, name } => {
+                return Err(Usage(format!(
+                    "--from svc/{namespace}/{name}: a Service opens no connections: give one of its pods"
+                )));
+            }
         };
         let pod = inventory.pods.get(name).ok_or_else(|| Usage(unknown(name, inventory)))?;
         if pod.addresses.is_empty() {
@@ -143,7 +162,12 @@ mod tests {
     fn pods_and_addresses_are_parsed() {
         assert_eq!("web/a".parse(), Ok(EndpointArgument::Pod(PodName::new("web", "a"))));
         assert_eq!("::ffff:10.0.0.1".parse(), Ok(EndpointArgument::Address([10, 0, 0, 1].into())));
-        for text in ["web", "/a", "web/", "a/b/c", ""] {
+        let service = EndpointArgument::Service { namespace: "db".to_owned(), name: "s".to_owned() };
+        for text in ["svc/db/s", "service/db/s"] {
+            assert_eq!(text.parse(), Ok(service.clone()));
+        }
+        assert_eq!("svc/a".parse(), Ok(EndpointArgument::Pod(PodName::new("svc", "a"))));
+        for text in ["web", "/a", "web/", "a/b/c", "", "svc//s", "svc/db/", "svc/db/s/t"] {
             text.parse::<EndpointArgument>().expect_err(text);
         }
     }

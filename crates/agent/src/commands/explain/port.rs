@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use cluster::service::{Service, ServicePort};
 use policy::{Inventory, Protocol};
 
 use super::endpoint::ResolvedEndpoint;
@@ -60,6 +61,31 @@ fn is_number(text: &str) -> bool {
 }
 
 impl PortArgument {
+    /// The port of a Service, and the protocol. A number and a name are those of the Service, not of its pods.
+    pub(super) fn of_service<'a>(&self, service: &'a Service) -> Result<&'a ServicePort, Usage> {
+        let found = match self {
+            Self::Number(number, protocol) => service
+                .ports
+                .iter()
+                .find(|port| port.port == *number && port.protocol == *protocol)
+                .ok_or_else(|| format!("{number}/{protocol}")),
+            Self::Name(name, protocol) => service
+                .ports
+                .iter()
+                .find(|port| port.name.as_ref() == Some(name) && port.protocol == *protocol)
+                .ok_or_else(|| format!("{name}/{protocol}")),
+            Self::None(protocol) => Err(protocol.to_string()),
+        };
+        found.map_err(|missing| {
+            let known: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
+            Usage(if known.is_empty() {
+                format!("Service {service} has no ports, so it forwards nothing")
+            } else {
+                format!("Service {service} does not forward {missing}; it has {}", known.join(", "))
+            })
+        })
+    }
+
     /// Protocol and destination port. A port name is looked up on `to`, as a named port belongs to the
     /// destination (semantics 17, 18).
     pub(super) fn resolve(

@@ -2,14 +2,23 @@
 
 use policy::{Direction, Tier, TierResult, Verdict};
 
-use super::answer::{Answer, DirectionAnswer, Endpoint, FirstRule, TierAnswer};
+use super::answer::{Answer, DirectionAnswer, Endpoint, FirstRule, OtherFamily, TierAnswer};
+use super::service::ServiceAnswer;
 use crate::commands::table::{self, Rows};
 use crate::paint;
 use crate::terminal::{Text, text};
 
-/// What an agent does with a packet whose verdict is provisional.
-const HELD: &str = "until that is known, an agent holds the packet, at most for --hold-timeout; then it does \
-                    as --on-unknown-pod says, by default deny";
+/// What the agent that evaluates a direction does with a packet whose verdict is provisional.
+fn held(answer: &DirectionAnswer) -> String {
+    let agent = match &answer.node {
+        Some(node) => format!("the agent of {node}"),
+        None => "an agent".to_owned(),
+    };
+    format!(
+        "until that is known, {agent} holds the packet, at most for --hold-timeout; then it does as \
+         --on-unknown-pod says, by default deny"
+    )
+}
 
 /// What the answer about a pod that reaches itself is about (semantics 62).
 const HAIRPIN: &str = "this is the pod's connection through its own Service; what it sends to its own address \
@@ -32,15 +41,69 @@ pub(super) fn render(answer: &Answer, width: u16) -> Text {
         let unknown = format!("labels that are invalid, or of a Namespace that is missing: {unknown}");
         lines.extend([Text::default(), table::paragraph(&unknown, 0, width)]);
     }
+    for note in &answer.notes {
+        lines.extend([Text::default(), table::paragraph(note, 0, width)]);
+    }
     if let Some(other) = &answer.other_family {
-        let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
-        let verdict = participle(other.verdict);
-        let verdict = match other.verdict == answer.verdict {
-            true => format!("also {verdict}"),
-            false => format!("{verdict} instead"),
-        };
-        let text = format!("over {family}, {} -> {}, it is {verdict}", other.from, other.to);
+        let text = other_family(other, answer.verdict);
         lines.extend([Text::default(), table::paragraph(&text, 0, width)]);
+    }
+    Text::lines(lines)
+}
+
+/// `over IPv6, fd00::2 -> fd00::3, it is also denied`.
+fn other_family(other: &OtherFamily, verdict: Verdict) -> String {
+    let family = if other.from.is_ipv4() { "IPv4" } else { "IPv6" };
+    let other_verdict = participle(other.verdict);
+    let other_verdict = match other.verdict == verdict {
+        true => format!("also {other_verdict}"),
+        false => format!("{other_verdict} instead"),
+    };
+    format!("over {family}, {} -> {}, it is {other_verdict}", other.from, other.to)
+}
+
+/// The answer for each pod of a Service in one line, wrapped to a width.
+pub(super) fn render_service(answer: &ServiceAnswer, width: u16) -> Text {
+    let ServiceAnswer { from, service, protocol, port, pods, .. } = answer;
+    let node = by_node(answer.node.as_deref());
+    let addresses: Vec<_> = answer.cluster_ips.iter().map(ToString::to_string).collect();
+    let addresses = match &addresses[..] {
+        [] => Text::default(),
+        _ => text!(" ") + paint::dim(format_args!("({})", addresses.join(", "))),
+    };
+    let denied = pods.iter().filter(|pod| pod.verdict() == Verdict::Deny).count();
+    let share = match (denied, pods.len()) {
+        (0, 1) => "to its pod".to_owned(),
+        (0, all) => format!("to each of its {all} pods"),
+        (_, 1) => "to its only pod".to_owned(),
+        (denied, all) => format!("to {denied} of its {all} pods"),
+    };
+    let mut lines = vec![
+        headline_verdict(answer.verdict)
+            + text!("{node}  {from} -> Service {service}")
+            + addresses
+            + text!("  {port}/{protocol}, {share}"),
+        Text::default(),
+    ];
+    let mut rows = Rows::default();
+    for pod in pods {
+        let port = pod.port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let name = pod.to.pod.clone().unwrap_or_else(|| pod.to.address.to_string());
+        let mut line = format!("{name} ({}){port}: {}", pod.to.address, pod.summary);
+        if let Some(other) = &pod.other_family {
+            line += &format!("; {}", other_family(other, pod.verdict));
+        }
+        rows.add(upper_verdict(pod.verdict), line);
+    }
+    for pod in &answer.left_out {
+        rows.add("left out", pod);
+    }
+    lines.push(rows.render_indented(INDENT, width));
+    let mut notes: Vec<&String> = pods.iter().flat_map(|pod| &pod.notes).collect();
+    notes.sort();
+    notes.dedup();
+    for note in notes {
+        lines.extend([Text::default(), table::paragraph(note, 0, width)]);
     }
     Text::lines(lines)
 }
@@ -51,17 +114,29 @@ fn headline(answer: &Answer) -> Text {
         Some(port) => format!("{port}/{}", answer.protocol),
         None => answer.protocol.clone(),
     };
-    let verdict = match answer.verdict {
-        Verdict::Allow => paint::verdict(answer.verdict, "ALLOWED"),
-        Verdict::Deny => paint::verdict(answer.verdict, "DENIED"),
-    };
-    let node = answer.node.as_ref().map(|node| format!(" by {node}")).unwrap_or_default();
-    verdict
+    let node = by_node(answer.node.as_deref());
+    headline_verdict(answer.verdict)
         + text!("{node}  ")
         + endpoint(&answer.from)
         + text!(" -> ")
         + endpoint(&answer.to)
         + text!("  {port}")
+}
+
+fn headline_verdict(verdict: Verdict) -> Text {
+    paint::verdict(verdict, upper_verdict(verdict))
+}
+
+fn upper_verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "ALLOWED",
+        Verdict::Deny => "DENIED",
+    }
+}
+
+/// ` by node-a`: the node whose agent answers.
+fn by_node(node: Option<&str>) -> String {
+    node.map(|node| format!(" by {node}")).unwrap_or_default()
 }
 
 /// The pod with its address, or the address alone.
@@ -87,7 +162,7 @@ fn direction(answer: &DirectionAnswer, direction: Direction, endpoint: &str, wid
     let mut add = |sentence: &str| lines.push(table::paragraph(sentence, INDENT, width));
     if answer.provisional {
         add(answer.sentence);
-        add(HELD);
+        add(&held(answer));
     }
     let has_cluster_policies = answer.tiers.iter().any(is_of_cluster_policies);
     match (&answer.policy, answer.rule) {

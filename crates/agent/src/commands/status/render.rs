@@ -1,11 +1,14 @@
 //! The text of `kube-verdict status`.
 
-use policy::Tier;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use policy::{Tier, Verdict};
 
 use super::{origins, source};
 use crate::commands::table::Rows;
 use crate::paint;
-use crate::status::{FullQueue, PhaseName, QueueStatus, Status, Successor};
+use crate::status::{DefaultDenies, FullQueue, PhaseName, QueueStatus, Status, Successor};
 use crate::terminal::{Text, text};
 
 /// The status as text, wrapped to a width.
@@ -104,6 +107,17 @@ fn add_packets(rows: &mut Rows, status: &Status) {
             packets.gone
         ),
     );
+    let mut denied: BTreeMap<&str, u64> = BTreeMap::new();
+    for one in packets.by_outcome.iter().filter(|one| one.verdict == Verdict::Deny.name()) {
+        *denied.entry(&one.reason).or_default() += one.packets;
+    }
+    if !denied.is_empty() {
+        rows.add("denied", largest(denied.into_iter().map(|(reason, count)| (reason.to_owned(), count))));
+    }
+    let isolated = |one: &DefaultDenies| (format!("{} of {}", one.direction, one.namespace), one.denied);
+    if !status.default_denies.is_empty() {
+        rows.add("default denies", largest(status.default_denies.iter().map(isolated)));
+    }
     let hold = &status.hold;
     if hold.held + hold.over_limit > 0 {
         rows.add(
@@ -113,6 +127,21 @@ fn add_packets(rows: &mut Rows, status: &Status) {
                 hold.now, hold.held, hold.allowed, hold.denied, hold.expired, hold.over_limit, hold.repeated
             ),
         );
+    }
+}
+
+/// At most this many counts are listed.
+const SHOWN_COUNTS: usize = 5;
+
+/// `12 ingress of db, 3 egress of web`: the largest counts, and how many others there are.
+fn largest(counts: impl Iterator<Item = (String, u64)>) -> String {
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    let others = counts.split_off(counts.len().min(SHOWN_COUNTS)).len();
+    let shown: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    match others {
+        0 => shown.join(", "),
+        others => format!("{}, and {others} more (--output json lists them)", shown.join(", ")),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::status::origins::{ConflictStatus, PortStatus};
-use crate::status::{NewPorts, OriginsStatus, Protection};
+use crate::status::{DefaultDenies, NewPorts, OriginsStatus, PacketCount, Packets, Protection};
 
 fn rendered_lines(status: &Status) -> Vec<String> {
     let text = render(status, 80).to_string();
@@ -162,4 +162,42 @@ fn a_failing_audit_log_is_unhealthy() {
     assert!(!status.is_fine());
     let lines = rendered_lines(&status);
     assert!(lines.iter().any(|line| line.contains("failing: No space left")), "{lines:?}");
+}
+
+#[test]
+fn denied_packets_are_shown_by_reason_and_default_denies_by_namespace() {
+    let count = |verdict: &str, reason: &str, family: &str, packets| PacketCount {
+        verdict: verdict.to_owned(),
+        direction: "ingress".to_owned(),
+        reason: reason.to_owned(),
+        protocol: "TCP".to_owned(),
+        family: family.to_owned(),
+        packets,
+    };
+    let by_outcome = vec![
+        count("allow", "rule", "IPv4", 70),
+        count("deny", "default-deny", "IPv4", 10),
+        count("deny", "default-deny", "IPv6", 2),
+        count("deny", "rule", "IPv4", 30),
+    ];
+    let default_denies = |namespace: &str, direction: &str, denied| DefaultDenies {
+        namespace: namespace.to_owned(),
+        direction: direction.to_owned(),
+        denied,
+    };
+    let denies = (1..=6).map(|number| default_denies(&format!("n{number}"), "egress", number));
+    let mut status = Status {
+        packets: Packets { by_outcome, ..Packets::default() },
+        default_denies: denies.collect(),
+        ..Status::default()
+    };
+    status.default_denies.push(default_denies("db", "ingress", 12));
+    let lines = rendered_lines(&status);
+    for line in [
+        "denied 30 rule, 12 default-deny",
+        "default denies 12 ingress of db, 6 egress of n6, 5 egress of n5, 4 egress of n4, 3 egress of n3, and \
+         2 more (--output json lists them)",
+    ] {
+        assert!(lines.iter().any(|found| found == line), "{line:?} in {lines:#?}");
+    }
 }
