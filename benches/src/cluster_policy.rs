@@ -151,7 +151,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures each kind of change.
 pub fn measure(plan: Plan) -> Result<Vec<Row>> {
     let testbed = testbed(plan)?;
-    testbed.manifests().cluster_policy(NAME, &Edit::Action.spec(0, Verdict::Allow))?;
+    testbed.manifests().cluster_policy(NAME, &Edit::Action.spec(0, Verdict::Deny))?;
     let mut agent = Agent::start(&testbed, workload::NODE, &Launch::default())?;
     agent.wait_ready()?;
     check_size(&agent, plan)?;
@@ -208,7 +208,8 @@ fn check_size(agent: &Agent, plan: Plan) -> Result<()> {
     let status = agent.status()?;
     let known = |what: &str| status["inventory"][what].as_u64().unwrap_or_default() as usize;
     let found = (known("pods"), known("policies"), known("cluster_network_policies"));
-    let expected = (plan.pods, plan.policies, plan.cluster_policies + 1);
+    let cluster_policies = plan.cluster_policies + 1;
+    let expected = (plan.pods, plan.policies + cluster_policies, cluster_policies);
     ensure!(found == expected, "the agent knows {found:?} pods and policies of {expected:?}");
     ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{}", status["problems"]);
     Ok(())
