@@ -1,10 +1,11 @@
-//! The time from a change of one cluster-wide policy, which selects every pod of a large cluster, to its effect.
+//! The time from a change of one cluster-wide policy, which selects every pod of a large cluster, to its
+//! effect.
 //!
-//! An agent enforces the policies of a generated cluster on one node, on which two of the pods run. One of them
-//! sends datagrams continuously: on one established flow, and each on a new flow. The file of the policy is
-//! replaced by one that denies both. Measured is how long after that the agent reports the policy as applied, the
-//! last datagram of the established flow arrives, and the last one on a new flow. From the agent's report on,
-//! nothing passes that the policy denies.
+//! An agent enforces the policies of a generated cluster on one node, on which two of the pods run. One of
+//! them sends datagrams continuously: on one established flow, and each on a new flow. The file of the policy
+//! is replaced by one that denies both. Measured is how long after that the agent reports the policy as
+//! applied, the last datagram of the established flow arrives, and the last one on a new flow. From the
+//! agent's report on, nothing passes that the policy denies.
 
 mod edit;
 mod flow;
@@ -89,7 +90,7 @@ pub struct Row {
     pub compile_ms: Vec<f64>,
     /// How long the agent changed the kernel's sets.
     pub table_ms: Vec<f64>,
-    /// How long the machine kept the agent, or this measurement, from running between the edit and its report.
+    /// How long the machine kept the agent, or this measurement, from running until the agent's report.
     pub delayed_ms: Vec<f64>,
 }
 
