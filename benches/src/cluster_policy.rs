@@ -29,6 +29,8 @@ use crate::report::{Figures, Output, median, progress, show};
 
 /// Rules of each NetworkPolicy.
 const RULES: usize = 5;
+/// All NetworkPolicies are in one namespace, and more than its default budget admits.
+const BUDGET: [&str; 2] = ["--policy-budget=1000000", "--policy-budget-total=2000000"];
 /// How long both flows pass before they are denied.
 const TIME_BEFORE_EDIT: Duration = Duration::from_millis(300);
 /// How long after an edit arrivals are still observed.
@@ -153,7 +155,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 pub fn measure(plan: Plan) -> Result<Vec<Row>> {
     let testbed = testbed(plan)?;
     testbed.manifests().cluster_policy(NAME, &Edit::Action.spec(0, Verdict::Deny))?;
-    let mut agent = Agent::start(&testbed, workload::NODE, &Launch::default())?;
+    let launch = Launch { flags: &BUDGET, ..Launch::default() };
+    let mut agent = Agent::start(&testbed, workload::NODE, &launch)?;
     agent.wait_ready()?;
     check_size(&agent, plan)?;
     let (server, client) = (pod_name(0), pod_name(1));
