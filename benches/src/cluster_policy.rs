@@ -1,10 +1,11 @@
-//! The time from a change of one cluster-wide policy, which selects every pod of a large cluster, to its effect.
+//! The time from a change of one cluster-wide policy, which selects every pod of a large cluster, to its
+//! effect.
 //!
-//! An agent enforces the policies of a generated cluster on one node, on which two of the pods run. One of them
-//! sends datagrams continuously: on one established flow, and each on a new flow. The file of the policy is
-//! replaced by one that denies both. Measured is how long after that the agent reports the policy as applied, the
-//! last datagram of the established flow arrives, and the last one on a new flow. From the agent's report on,
-//! nothing passes that the policy denies.
+//! An agent enforces the policies of a generated cluster on one node, on which two of the pods run. One of
+//! them sends datagrams continuously: on one established flow, and each on a new flow. The file of the policy
+//! is replaced by one that denies both. Measured is how long after that the agent reports the policy as
+//! applied, the last datagram of the established flow arrives, and the last one on a new flow. From the
+//! agent's report on, nothing passes that the policy denies.
 
 mod edit;
 mod flow;
@@ -28,6 +29,8 @@ use crate::report::{Figures, Output, median, progress, show};
 
 /// Rules of each NetworkPolicy.
 const RULES: usize = 5;
+/// All NetworkPolicies are in one namespace, and more than its default budget admits.
+const BUDGET: [&str; 2] = ["--policy-budget=1000000", "--policy-budget-total=2000000"];
 /// How long both flows pass before they are denied.
 const TIME_BEFORE_EDIT: Duration = Duration::from_millis(300);
 /// How long after an edit arrivals are still observed.
@@ -89,7 +92,7 @@ pub struct Row {
     pub compile_ms: Vec<f64>,
     /// How long the agent changed the kernel's sets.
     pub table_ms: Vec<f64>,
-    /// How long the machine kept the agent, or this measurement, from running between the edit and its report.
+    /// How long the machine kept the agent, or this measurement, from running until the agent's report.
     pub delayed_ms: Vec<f64>,
 }
 
@@ -151,8 +154,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures each kind of change.
 pub fn measure(plan: Plan) -> Result<Vec<Row>> {
     let testbed = testbed(plan)?;
-    testbed.manifests().cluster_policy(NAME, &Edit::Action.spec(0, Verdict::Allow))?;
-    let mut agent = Agent::start(&testbed, workload::NODE, &Launch::default())?;
+    testbed.manifests().cluster_policy(NAME, &Edit::Action.spec(0, Verdict::Deny))?;
+    let launch = Launch { flags: &BUDGET, ..Launch::default() };
+    let mut agent = Agent::start(&testbed, workload::NODE, &launch)?;
     agent.wait_ready()?;
     check_size(&agent, plan)?;
     let (server, client) = (pod_name(0), pod_name(1));
@@ -208,7 +212,8 @@ fn check_size(agent: &Agent, plan: Plan) -> Result<()> {
     let status = agent.status()?;
     let known = |what: &str| status["inventory"][what].as_u64().unwrap_or_default() as usize;
     let found = (known("pods"), known("policies"), known("cluster_network_policies"));
-    let expected = (plan.pods, plan.policies, plan.cluster_policies + 1);
+    let cluster_policies = plan.cluster_policies + 1;
+    let expected = (plan.pods, plan.policies + cluster_policies, cluster_policies);
     ensure!(found == expected, "the agent knows {found:?} pods and policies of {expected:?}");
     ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{}", status["problems"]);
     Ok(())

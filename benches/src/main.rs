@@ -40,8 +40,7 @@ enum Command {
     Floods(floods::Arguments),
     /// Time from an edited file to the last byte of a connection that it forbids (as root).
     Apply(apply::Arguments),
-    /// Time from a change of a cluster-wide policy that selects each of 10,000 pods to the last datagram that it
-    /// denies (as root).
+    /// Time from a change of a cluster-wide policy that selects every pod of 10,000 to its effect (as root).
     ClusterPolicy(cluster_policy::Arguments),
     /// Time from a new pod's address to its binding, and its first connection (as root).
     Ports(ports::Arguments),

@@ -72,12 +72,7 @@ impl Manifests {
     /// Writes the ClusterNetworkPolicy `name` with this `spec` to its own file. Returns when, as
     /// [`Manifests::write`] does.
     pub fn cluster_policy(&self, name: &str, spec: &str) -> Result<Instant> {
-        self.write(&cluster_policy_file(name), &cluster_policy_text(name, spec))
-    }
-
-    /// Removes the file that [`Manifests::cluster_policy`] wrote. Returns when, as [`Manifests::remove`] does.
-    pub fn remove_cluster_policy(&self, name: &str) -> Result<Instant> {
-        self.remove(&cluster_policy_file(name))
+        self.write(&format!("cluster-policy-{name}.yaml"), &cluster_policy_text(name, spec))
     }
 
     /// Writes a file as editors do: under another name, and then renames it. Returns the time just before the
@@ -131,10 +126,6 @@ fn with_spec(mut head: String, spec: &str) -> String {
 
 fn policy_file(name: &str) -> String {
     format!("policy-{}.yaml", name.replace('/', "."))
-}
-
-fn cluster_policy_file(name: &str) -> String {
-    format!("cluster-policy-{name}.yaml")
 }
 
 /// The manifests of a cluster, without some of its pods. Names are quoted, since `n` and `y` are booleans in

@@ -1,7 +1,8 @@
 //! How many packets a node's kernel has queued for workers.
 //!
-//! From: the kernel's own statistics (`/proc/net/netfilter/nfnetlink_queue`, net/netfilter/nfnetlink_queue.c).
-//! To: tests that count which packets need a verdict. The agent has no part in these figures.
+//! From: the kernel's own statistics (`/proc/net/netfilter/nfnetlink_queue`, which
+//! net/netfilter/nfnetlink_queue.c writes). To: tests that count which packets need a verdict. The agent has
+//! no part in these figures.
 
 use std::fs;
 
@@ -15,8 +16,8 @@ const FILE: &str = "/proc/thread-self/net/netfilter/nfnetlink_queue";
 /// The column with the identifier of the queue's last packet. The kernel counts up from 1.
 const LAST_PACKET: usize = 7;
 
-/// The number of packets that were queued so far in a network namespace, over all queues that exist now. Fails
-/// if there is none.
+/// The number of packets that were queued so far in a network namespace, over all queues that exist now.
+/// Fails if there is none.
 pub fn queued_packets(namespace: &NetworkNamespace) -> Result<u64> {
     let text = namespace.run(|| fs::read_to_string(FILE))?.with_context(|| format!("reading {FILE}"))?;
     sum(&text).with_context(|| format!("{FILE}:\n{text}"))

@@ -80,8 +80,8 @@ fn remove_node(scenario: &mut Scenario) -> Instant {
     Instant::now()
 }
 
-/// Checks which of the streams, by family, pass bytes after a time, and what happens to new connections to the
-/// first addresses, and to pings of the second ones.
+/// Checks which of the streams, by family, pass bytes after a time, and what happens to new connections to
+/// the first addresses, and to pings of the second ones.
 #[track_caller]
 fn check(
     scenario: &Scenario,

@@ -1,11 +1,11 @@
-//! Ten cluster-wide policies that are evaluated on the pods of upstream's NetworkPolicy suite and change none of
-//! the verdicts that it expects.
+//! Ten cluster-wide policies that are evaluated on the pods of upstream's NetworkPolicy suite and change none
+//! of the verdicts that it expects.
 //!
-//! From: the suite's cases. Their namespaces have the label `e2e-run`, and their servers listen on ports 80 and
-//! 81. To: `cargo xtask e2e --with-cluster-policies`.
+//! From: the suite's cases. Their namespaces have the label `e2e-run`, and their servers listen on ports 80
+//! and 81. To: `cargo xtask e2e --with-cluster-policies`.
 //!
-//! Invariant: no rule that denies matches traffic of the suite. In tier Admin, a rule that matches it passes. In
-//! tier Baseline, one accepts what is allowed without it.
+//! Invariant: no rule that denies matches traffic of the suite. In tier Admin, a rule that matches it passes.
+//! In tier Baseline, one accepts what is allowed without it.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -90,86 +90,98 @@ fn read(status: &Value) -> Result<u64> {
     find(DECIDES).and_then(|policy| policy["allowed"].as_u64()).context("its status has no count of verdicts")
 }
 
-fn policies() -> [Value; POLICIES] {
-    let elsewhere = json!({"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}});
-    let everywhere = json!([{"namespaces": {}}]);
-    let outside = json!([{"networks": ["198.51.100.0/24", "203.0.113.0/24"]}]);
-    let rule = |action: &str, direction: &str, peers: &Value| json!({"action": action, direction: peers});
-    let at = |mut rule: Value, protocols: Value| {
-        rule["protocols"] = protocols;
-        rule
-    };
-    // Neither the suite's servers nor its clients use these ports.
-    let unused = json!([
-        {"tcp": {"destinationPort": {"range": {"start": 1000, "end": 1999}}}},
-        {"udp": {"destinationPort": {"number": 1000}}},
-    ]);
-    let http = json!([
-        {"tcp": {"destinationPort": {"range": {"start": 80, "end": 81}}}},
-        {"udp": {"destinationPort": {"range": {"start": 80, "end": 81}}}},
-    ]);
-    let peers_elsewhere = json!([{"namespaces": elsewhere}]);
-    let absent_nodes = json!([{"nodes": {"matchLabels": {LABEL: "absent"}}}]);
-    let addresses = json!([{"networks": ["0.0.0.0/0"]}]);
-    [
-        // Namespaces, ports, networks, nodes and named ports that have no part in the suite.
+fn policies() -> Vec<Value> {
+    [admin_policies(), baseline_policies()].concat()
+}
+
+/// Namespaces, ports, networks, nodes and named ports that have no part in the suite. Everything that is left
+/// is up to the NetworkPolicies.
+fn admin_policies() -> Vec<Value> {
+    let namespaces = json!({"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}});
+    let (elsewhere, everywhere) = (json!([{"namespaces": namespaces}]), json!([{"namespaces": {}}]));
+    let nodes = json!([{"nodes": {"matchLabels": {LABEL: "absent"}}}]);
+    let named_port = json!([{"destinationNamedPort": "metrics"}]);
+    let deny = |direction: &str| json!([rule("Deny", direction, &everywhere)]);
+    vec![
+        policy("admin-elsewhere", "Admin", 0, &namespaces, [deny("from"), deny("to")]),
         admin(
             "namespaces",
             10,
             [
-                json!([rule("Deny", "from", &peers_elsewhere)]),
-                json!([rule("Deny", "to", &peers_elsewhere), rule("Accept", "to", &peers_elsewhere)]),
+                json!([rule("Deny", "from", &elsewhere)]),
+                json!([rule("Deny", "to", &elsewhere), rule("Accept", "to", &elsewhere)]),
             ],
         ),
         admin(
             "ports",
             20,
             [
-                json!([at(rule("Deny", "from", &everywhere), unused.clone())]),
-                json!([at(rule("Accept", "to", &everywhere), unused.clone())]),
+                json!([at(rule("Deny", "from", &everywhere), unused_ports())]),
+                json!([at(rule("Accept", "to", &everywhere), unused_ports())]),
             ],
         ),
-        admin("networks", 30, [json!([]), json!([rule("Deny", "to", &outside)])]),
-        admin("nodes", 40, [json!([]), json!([rule("Deny", "to", &absent_nodes)])]),
-        admin(
-            "named-ports",
-            50,
-            [
-                json!([at(rule("Deny", "from", &everywhere), json!([{"destinationNamedPort": "metrics"}]))]),
-                json!([]),
-            ],
-        ),
-        // Everything that is left is up to the NetworkPolicies.
+        admin("networks", 30, [json!([]), json!([rule("Deny", "to", &outside())])]),
+        admin("nodes", 40, [json!([]), json!([rule("Deny", "to", &nodes)])]),
+        admin("named-ports", 50, [json!([at(rule("Deny", "from", &everywhere), named_port)]), json!([])]),
         admin(
             "pass",
             100,
             [
                 json!([rule("Pass", "from", &everywhere)]),
-                json!([rule("Pass", "to", &everywhere), rule("Pass", "to", &addresses)]),
+                json!([
+                    rule("Pass", "to", &everywhere),
+                    rule("Pass", "to", &json!([{"networks": ["0.0.0.0/0"]}])),
+                ]),
             ],
         ),
-        policy(
-            "admin-elsewhere",
-            "Admin",
-            0,
-            &elsewhere,
-            [json!([rule("Deny", "from", &everywhere)]), json!([rule("Deny", "to", &everywhere)])],
-        ),
+    ]
+}
+
+/// Rules that deny ports and networks that have no part in the suite. The suite's own ports are accepted.
+fn baseline_policies() -> Vec<Value> {
+    let everywhere = json!([{"namespaces": {}}]);
+    let servers = json!({"destinationPort": {"range": {"start": 80, "end": 81}}});
+    let accept = at(rule("Accept", "from", &everywhere), json!([{"tcp": servers}, {"udp": servers}]));
+    vec![
         baseline(
             "ports",
             10,
             [
-                json!([at(rule("Deny", "from", &everywhere), unused.clone())]),
-                json!([at(rule("Deny", "to", &everywhere), unused)]),
+                json!([at(rule("Deny", "from", &everywhere), unused_ports())]),
+                json!([at(rule("Deny", "to", &everywhere), unused_ports())]),
             ],
         ),
-        baseline("accept", 20, [json!([at(rule("Accept", "from", &everywhere), http)]), json!([])]),
+        baseline("accept", 20, [json!([accept]), json!([])]),
         baseline(
             "networks",
             30,
-            [json!([]), json!([rule("Pass", "to", &everywhere), rule("Deny", "to", &outside)])],
+            [json!([]), json!([rule("Pass", "to", &everywhere), rule("Deny", "to", &outside())])],
         ),
     ]
+}
+
+/// A rule about all ports of these peers. `direction` is `from` or `to`.
+fn rule(action: &str, direction: &str, peers: &Value) -> Value {
+    json!({"action": action, direction: peers})
+}
+
+/// The rule, about these protocols and ports.
+fn at(mut rule: Value, protocols: Value) -> Value {
+    rule["protocols"] = protocols;
+    rule
+}
+
+/// Ports that neither the suite's servers nor its clients use.
+fn unused_ports() -> Value {
+    json!([
+        {"tcp": {"destinationPort": {"range": {"start": 1000, "end": 1999}}}},
+        {"udp": {"destinationPort": {"number": 1000}}},
+    ])
+}
+
+/// Networks that the suite does not use.
+fn outside() -> Value {
+    json!([{"networks": ["198.51.100.0/24", "203.0.113.0/24"]}])
 }
 
 /// A policy of tier Admin for the pods of the suite.

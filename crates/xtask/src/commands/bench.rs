@@ -46,8 +46,7 @@ enum What {
     Floods,
     /// Time from an edited file to the last byte, and the last new connection, that it forbids (as root).
     Apply,
-    /// Time from a change of a cluster-wide policy that selects each of 10,000 pods to the last datagram that it
-    /// denies (as root).
+    /// Time from a change of a cluster-wide policy that selects every pod of 10,000 to its effect (as root).
     ClusterPolicy,
     /// Time from a new pod's address being set to its binding being in force, and its first connection (as
     /// root).
