@@ -218,8 +218,8 @@ fn evaluate_side(
     }
 }
 
-/// Whether tier Baseline has a rule that denies or passes, and is skipped because of policies of which NONE
-/// certainly isolates the pod.
+/// Whether tier Baseline has a rule that denies or passes, and is skipped although NONE of the policies
+/// isolates the pod for certain.
 fn might_omit_baseline(inventory: &Inventory, direction: Direction, pod: &Pod) -> bool {
     let policies = applying(inventory, pod);
     let isolates = |reading| isolating(&policies, direction, reading).next().is_some();
