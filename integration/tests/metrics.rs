@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use integration::wait::read_until;
-use integration::web_to_db::ALLOWED;
 use integration::{Direction, Scenario, Testbed, allowed, denied};
 
 /// How long counters may take to follow the packets that they count, on a busy machine.
@@ -18,7 +17,7 @@ fn packets_are_counted_by_what_decided_them_and_default_denies_for_no_policy() {
         .pod("web/a", "node-a", &[("app", "web")], &[])
         .pod("db/s", "node-a", &[], &["5432", "80"]);
     let mut scenario = Scenario::new(testbed);
-    scenario.policy("db/allow-web", ALLOWED);
+    scenario.policy("db/allow-web", "podSelector: {}\ningress: [{ports: [{port: 5432}]}]");
     // It comes first by name, isolates the pod too and has no rule.
     scenario.policy("db/aaa", "podSelector: {}");
     scenario.start_agents(&[]);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use policy::{Direction, Evaluation, PolicyName, Reason, Tier, Verdict};
 
-/// At most this many namespaces are counted separately. The count is of namespaces with isolated pods on one
-/// node, so more are not expected.
-pub const MOST_NAMESPACES: usize = 1000;
+/// At most this many pairs of namespace and direction are counted separately. Only namespaces with isolated
+/// pods on one node are counted, so more are not expected.
+pub const MOST_DEFAULT_DENIES: usize = 2000;
 
-/// The namespaces beyond [`MOST_NAMESPACES`]. No namespace can have this name (RFC 1123 labels have no `_`).
+/// The namespaces beyond [`MOST_DEFAULT_DENIES`]. No namespace can have this name (RFC 1123 labels have no `_`).
 pub const OTHER_NAMESPACES: &str = "_other";
 
 /// Counts verdicts by what decided them, in the direction that decided: see [`policy::Decision::direction`].
@@ -65,7 +65,7 @@ impl PolicyVerdicts {
 
     fn count_default_deny(&self, namespace: &Arc<str>, direction: Direction) {
         let mut key = (Arc::clone(namespace), direction);
-        if !self.default_denies.contains_key(&key) && self.default_denies.len() >= 2 * MOST_NAMESPACES {
+        if !self.default_denies.contains_key(&key) && self.default_denies.len() >= MOST_DEFAULT_DENIES {
             key.0 = OTHER_NAMESPACES.into();
         }
         *self.default_denies.entry(key).or_default() += 1;
@@ -159,12 +159,12 @@ mod tests {
     #[test]
     fn namespaces_beyond_the_limit_are_counted_together() {
         let counts = PolicyVerdicts::default();
-        for number in 0..2 * MOST_NAMESPACES + 5 {
+        for number in 0..MOST_DEFAULT_DENIES + 5 {
             counts.count_default_deny(&format!("n{number}").into(), Direction::Egress);
         }
         counts.count_default_deny(&"n0".into(), Direction::Egress);
         let all = counts.default_denies();
-        assert_eq!(all.len(), 2 * MOST_NAMESPACES + 1);
+        assert_eq!(all.len(), MOST_DEFAULT_DENIES + 1);
         assert_eq!(all[0], (OTHER_NAMESPACES.into(), Direction::Egress, 5));
         assert_eq!(all[1], ("n0".into(), Direction::Egress, 2));
     }

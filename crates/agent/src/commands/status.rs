@@ -22,6 +22,8 @@ Examples:
       | jq -r '.policies[] | select(.policy == \"web/a\") | .resource_version'
   Which policies have decided, and how often?
     kube-verdict status --output json | jq '.policies'
+  In which namespaces were packets denied because no rule matches?
+    kube-verdict status --output json | jq '.default_denies'
   Wait until generation 12 is in force:
     until [ \"$(kube-verdict status --output json | jq .applied_generation)\" -ge 12 ]
     do sleep 0.1; done

@@ -11,12 +11,15 @@ use std::time::Duration;
 use dataplane::marks::Marks;
 use dataplane::queue_statistics::QueueStatistics;
 use dataplane::queues::{QueueNumber, QueueRange};
-use dataplane::workers::{Counters, DEFAULT_QUEUE_LENGTH, HoldLimits, WorkerError, Workers, WorkersConfig};
+use dataplane::workers::{
+    Counters, DEFAULT_QUEUE_LENGTH, FamilyClass, HoldLimits, PacketClass, ProtocolClass, WorkerError,
+    Workers, WorkersConfig,
+};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
     sockopt,
 };
-use policy::{Decision, Evaluation, Outcome, Reason, Verdict};
+use policy::{Decision, Direction, Evaluation, Outcome, Reason, Verdict};
 
 use crate::namespace::{in_namespace, run};
 use crate::rules::{create_chains, queue_to};
@@ -98,6 +101,17 @@ fn allowed_packets_pass_and_denied_packets_are_dropped() {
         assert!(is_dropped(OTHER, &open), "only web may reach db");
         assert_eq!(after(3, &workers), Counters { packets: 3, allowed: 1, denied: 2, ..Default::default() });
         assert!(workers.health().is_ok());
+        let counts: Vec<_> = workers
+            .packet_counts()
+            .iter()
+            .map(|(class, count)| {
+                let PacketClass { verdict, direction, reason, protocol, family } = class;
+                assert_eq!((direction, protocol), (Direction::Ingress, ProtocolClass::Udp));
+                assert_eq!(family, FamilyClass::Ipv4);
+                (verdict, reason.code(), count)
+            })
+            .collect();
+        assert_eq!(counts, [(Verdict::Allow, "rule", 1), (Verdict::Deny, "default-deny", 2)]);
 
         let records: Vec<Evaluation> = (0..3).map(|_| records.recv_timeout(TIMEOUT).unwrap()).collect();
         let [first, second, third] = records.as_slice() else { panic!("three records: {records:?}") };
