@@ -25,6 +25,7 @@ fn pod(namespace: &str, name: &str, at: &str) -> Change {
         reported: 0,
         created: 0,
         uid: Default::default(),
+        workload: None,
     })
 }
 

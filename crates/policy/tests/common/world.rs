@@ -290,6 +290,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 reported,
                 created,
                 uid: Default::default(),
+                workload: None,
             }
         },
     )
