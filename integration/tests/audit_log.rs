@@ -6,12 +6,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use audit::{Audit, AuditConfig, Bypass, Destination};
+use audit::{Audit, AuditConfig, Bypass, Destination, Instance};
 use integration::disk::Disk;
 use integration::wait::{read_until, wait_until};
 use integration::web_to_db::ALLOWED;
@@ -58,6 +57,11 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
 }
 
+/// How many records a line reports as lost.
+fn lost_in(line: &Value) -> u64 {
+    if line["event"] == "lost" { line["count"].as_u64().unwrap() } else { 0 }
+}
+
 /// The records of log files, oldest first, and the number of records that the files report as lost. Lines
 /// that a file repeats from the file before are skipped.
 fn records(files: &[String]) -> (Vec<String>, u64) {
@@ -69,14 +73,14 @@ fn records(files: &[String]) -> (Vec<String>, u64) {
         for line in file.lines() {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
             here.insert(line);
-            if let Some(number) = value["repeated"].as_u64() {
-                repeated = number;
+            if value["event"] == "repeated" {
+                repeated = value["lines"].as_u64().unwrap();
                 continue;
             }
             let is_known = repeated > 0 && before.contains(line);
             repeated = repeated.saturating_sub(1);
-            lost += value["lost"].as_u64().unwrap_or(0);
-            if value["verdict"].is_string() && !is_known {
+            lost += lost_in(&value);
+            if value["event"] == "connection" && !is_known {
                 records.push(line.to_owned());
             }
         }
@@ -146,7 +150,7 @@ fn a_log_that_is_renamed_compressed_and_removed_at_once_loses_no_record_uncounte
     files.push(fs::read_to_string(&log).unwrap());
     let (records, lost) = records(&files);
     let unique: HashSet<&String> = records.iter().collect();
-    let repeated: usize = files.iter().map(|file| file.matches("{\"repeated\"").count()).sum();
+    let repeated: usize = files.iter().map(|file| file.matches("\"event\":\"repeated\"").count()).sum();
     eprintln!(
         "{} connections, {} records, {lost} lost, {} files, lines were repeated {repeated} times",
         report.reached,
@@ -199,7 +203,7 @@ fn a_full_disk_is_a_failure_until_records_fit_again_and_recovery_is_logged_once(
     let agent = scenario.agent("node-a");
     let read = || {
         let text = fs::read_to_string(&log).unwrap();
-        let reported: u64 = lines(&text).iter().filter_map(|line| line["lost"].as_u64()).sum();
+        let reported: u64 = lines(&text).iter().map(lost_in).sum();
         (reported, agent.status().unwrap()["audit"]["lost"].as_u64().unwrap())
     };
     let (reported, lost) = read_until(STATUS_TIMEOUT, read, |(reported, lost)| reported == lost);
@@ -216,25 +220,17 @@ fn two_agents_that_share_a_full_disk_leave_whole_lines_and_count_each_loss() {
     let is_over = AtomicBool::new(false);
     let start = |node: &str| {
         let destination = Destination::File { path: path.clone(), max_bytes: 1 << 30, keep: 1 };
-        let config = AuditConfig { node: node.into(), destination, ring: 1 };
+        let instance = Instance::new(node.into(), None);
+        let config = AuditConfig { instance, destination, ring: 1, fold: Duration::ZERO };
         Audit::start(config, |_| {}).unwrap()
     };
     let write = |node: &'static str| {
         let audit = start(node);
         let record = |change: &str| {
             let now = Timestamp::now();
-            let node = Arc::from(node);
             let change = change.to_owned();
             let reason = "rules-changed".into();
-            audit.record_bypass(Bypass {
-                reason,
-                from: now,
-                to: now,
-                node,
-                change,
-                program: None,
-                pid: None,
-            });
+            audit.record_bypass(now, Bypass { reason, from: now, to: now, change, program: None, pid: None });
         };
         while !is_over.load(Relaxed) {
             record(&"x".repeat(fastrand::usize(..10_000)));
@@ -260,8 +256,8 @@ fn two_agents_that_share_a_full_disk_leave_whole_lines_and_count_each_loss() {
         let lines = lines(&fs::read_to_string(&path).unwrap());
         for (node, counters) in counters {
             let mut of_node = lines.iter().filter(|line| line["node"] == node);
-            let written = of_node.clone().filter(|line| line["bypass"].is_string()).count();
-            let lost: u64 = of_node.by_ref().filter_map(|line| line["lost"].as_u64()).sum();
+            let written = of_node.clone().filter(|line| line["event"] == "bypass").count();
+            let lost: u64 = of_node.by_ref().map(lost_in).sum();
             assert!(counters.lost > 0, "{node}: the disk was full");
             assert_eq!((written as u64, lost), (counters.written, counters.lost), "{node}");
         }

@@ -289,7 +289,7 @@ impl Bypasses {
 
 impl From<&audit::Bypass> for BypassStatus {
     fn from(bypass: &audit::Bypass) -> Self {
-        let audit::Bypass { reason: _, from, to, node: _, change, program, pid } = bypass;
+        let audit::Bypass { reason: _, from, to, change, program, pid } = bypass;
         let (change, program, pid) = (change.clone(), program.clone(), *pid);
         Self { from: from.to_string(), to: to.to_string(), change, program, pid }
     }

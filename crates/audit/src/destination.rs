@@ -60,6 +60,11 @@ pub struct DestinationError {
     pub source: io::Error,
 }
 
+/// Adds the lines that come before this agent's first lines in a file, so that the file can be read without
+/// the files before it. They are written with those lines or not at all. After a failed write they are
+/// requested again.
+pub(crate) type Begin<'a> = dyn FnMut(&mut Vec<u8>) + 'a;
+
 /// Where written lines are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Written {
@@ -86,7 +91,8 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(crate) enum Sink {
     Off,
-    Stdout(io::Stdout),
+    /// And whether lines have been written to it.
+    Stdout(io::Stdout, bool),
     File(LogFile),
 }
 
@@ -94,7 +100,7 @@ impl Sink {
     pub(crate) fn open(destination: Destination) -> Result<Self, DestinationError> {
         Ok(match destination {
             Destination::Off => Self::Off,
-            Destination::Stdout => Self::Stdout(io::stdout()),
+            Destination::Stdout => Self::Stdout(io::stdout(), false),
             Destination::File { path, max_bytes, keep } => match LogFile::open(&path, max_bytes, keep) {
                 Ok(file) => Self::File(file),
                 Err(source) => return Err(DestinationError { path, source }),
@@ -108,15 +114,19 @@ impl Sink {
     }
 
     /// Writes whole lines: all of them or, if the destination is a regular file, none.
-    pub(crate) fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
+    /// `begin` adds the lines that come first in a file.
+    pub(crate) fn write(&mut self, lines: &[u8], begin: &mut Begin<'_>) -> io::Result<Written> {
         match self {
             Self::Off => {}
-            Self::Stdout(stdout) => {
+            Self::Stdout(stdout, has_begun) => {
+                let first = first_lines(*has_begun, begin);
                 let mut stdout = stdout.lock();
+                stdout.write_all(&first)?;
                 stdout.write_all(lines)?;
                 stdout.flush()?;
+                *has_begun = true;
             }
-            Self::File(file) => return file.write(lines),
+            Self::File(file) => return file.write(lines, begin),
         }
         Ok(Written::InPlace)
     }
@@ -126,7 +136,7 @@ impl Sink {
     /// for good stays removed.
     pub(crate) fn follow(&mut self, has_lines: bool) -> io::Result<Found> {
         match self {
-            Self::Off | Self::Stdout(_) => Ok(Found::Unchanged),
+            Self::Off | Self::Stdout(..) => Ok(Found::Unchanged),
             Self::File(file) => file.follow(has_lines),
         }
     }
@@ -135,7 +145,7 @@ impl Sink {
     /// destination is not a file.
     pub(crate) fn reopen(&mut self) -> io::Result<Option<&Path>> {
         match self {
-            Self::Off | Self::Stdout(_) => Ok(None),
+            Self::Off | Self::Stdout(..) => Ok(None),
             Self::File(file) => {
                 file.reopen()?;
                 Ok(Some(&file.path))
@@ -161,6 +171,17 @@ pub(crate) struct LogFile {
     is_partial: bool,
     /// The last write waited for the lock without success.
     lock_timed_out: bool,
+    /// Whether this agent has written lines to the file.
+    has_begun: bool,
+}
+
+/// The lines that come first in a file, if it has not begun.
+fn first_lines(has_begun: bool, begin: &mut Begin<'_>) -> Vec<u8> {
+    let mut first = Vec::new();
+    if !has_begun {
+        begin(&mut first);
+    }
+    first
 }
 
 impl LogFile {
@@ -187,12 +208,13 @@ impl LogFile {
             end,
             is_partial: false,
             lock_timed_out: false,
+            has_begun: false,
         })
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<Written> {
+    fn write(&mut self, lines: &[u8], begin: &mut Begin<'_>) -> io::Result<Written> {
         self.lock();
-        let written = self.append(lines);
+        let written = self.append(lines, begin);
         // This fails only for a file that can't be locked.
         let _ = self.file.unlock();
         written?;
@@ -215,7 +237,7 @@ impl LogFile {
     }
 
     /// Rotates the file if the lines would make it too long, and appends all of them or none.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn append(&mut self, lines: &[u8], begin: &mut Begin<'_>) -> io::Result<()> {
         let mut length = self.file.metadata()?.len();
         let is_full = self.regular && length > 0 && length + lines.len() as u64 > self.max_bytes;
         // Another agent may have just rotated it.
@@ -225,9 +247,12 @@ impl LogFile {
             length = self.file.metadata()?.len();
         }
         let newline: &[u8] = if self.ends_in_partial_line(length)? { b"\n" } else { b"" };
+        let first = first_lines(self.has_begun, begin);
         let mut added = 0;
-        match self.add(newline, &mut added).and_then(|()| self.add(lines, &mut added)) {
+        let parts = [newline, &first, lines];
+        match parts.into_iter().try_for_each(|part| self.add(part, &mut added)) {
             Ok(()) => {
+                self.has_begun = true;
                 self.end = length + added;
                 self.is_partial = false;
                 Ok(())
@@ -311,6 +336,7 @@ impl LogFile {
             return Ok(Found::Unchanged);
         }
         self.end = length;
+        self.has_begun = false;
         Ok(Found::Truncated)
     }
 

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::json_line::append;
 use super::shared::Shared;
-use crate::destination::{Found, Sink, Written};
-use crate::record::Repeated;
+use crate::destination::{Begin, Found, Sink, Written};
+use crate::record::{Event, RecordHead, Repeated};
 
 /// Lines are written once they have this many bytes, or when the rings are empty.
 pub const BATCH: usize = 1 << 16;
@@ -33,7 +32,7 @@ const MOST_WRITES: usize = 4;
 
 /// See the module.
 pub(super) struct Output {
-    node: Arc<str>,
+    head: RecordHead,
     pub(super) sink: Sink,
     shared: Arc<Shared>,
     /// When a failure was last logged.
@@ -47,8 +46,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(node: Arc<str>, sink: Sink, shared: Arc<Shared>) -> Self {
-        Self { node, sink, shared, logged_at: None, checked_at: None, open_error: None, write_error: None }
+    pub(super) fn new(head: RecordHead, sink: Sink, shared: Arc<Shared>) -> Self {
+        Self { head, sink, shared, logged_at: None, checked_at: None, open_error: None, write_error: None }
     }
 
     /// Whether lines are discarded.
@@ -56,15 +55,17 @@ impl Output {
         self.sink.is_off()
     }
 
-    /// Writes all of these whole lines or none. `records` is how many of them are records.
+    /// Writes all of these whole lines or none. `records` is how many of them are records. `begin` adds the
+    /// lines that come first in a file.
     pub(super) fn write(
         &mut self,
         lines: &[u8],
         records: u64,
         (now, time): (Instant, Timestamp),
+        begin: &mut Begin<'_>,
     ) -> io::Result<()> {
         self.follow(now, true);
-        let written = self.write_in_place(lines, (now, time));
+        let written = self.write_in_place(lines, (now, time), begin);
         match &written {
             Ok(()) => {
                 let has_recovered = |(_, at): &(String, Instant)| now.duration_since(*at) >= RECOVERY_TIME;
@@ -134,8 +135,9 @@ impl Output {
         &mut self,
         lines: &[u8],
         (now, time): (Instant, Timestamp),
+        begin: &mut Begin<'_>,
     ) -> io::Result<()> {
-        if self.sink.write(lines)? == Written::InPlace {
+        if self.sink.write(lines, begin)? == Written::InPlace {
             return Ok(());
         }
         let number = lines.iter().filter(|byte| **byte == b'\n').count();
@@ -146,10 +148,9 @@ impl Output {
                 return Ok(());
             }
             let mut again = Vec::with_capacity(lines.len() + (BATCH >> 8));
-            let repeated = Repeated { repeated: number as u64, time, node: Arc::clone(&self.node) };
-            append(&mut again, &repeated);
+            self.head.push(&mut again, time, Event::Repeated(Repeated { lines: number as u64 }));
             again.extend_from_slice(lines);
-            if self.sink.write(&again)? == Written::InPlace {
+            if self.sink.write(&again, begin)? == Written::InPlace {
                 return Ok(());
             }
         }

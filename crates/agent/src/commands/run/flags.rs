@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
@@ -11,7 +12,7 @@ use dataplane::ports::Overlay;
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 
-use super::values::{CacheTtl, QuotaRate, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
+use super::values::{CacheTtl, QuotaRate, audit_fold, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
 use crate::commands::budget::BudgetArguments;
 use crate::http::HttpArguments;
 use crate::logging::{LogFilter, LogFormat};
@@ -221,6 +222,18 @@ pub(crate) struct Run {
     /// How many rotated audit logs to keep. FILE.1 is the newest.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
     pub(super) audit_keep: u32,
+
+    /// The time between two audit records of repeated denials of one flow.
+    ///
+    /// The first denial is recorded at once, and further ones are counted. 0s records each denial.
+    #[arg(long, value_name = "TIME", value_parser = audit_fold, default_value = "10s")]
+    pub(super) audit_fold: Duration,
+
+    /// The cluster's name in audit records.
+    ///
+    /// For logs that are collected from several clusters. Without it, records name no cluster.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(super) cluster_name: Option<String>,
 
     /// Also evaluate and record connections of pods that no policy isolates.
     ///

@@ -26,6 +26,11 @@ pub(super) fn overlay(text: &str) -> Result<Overlay, String> {
     })
 }
 
+/// Parses a value of --audit-fold.
+pub(super) fn audit_fold(text: &str) -> Result<Duration, String> {
+    duration(Duration::ZERO..=Duration::from_secs(3600), "10s")(text)
+}
+
 /// Parses a value of --hold-timeout.
 pub(super) fn hold_timeout(text: &str) -> Result<Duration, String> {
     duration(Duration::ZERO..=Duration::from_secs(60), "5s")(text)
