@@ -22,10 +22,13 @@ const KEPT_GENERATIONS: u64 = 64;
 #[derive(Debug, Default)]
 pub struct PolicyVersions {
     /// The versions of each policy, oldest first.
-    by_policy: HashMap<Arc<PolicyName>, Vec<(Generation, Option<Arc<PolicyVersion>>)>, FxBuildHasher>,
+    by_policy: HashMap<Arc<PolicyName>, Vec<VersionFrom>, FxBuildHasher>,
     /// Deleted policies, oldest first, and the first generation without them.
     deleted: VecDeque<(Generation, Arc<PolicyName>)>,
 }
+
+/// A version, and the first generation that has it; `None` if the policy has no version or is gone.
+type VersionFrom = (Generation, Option<Arc<PolicyVersion>>);
 
 impl PolicyVersions {
     /// Sets the version of a policy from this generation on; `None` if it has none or is gone.

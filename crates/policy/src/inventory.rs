@@ -53,7 +53,7 @@ pub struct Pod {
     pub uid: PodUid,
     /// The workload that controls the pod; `None` if there is none, or if it is not known. Recorded, never
     /// evaluated.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
 }
 
 /// The object that controls a pod, in the pod's namespace.

@@ -176,7 +176,7 @@ pub struct Endpoint {
     /// The workload that controls the pod, in the pod's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "form::optional_workload")]
     #[cfg_attr(test, schemars(with = "Option<form::WorkloadForm>"))]
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// The node of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<str>>,

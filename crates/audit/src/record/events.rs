@@ -178,7 +178,7 @@ pub struct SeenPod {
     /// The workload that controls it, in its namespace. Absent if there is none, or if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "form::optional_workload")]
     #[cfg_attr(test, schemars(with = "Option<form::WorkloadForm>"))]
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// Its node. Absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<Arc<str>>,

@@ -144,21 +144,24 @@ pub(super) mod optional_text {
 pub(super) mod optional_workload {
     use policy::Workload;
 
-    use super::{Deserialize, Deserializer, Serialize, Serializer, WorkloadForm};
+    use super::{Arc, Deserialize, Deserializer, Serialize, Serializer, WorkloadForm};
 
     pub(crate) fn serialize<S: Serializer>(
-        workload: &Option<Workload>,
+        workload: &Option<Arc<Workload>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let form = workload.clone().map(|Workload { kind, name }| WorkloadForm { kind, name });
-        form.serialize(serializer)
+        let form = |workload: &Workload| {
+            let Workload { kind, name } = workload.clone();
+            WorkloadForm { kind, name }
+        };
+        workload.as_deref().map(form).serialize(serializer)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<Workload>, D::Error> {
+    ) -> Result<Option<Arc<Workload>>, D::Error> {
         let form = Option::<WorkloadForm>::deserialize(deserializer)?;
-        Ok(form.map(|WorkloadForm { kind, name }| Workload { kind, name }))
+        Ok(form.map(|WorkloadForm { kind, name }| Arc::new(Workload { kind, name })))
     }
 }
 

@@ -130,13 +130,13 @@ impl LineBuffer {
             isolated_by,
             isolated_by_more,
             nearest_miss,
-            nanoseconds,
-            held_ms,
-            cached,
-            count,
-            first,
-            last,
-            folded_by,
+            nanoseconds: _,
+            held_ms: _,
+            cached: _,
+            count: _,
+            first: _,
+            last: _,
+            folded_by: _,
         } = connection;
         self.raw(r#","verdict":"#).verdict(*verdict);
         self.raw(r#","reason":"#).text(reason);
@@ -172,6 +172,12 @@ impl LineBuffer {
             self.raw(r#","isolated_by_more":"#).number(*isolated_by_more as u64);
         }
         self.optional(r#","nearest_miss":"#, nearest_miss.as_ref(), Self::nearest_miss);
+        self.measured(connection);
+    }
+
+    /// The last fields of a connection: how it was evaluated and folded.
+    fn measured(&mut self, connection: &Connection) {
+        let Connection { nanoseconds, held_ms, cached, count, first, last, folded_by, .. } = connection;
         self.optional_number(r#","nanoseconds":"#, *nanoseconds);
         self.optional_number(r#","held_ms":"#, *held_ms);
         if *cached {
@@ -294,7 +300,7 @@ impl LineBuffer {
         self.optional_number(r#","port":"#, *port);
         self.optional(r#","namespace":"#, namespace.as_deref(), Self::text);
         self.optional(r#","pod":"#, pod.as_deref(), Self::text);
-        self.optional(r#","workload":"#, workload.as_ref(), |line, Workload { kind, name }| {
+        self.optional(r#","workload":"#, workload.as_deref(), |line, Workload { kind, name }| {
             line.raw(r#"{"kind":"#).text(kind);
             line.raw(r#","name":"#).text(name);
             line.raw("}");

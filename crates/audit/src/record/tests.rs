@@ -30,7 +30,8 @@ fn pod(namespace: &str, name: &str, at: &str) -> Change {
         reported: 0,
         created: 0,
         uid: Default::default(),
-        workload: (name == "a").then(|| Workload { kind: "Deployment".into(), name: "front".into() }),
+        workload: (name == "a")
+            .then(|| Arc::new(Workload { kind: "Deployment".into(), name: "front".into() })),
     })
 }
 
@@ -334,8 +335,8 @@ fn policy_ref() -> BoxedStrategy<PolicyRef> {
         .boxed()
 }
 
-fn workload() -> BoxedStrategy<Option<Workload>> {
-    proptest::option::of((text(), text()).prop_map(|(kind, name)| Workload { kind, name })).boxed()
+fn workload() -> BoxedStrategy<Option<Arc<Workload>>> {
+    proptest::option::of((text(), text()).prop_map(|(kind, name)| Arc::new(Workload { kind, name }))).boxed()
 }
 
 fn endpoint() -> BoxedStrategy<Endpoint> {

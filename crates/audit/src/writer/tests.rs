@@ -2,12 +2,15 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use policy::{Change, Compiler, Pod, PodName, Scope, Snapshot};
+use policy::{Change, Compiler, Generation, Labels, Pod, PodName, PolicyName, Scope, Snapshot};
 
 use super::*;
+use crate::destination::Destination;
 use crate::reader::read;
 use crate::record::tests::{evaluation, from_to, instance, snapshot};
-use crate::record::{LostReason, Record};
+use crate::record::{LostReason, PolicyVersion, Record};
+use crate::recorder::{self, Recorder};
+use crate::writer::{Audit, AuditConfig, AuditCounters, Reopener};
 
 fn config(path: &Path, ring: usize) -> AuditConfig {
     let destination = Destination::File { path: path.to_owned(), max_bytes: 1 << 30, keep: 1 };

@@ -213,7 +213,7 @@ impl<'a> SavedObject<'a> {
                 reported: pod.reported,
                 created: pod.created,
                 uid: pod.uid,
-                workload: pod.workload.as_ref(),
+                workload: pod.workload.as_deref(),
             })),
             Change::Policy(policy) => Some(Self::Policy(policy)),
             _ => None,
@@ -285,9 +285,8 @@ impl LoadedObject {
                     reported,
                     created,
                     uid,
-                    workload: workload.map(|Workload { kind, name }| Workload {
-                        kind: interner.text(&kind),
-                        name: interner.text(&name),
+                    workload: workload.map(|Workload { kind, name }| {
+                        Arc::new(Workload { kind: interner.text(&kind), name: interner.text(&name) })
                     }),
                 })
             }

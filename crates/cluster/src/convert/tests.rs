@@ -134,7 +134,10 @@ fn real_objects_are_understood_without_a_flaw() {
                 reported: 0,
                 created: 1_769_860_800,
                 uid: Default::default(),
-                workload: Some(policy::Workload { kind: "StatefulSet".into(), name: "main".into() }),
+                workload: Some(std::sync::Arc::new(policy::Workload {
+                    kind: "StatefulSet".into(),
+                    name: "main".into()
+                })),
             }),
             flaws: vec![],
         }

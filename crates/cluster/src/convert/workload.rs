@@ -69,7 +69,9 @@ mod tests {
     /// 2026-01-31T12:00:30Z.
     const CREATED: i64 = 1_769_860_830;
 
-    fn workload(owners: Value, labels: &[(&str, &str)]) -> Option<String> {
+    type PodLabels<'a> = &'a [(&'a str, &'a str)];
+
+    fn workload(owners: Value, labels: PodLabels<'_>) -> Option<String> {
         let object = json!({"metadata": {"ownerReferences": owners}});
         let labels: Labels = labels.iter().copied().collect();
         let found = of(&FieldRef::root(&object), &labels, CREATED, &Interner::new());
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn the_workload_is_the_controller_or_its_owner_where_names_prove_it() {
         let hash = [("pod-template-hash", "5d4f8c7b9")];
-        let cases: [(Value, &[(&str, &str)], Option<&str>); 13] = [
+        let cases: [(Value, PodLabels<'_>, Option<&str>); 13] = [
             (controlled_by("apps/v1", "ReplicaSet", "web-5d4f8c7b9"), &hash, Some("Deployment/web")),
             (controlled_by("apps/v1", "ReplicaSet", "web-5d4f8c7b9"), &[], Some("ReplicaSet/web-5d4f8c7b9")),
             (controlled_by("apps/v1", "ReplicaSet", "web-other"), &hash, Some("ReplicaSet/web-other")),
