@@ -30,7 +30,7 @@ pub mod record;
 pub mod recorder;
 pub mod writer;
 
-pub use destination::{Destination, DestinationError};
+pub use destination::{Destination, DestinationError, FileSettings, is_closed_file};
 pub use policy_verdicts::PolicyVerdicts;
 pub use reader::{Line, Lines, ReadError, read};
 pub use record::{Bypass, Dropped, Endpoint, Lost, NearestMiss, Record, Repeated, Side};

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use policy::{Evaluation, Tier};
 use serde::Serialize;
 
-use crate::destination::{Destination, DestinationError, Sink};
+use crate::destination::{Batch, Destination, DestinationError, FileStart, Sink};
 use crate::policy_verdicts::PolicyVerdicts;
 use crate::record::{Bypass, Dropped, LineBuffer, Lost, Record};
 use crate::recorder::{self, Recorder, Ring};
@@ -26,7 +26,7 @@ pub use self::output::BATCH;
 
 use self::json_line::append;
 use self::output::Output;
-use self::shared::Shared;
+use self::shared::{Failure, Shared};
 
 /// How long the writer sleeps between two polls of the rings. Recorders don't wake it: a wake-up would cost
 /// the worker more than the record.
@@ -34,6 +34,13 @@ pub const POLL: Duration = Duration::from_millis(20);
 
 /// How long [`Audit::stop`] waits for a destination that doesn't accept the last lines.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last lines to a stream wait for its reader when the log ends. Less than [`STOP_TIMEOUT`], so
+/// that the lines that it didn't take are counted.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A write that takes longer is reported as a failure. Its records are not lost yet, but the rings fill up.
+const SLOW_WRITE: Duration = Duration::from_secs(3);
 
 /// The audit log's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,6 +77,12 @@ pub struct AuditCounters {
     /// Why records can't be written, or not to the configured path; `None` if they can. The error of a failed
     /// write stays until a record has been written and no write has failed for a second.
     pub failing: Option<String>,
+    /// What to do about `failing`.
+    pub remedy: Option<String>,
+    /// Closed files that were removed, because there were too many or because they were too large.
+    pub removed_files: u64,
+    /// Why closed files can't be compressed or removed; `None` if they can.
+    pub upkeep_problem: Option<String>,
 }
 
 /// A line that is not a verdict.
@@ -98,7 +111,7 @@ impl Audit {
         observe: impl FnMut(&Evaluation) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let sink = Sink::open(config.destination)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Arc::clone(sink.upkeep())));
         let (new_rings, rings_received) = mpsc::channel();
         let (events, events_received) = mpsc::channel();
         let receivers = (rings_received, events_received);
@@ -186,11 +199,22 @@ pub struct AuditMonitor {
 impl AuditMonitor {
     /// The counters now.
     pub fn counters(&self) -> AuditCounters {
+        let (failing, remedy) = match (self.shared.failing().clone(), self.shared.writing_for()) {
+            (Some(Failure { why, remedy }), _) => (Some(why), Some(remedy)),
+            (None, time) if time >= SLOW_WRITE => {
+                let why = format!("a write has not ended for {} s", time.as_secs());
+                (Some(why), Some("check the disk, or the server of the file system".to_owned()))
+            }
+            (None, _) => (None, None),
+        };
         AuditCounters {
             written: self.shared.written.load(Relaxed),
             lost: self.shared.lost.load(Relaxed),
             write_errors: self.shared.write_errors.load(Relaxed),
-            failing: self.shared.failing().clone(),
+            failing,
+            remedy,
+            removed_files: self.shared.upkeep.removed(),
+            upkeep_problem: self.shared.upkeep.problem(),
         }
     }
 
@@ -227,6 +251,8 @@ struct Writer<F> {
     reported: u64,
     /// The value of `reported` once `lines` are written.
     reported_after_write: u64,
+    /// The value of `reported` before the last successful write, which a stream may still lose.
+    reported_before_write: u64,
 }
 
 impl<F: FnMut(&Evaluation)> Writer<F> {
@@ -251,6 +277,7 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             lost_in_writes: 0,
             reported: 0,
             reported_after_write: 0,
+            reported_before_write: 0,
         }
     }
 
@@ -260,9 +287,30 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             let stopping = self.shared.stopping.load(Relaxed);
             self.poll(Instant::now(), Timestamp::now());
             if stopping {
-                return;
+                return self.drain();
             }
             thread::sleep(POLL);
+        }
+    }
+
+    /// Waits for a stream's reader, and counts what it did not take.
+    fn drain(&mut self) {
+        let end = Instant::now() + DRAIN_TIMEOUT;
+        while self.output.sink.is_pending() && Instant::now() < end {
+            thread::sleep(POLL / 10);
+            self.output.flush(Instant::now());
+        }
+        self.output.sink.lose_pending();
+        self.count_lost_in_stream();
+        self.shared.lost.store(self.lost(), Relaxed);
+    }
+
+    /// Moves records from the written to the lost ones that a stream had accepted and its reader didn't take.
+    fn count_lost_in_stream(&mut self) {
+        if let Some(lost) = self.output.sink.take_lost() {
+            self.lost_in_writes += lost;
+            self.shared.written.fetch_sub(lost, Relaxed);
+            self.reported = self.reported_before_write;
         }
     }
 
@@ -270,6 +318,8 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
     fn poll(&mut self, now: Instant, time: Timestamp) {
         self.rings.extend(self.new_rings.try_iter());
         self.output.follow(now, false);
+        self.output.flush(now);
+        self.count_lost_in_stream();
         self.report_lost(now, time);
         while let Ok(event) = self.events.try_recv() {
             if !self.output.is_off() {
@@ -346,9 +396,17 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         if self.lines.bytes.is_empty() {
             return;
         }
-        match self.output.write(&self.lines.bytes, self.records, (now, time)) {
+        let batch = Batch { lines: &self.lines.bytes, records: self.records, time };
+        let node = &self.node;
+        let written = self.output.write(&batch, now, &mut |start: &FileStart, lines: &mut Vec<u8>| {
+            if start.cut_lines > 0 {
+                append(lines, &Lost { lost: start.cut_lines, time, node: Arc::clone(node) });
+            }
+        });
+        match written {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
+                self.reported_before_write = self.reported;
                 self.reported = self.reported.max(self.reported_after_write);
             }
             Err(_) => {

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use policy::Snapshot;
 
 use super::*;
+use crate::destination::FileSettings;
 use crate::reader::{Line, read};
 use crate::record::tests::{evaluation, from_to, snapshot};
 
 fn config(path: &Path, ring: usize) -> AuditConfig {
-    let destination = Destination::File { path: path.to_owned(), max_bytes: 1 << 30, keep: 1 };
+    let settings = FileSettings::new(path);
+    let destination = Destination::File(FileSettings { max_bytes: 1 << 30, allow_special: true, ..settings });
     AuditConfig { node: "node-a".into(), destination, ring }
 }
 
@@ -139,8 +141,10 @@ fn records_lost_on_a_full_disk_are_reported_once_there_is_room() {
     recorder.record(connection(&snapshot, 3));
     writer.poll(now, time());
     assert_eq!(writer.shared.write_errors.load(Relaxed), 2);
-    let failing = writer.shared.failing().clone().expect("failing");
+    let failure = writer.shared.failing().clone().expect("failing");
+    let failing = failure.why;
     assert!(failing.contains("No space left"), "{failing}");
+    assert!(failure.remedy.contains("free space"), "{}", failure.remedy);
 
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
@@ -161,7 +165,7 @@ fn a_moved_file_that_cannot_be_opened_again_is_a_failure_until_it_can() {
     fs::create_dir(&path).expect("a folder in its place");
     recorder.record(connection(&snapshot, 1));
     writer.poll(now + Duration::from_secs(1), time());
-    let failing = writer.shared.failing().clone().expect("failing");
+    let failing = writer.shared.failing().clone().expect("failing").why;
     assert!(failing.contains("directory"), "{failing}, though the removed file can still be written");
 
     fs::remove_dir(&path).expect("removes");
@@ -200,7 +204,8 @@ fn lines_written_while_the_file_is_moved_are_repeated_in_the_new_file() {
     writer.poll(now, time());
     // The move happens after the check and before the write.
     fs::rename(&path, &moved).expect("renames");
-    writer.output.write_in_place(&lines, (now, time())).expect("writes");
+    let batch = Batch { lines: &lines, records: 2, time: time() };
+    writer.output.write_in_place(&batch, now, &mut |_, _| {}).expect("writes");
     assert_eq!(summary(&moved), ["1", "2"], "a copy made earlier would lack them");
     assert_eq!(summary(&path), ["repeated 2", "1", "2"]);
     let text = fs::read(&path).expect("log");
@@ -268,8 +273,7 @@ fn writing_a_short_line_to_a_full_disk_is_no_recovery() {
     assert_eq!(summary(&path), ["lost 1"]);
     assert!(failing(&writer), "no record has been written");
     // If a short record fits and the next batch does not, that is no recovery either.
-    writer.output.sink =
-        Sink::open(Destination::File { path: "/dev/full".into(), max_bytes: 1, keep: 0 }).expect("full");
+    writer.output.sink = Sink::open(config(Path::new("/dev/full"), 8).destination).expect("full");
     recorder.record(connection(&snapshot, 2));
     writer.poll(now, time());
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
@@ -314,4 +318,108 @@ fn an_unparsable_line_is_reported_and_the_next_one_is_read() {
     assert!(error.contains("line 4") && error.contains("missing field `time`"), "{error}");
     assert_eq!(lines.len(), 3);
     assert!(read(folder.path().join("none")).is_err());
+}
+
+#[test]
+fn a_reader_that_stops_costs_records_but_no_time_and_each_is_counted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("FIFO");
+    let (mut writer, mut recorder) = writer(&path, 4096);
+    let (snapshot, mut now) = (snapshot(), Instant::now());
+    let recorded: u64 = 3000;
+    for port in 1..=recorded {
+        recorder.record(connection(&snapshot, u16::try_from(port).expect("a port")));
+        if port % 100 == 0 {
+            now += Duration::from_millis(20);
+            writer.poll(now, time());
+        }
+    }
+    let lost = writer.shared.lost.load(Relaxed);
+    assert!(lost > 0, "a pipe has 64 KiB");
+    let failure = writer.shared.failing().clone().expect("failing");
+    assert!(failure.why.contains("does not read"), "{}", failure.why);
+    assert!(failure.remedy.contains("pipe"), "{}", failure.remedy);
+
+    // The reader continues: it gets each accepted line, and the number of the others.
+    let reader = fs::File::open(&path).expect("opens");
+    let lines = thread::spawn(move || {
+        let mut lines = crate::reader::Lines::new("pipe", std::io::BufReader::new(reader));
+        let (mut read, mut lost) = (0, 0);
+        loop {
+            match lines.next().expect("more").expect("whole lines") {
+                Line::Lost(line) => lost += line.lost,
+                Line::Record(record)
+                    if record.destination.as_ref().is_some_and(|end| end.port == Some(60000)) =>
+                {
+                    return (read, lost);
+                }
+                _ => read += 1,
+            }
+        }
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    recorder.record(connection(&snapshot, 50000));
+    while writer.shared.failing().is_some() {
+        assert!(Instant::now() < end, "the reader reads");
+        thread::sleep(Duration::from_millis(2));
+        now += Duration::from_millis(500);
+        recorder.record(connection(&snapshot, 50000));
+        writer.poll(now, time());
+    }
+    recorder.record(connection(&snapshot, 60000));
+    writer.poll(now, time());
+    while writer.output.sink.is_pending() {
+        writer.poll(now, time());
+    }
+    let (written, lost) = (writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed));
+    assert_eq!(lines.join().expect("reads"), (written - 1, lost));
+}
+
+#[test]
+fn a_reader_that_never_reads_does_not_hold_up_the_end_and_its_records_are_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("FIFO");
+    let audit = Audit::start(config(&path, 4096), |_| {}).expect("starts");
+    let (mut recorder, snapshot) = (audit.recorder(), snapshot());
+    for port in 1..=2000 {
+        recorder.record(connection(&snapshot, port));
+    }
+    let counters = audit.stop();
+    assert_eq!(counters.written + counters.lost, 2000);
+    assert!(counters.lost > 0 && counters.failing.is_some() == (counters.write_errors > 0), "{counters:?}");
+}
+
+#[test]
+fn a_partial_line_that_a_killed_agent_left_is_reported_as_a_lost_record() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let whole = {
+        let (mut writer, mut recorder) = writer(&path, 8);
+        recorder.record(connection(&snapshot(), 1));
+        writer.poll(Instant::now(), time());
+        fs::read(&path).expect("log")
+    };
+    for (cut, expected) in [(1, vec!["1", "2"]), (2, vec!["lost 1", "2"]), (whole.len(), vec!["2"])] {
+        fs::write(&path, &whole[..whole.len() - cut]).expect("file");
+        let (mut writer, mut recorder) = writer(&path, 8);
+        recorder.record(connection(&snapshot(), 2));
+        writer.poll(Instant::now(), time());
+        assert_eq!(summary(&path), expected, "without the last {cut} bytes");
+    }
+}
+
+#[test]
+fn a_write_that_does_not_end_is_a_failure_while_it_lasts() {
+    let shared = Arc::<Shared>::default();
+    let monitor = AuditMonitor { shared: Arc::clone(&shared) };
+    shared.set_writing(true);
+    assert_eq!(monitor.counters().failing, None);
+    thread::sleep(SLOW_WRITE + Duration::from_millis(20));
+    let counters = monitor.counters();
+    assert!(counters.failing.is_some_and(|why| why.contains("has not ended")), "a hung disk");
+    assert!(counters.remedy.is_some_and(|todo| todo.contains("disk")));
+    shared.set_writing(false);
+    assert_eq!(monitor.counters().failing, None);
 }
