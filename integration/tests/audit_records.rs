@@ -20,7 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 fn records(log: &Path) -> Vec<Record> {
     let text = fs::read_to_string(log).unwrap();
     let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
-    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
 /// Waits for this many records of a kind.
@@ -76,7 +79,11 @@ fn connections_that_a_change_cuts_and_brings_back_are_recorded_with_policies_and
     let cut = wait_for(&log, streams.len(), revoked);
     assert_eq!(cut.len(), streams.len(), "each once: {cut:#?}");
     for connection in &cut {
-        assert_eq!((&*connection.reason, connection.policy.as_ref()), ("default-deny", None), "{connection:#?}");
+        assert_eq!(
+            (&*connection.reason, connection.policy.as_ref()),
+            ("default-deny", None),
+            "{connection:#?}"
+        );
         assert_eq!(connection.isolated_by[0].name.to_string(), POLICY);
         let pod = |end: &Option<audit::Endpoint>| end.as_ref().and_then(audit::Endpoint::pod_name).unwrap();
         assert_eq!(pod(&connection.source).to_string(), "web/a");
@@ -104,13 +111,17 @@ fn connections_that_a_change_cuts_and_brings_back_are_recorded_with_policies_and
         Event::Policy(update) => Some(update),
         _ => None,
     });
-    let applied = applied.flat_map(|update| &update.policies).filter(|applied| applied.policy.name.to_string() == POLICY);
+    let applied = applied
+        .flat_map(|update| &update.policies)
+        .filter(|applied| applied.policy.name.to_string() == POLICY);
     assert!(applied.clone().all(|applied| applied.change == PolicyChange::Applied));
     assert!(applied.count() >= 3, "as it was found, and two changes");
     let pods: Vec<_> = records
         .iter()
         .filter_map(|record| match &record.event {
-            Event::Pod(pod) => Some((format!("{}/{}", pod.namespace, pod.pod), pod.labels.value("app").map(str::to_owned))),
+            Event::Pod(pod) => {
+                Some((format!("{}/{}", pod.namespace, pod.pod), pod.labels.value("app").map(str::to_owned)))
+            }
             _ => None,
         })
         .collect();
@@ -141,7 +152,8 @@ fn one_refused_connect_is_one_record_and_a_count() {
         Event::Connection(connection) if connection.verdict == policy::Verdict::Deny => Some(&**connection),
         _ => None,
     });
-    let of_client = |denial: &&Connection| denial.source.as_ref().is_some_and(|end| end.pod.as_deref() == Some("a"));
+    let of_client =
+        |denial: &&Connection| denial.source.as_ref().is_some_and(|end| end.pod.as_deref() == Some("a"));
     let denials: Vec<&Connection> = denials.filter(of_client).collect();
     assert_eq!(denials[0].count, None, "{denials:#?}");
     assert!(denials[1..].iter().all(|denial| denial.count.is_some()), "{denials:#?}");

@@ -233,8 +233,7 @@ impl Health {
         status.packets.cached = connections;
         (status.packets.cached_denied, status.packets.cached_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
-        let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
-        status.audit = status::AuditStatus { written, lost, write_errors, failing };
+        status.audit = self.audit.counters().into();
         status.conntrack = status::ConntrackStatus::read();
         status.policies = policy_rows(policies, self.audit.policy_verdicts());
         status
@@ -268,6 +267,21 @@ impl From<Counters> for status::Packets {
     fn from(counters: Counters) -> Self {
         let Counters { packets: _, allowed, denied, unparsable, gone, enobufs, hold: _ } = counters;
         Self { allowed, denied, unparsable, gone, overflows: enobufs, ..Self::default() }
+    }
+}
+
+impl From<audit::AuditCounters> for status::AuditStatus {
+    fn from(counters: audit::AuditCounters) -> Self {
+        let audit::AuditCounters {
+            written,
+            lost,
+            write_errors,
+            failing,
+            remedy,
+            removed_files,
+            upkeep_problem,
+        } = counters;
+        Self { written, lost, write_errors, failing, remedy, removed_files, upkeep_problem }
     }
 }
 

@@ -321,6 +321,16 @@ pub(crate) struct AuditStatus {
     pub write_errors: u64,
     /// Why records can't be written, or not to the configured path; null if they can.
     pub failing: Option<String>,
+    /// What to do about `failing`; null if records can be written.
+    #[serde(default)]
+    pub remedy: Option<String>,
+    /// Closed files that were removed, because there were more than --audit-keep or because they were larger
+    /// than --audit-total-size.
+    #[serde(default)]
+    pub removed_files: u64,
+    /// Why closed files can't be compressed or removed; null if they can.
+    #[serde(default)]
+    pub upkeep_problem: Option<String>,
 }
 
 /// The size of the conntrack table.

@@ -35,7 +35,7 @@ mod side;
 pub mod writer;
 
 pub use community_id::CommunityId;
-pub use destination::{Destination, DestinationError};
+pub use destination::{Destination, DestinationError, FileSettings, is_closed_file};
 pub use policy_verdicts::PolicyVerdicts;
 pub use reader::{Lines, ReadError, read};
 pub use record::{

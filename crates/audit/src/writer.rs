@@ -29,11 +29,14 @@ pub use self::output::BATCH;
 pub use self::thread::POLL;
 
 use self::message::Message;
-use self::shared::Shared;
+use self::shared::{Failure, Shared};
 use self::thread::Writer;
 
 /// How long [`Audit::stop`] waits for a destination that doesn't accept the last lines.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A write that takes longer is reported as a failure. Its records are not lost yet, but the rings fill up.
+const SLOW_WRITE: Duration = Duration::from_secs(3);
 
 /// The audit log's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +75,12 @@ pub struct AuditCounters {
     /// Why records can't be written, or not to the configured path; `None` if they can. The error of a failed
     /// write stays until a record has been written and no write has failed for a second.
     pub failing: Option<String>,
+    /// What to do about `failing`.
+    pub remedy: Option<String>,
+    /// Closed files that were removed, because there were too many or because they were too large.
+    pub removed_files: u64,
+    /// Why closed files can't be compressed or removed; `None` if they can.
+    pub upkeep_problem: Option<String>,
 }
 
 /// A running audit log. [`Audit::stop`] writes the remaining records, as does dropping it.
@@ -92,7 +101,7 @@ impl Audit {
         observe: impl FnMut(&Evaluation) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let sink = Sink::open(config.destination)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Arc::clone(sink.upkeep())));
         let (new_rings, rings_received) = mpsc::channel();
         let (messages, messages_received) = mpsc::channel();
         let receivers = (rings_received, messages_received);
@@ -206,11 +215,22 @@ pub struct AuditMonitor {
 impl AuditMonitor {
     /// The counters now.
     pub fn counters(&self) -> AuditCounters {
+        let (failing, remedy) = match (self.shared.failing().clone(), self.shared.writing_for()) {
+            (Some(Failure { why, remedy }), _) => (Some(why), Some(remedy)),
+            (None, time) if time >= SLOW_WRITE => {
+                let why = format!("a write has not ended for {} s", time.as_secs());
+                (Some(why), Some("check the disk, or the server of the file system".to_owned()))
+            }
+            (None, _) => (None, None),
+        };
         AuditCounters {
             written: self.shared.written.load(Relaxed),
             lost: self.shared.lost.load(Relaxed),
             write_errors: self.shared.write_errors.load(Relaxed),
-            failing: self.shared.failing().clone(),
+            failing,
+            remedy,
+            removed_files: self.shared.upkeep.removed(),
+            upkeep_problem: self.shared.upkeep.problem(),
         }
     }
 

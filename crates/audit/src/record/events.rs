@@ -21,10 +21,13 @@ pub struct Lost {
     /// How many verdicts and other events have no record. Records of pods, starts and losses that could not
     /// be written are not counted, though they are within the range.
     pub count: u64,
-    /// The first number of the range.
-    pub from_seq: u64,
-    /// The last number of the range.
-    pub to_seq: u64,
+    /// The first number of the range. Absent for a partial line, whose number and instance are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_seq: Option<u64>,
+    /// The last number of the range. Absent for a partial line. If a stream's reader stopped, it may have
+    /// read some lines of the range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_seq: Option<u64>,
     /// Why they are lost.
     pub reason: LostReason,
 }
@@ -40,6 +43,8 @@ pub enum LostReason {
     NotReceived,
     /// The log could not be written.
     WriteFailed,
+    /// The end of the file was a partial line of an agent that was killed. It was removed.
+    PartialLine,
 }
 
 impl LostReason {
@@ -49,6 +54,7 @@ impl LostReason {
             Self::QueueFull => "the log is slower than the verdicts",
             Self::NotReceived => "the kernel's messages about verdicts of its cache were lost",
             Self::WriteFailed => "the log could not be written",
+            Self::PartialLine => "an agent was killed while it wrote a line",
         }
     }
 }

@@ -529,6 +529,7 @@ fn event() -> BoxedStrategy<Event> {
         LostReason::QueueFull,
         LostReason::NotReceived,
         LostReason::WriteFailed,
+        LostReason::PartialLine,
     ]);
     let bypass = (reason(), moment(), moment(), text(), proptest::option::of(text()), any::<Option<u32>>())
         .prop_map(|(reason, from, to, change, program, pid)| Bypass {
@@ -543,12 +544,9 @@ fn event() -> BoxedStrategy<Event> {
         connection().prop_map(|connection| Event::Connection(Box::new(connection))),
         connection().prop_map(|connection| Event::Revoked(Box::new(connection))),
         connection().prop_map(|connection| Event::Restored(Box::new(connection))),
-        (any::<[u64; 3]>(), lost).prop_map(|([count, from_seq, to_seq], reason)| Event::Lost(Lost {
-            count,
-            from_seq,
-            to_seq,
-            reason
-        })),
+        (any::<u64>(), any::<[Option<u64>; 2]>(), lost).prop_map(|(count, [from_seq, to_seq], reason)| {
+            Event::Lost(Lost { count, from_seq, to_seq, reason })
+        }),
         bypass.prop_map(|bypass| Event::Bypass(Box::new(bypass))),
         dropped().prop_map(|dropped| Event::Dropped(Box::new(dropped))),
         (any::<u64>(), proptest::collection::vec(applied(), 0..3)).prop_map(|(generation, policies)| {

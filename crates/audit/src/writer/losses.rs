@@ -14,15 +14,28 @@ const MOST: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     /// Oldest first.
-    unreported: Vec<Lost>,
+    unreported: Vec<Loss>,
     /// How many of them the lines to write report.
     in_lines: usize,
+    /// The numbers of the last lines that were written, and the losses that they report: a stream may have
+    /// accepted these lines and still lose them.
+    last_written: Option<((u64, u64), Vec<Loss>)>,
     /// All losses in rings that have been counted, by reason.
     in_rings: [u64; 2],
     /// All losses in rings that have been freed, by reason.
     in_old_rings: [u64; 2],
     /// All records in lines that could not be written.
     in_writes: u64,
+}
+
+/// Consecutive numbers of records that are not in the log.
+#[derive(Clone, Debug)]
+struct Loss {
+    /// How many of them are counted.
+    count: u64,
+    from_seq: u64,
+    to_seq: u64,
+    reason: LostReason,
 }
 
 /// The reasons of losses in rings, in the order of their counters.
@@ -40,7 +53,7 @@ impl Losses {
             let count = total[index] - self.in_rings[index];
             if count > 0 {
                 let from_seq = next_seq.fetch_add(count, Relaxed);
-                self.push(Lost { count, from_seq, to_seq: from_seq + count - 1, reason });
+                self.push(Loss { count, from_seq, to_seq: from_seq + count - 1, reason });
             }
         }
         self.in_rings = total;
@@ -55,7 +68,11 @@ impl Losses {
     /// The losses to report in the lines to write.
     pub(super) fn report(&mut self) -> Vec<Lost> {
         self.in_lines = self.unreported.len();
-        self.unreported.clone()
+        let lost = |loss: &Loss| {
+            let Loss { count, from_seq, to_seq, reason } = *loss;
+            Lost { count, from_seq: Some(from_seq), to_seq: Some(to_seq), reason }
+        };
+        self.unreported.iter().map(lost).collect()
     }
 
     /// Forgets the losses, if there is no log to report them to.
@@ -64,17 +81,26 @@ impl Losses {
         self.in_lines = 0;
     }
 
-    /// The lines have been written.
-    pub(super) fn written(&mut self) {
-        self.unreported.drain(..self.in_lines);
+    /// The lines with these numbers have been written.
+    pub(super) fn written(&mut self, numbers: (u64, u64)) {
+        let reported = self.unreported.drain(..self.in_lines).collect();
+        self.last_written = Some((numbers, reported));
         self.in_lines = 0;
+    }
+
+    /// The lines of the last write are lost nevertheless, or some of them, and with them this many records.
+    pub(super) fn lost_after_write(&mut self, count: u64) {
+        self.in_writes += count;
+        let Some(((from_seq, to_seq), reported)) = self.last_written.take() else { return };
+        self.unreported.splice(0..0, reported);
+        self.push(Loss { count, from_seq, to_seq, reason: LostReason::WriteFailed });
     }
 
     /// The lines with these numbers and this many records could not be written.
     pub(super) fn write_failed(&mut self, (from_seq, to_seq): (u64, u64), count: u64) {
         self.in_lines = 0;
         self.in_writes += count;
-        self.push(Lost { count, from_seq, to_seq, reason: LostReason::WriteFailed });
+        self.push(Loss { count, from_seq, to_seq, reason: LostReason::WriteFailed });
     }
 
     /// How many records have been lost so far.
@@ -82,7 +108,7 @@ impl Losses {
         self.in_rings.iter().sum::<u64>() + self.in_writes
     }
 
-    fn push(&mut self, lost: Lost) {
+    fn push(&mut self, lost: Loss) {
         if lost.from_seq > lost.to_seq {
             return;
         }

@@ -112,6 +112,11 @@ impl SeenPods {
         self.begin_batch();
     }
 
+    /// Lines that had been written are lost nevertheless: any pod may be without a description.
+    pub(super) fn lost_after_write(&mut self) {
+        self.file += 1;
+    }
+
     fn begin_batch(&mut self) {
         self.batch += 1;
         if self.pods.len() > MOST {

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use policy::{Change, Compiler, Generation, Labels, Pod, PodName, PolicyName, Scope, Snapshot};
 
 use super::*;
-use crate::destination::Destination;
+use crate::destination::{Destination, FileSettings};
 use crate::reader::read;
 use crate::record::tests::{evaluation, from_to, instance, snapshot};
 use crate::record::{LostReason, PolicyVersion, Record};
 use crate::recorder::{self, Recorder};
-use crate::writer::{Audit, AuditConfig, AuditCounters, Reopener};
+use crate::writer::{Audit, AuditConfig, AuditCounters, AuditMonitor, Reopener, SLOW_WRITE};
 
 fn config(path: &Path, ring: usize) -> AuditConfig {
-    let destination = Destination::File { path: path.to_owned(), max_bytes: 1 << 30, keep: 1 };
+    let settings = FileSettings::new(path);
+    let destination = Destination::File(FileSettings { max_bytes: 1 << 30, allow_special: true, ..settings });
     AuditConfig { instance: instance(), destination, ring, fold: Duration::ZERO }
 }
 
@@ -93,7 +94,7 @@ fn check_numbers(files: &[&Path]) {
     records.sort_by_key(|record| record.seq);
     records.dedup();
     let lost = |record: &Record| match &record.event {
-        Event::Lost(lost) => Some(lost.from_seq..=lost.to_seq),
+        Event::Lost(lost) => Some(lost.from_seq?..=lost.to_seq?),
         _ => None,
     };
     let mut numbers: Vec<u64> = records.iter().filter_map(lost).flatten().collect();
@@ -198,8 +199,10 @@ fn records_lost_on_a_full_disk_are_reported_once_there_is_room() {
     recorder.record(connection(&snapshot, 3));
     writer.poll(now, time());
     assert_eq!(writer.shared.write_errors.load(Relaxed), 2);
-    let failing = writer.shared.failing().clone().expect("failing");
+    let failure = writer.shared.failing().clone().expect("failing");
+    let failing = failure.why;
     assert!(failing.contains("No space left"), "{failing}");
+    assert!(failure.remedy.contains("free space"), "{}", failure.remedy);
 
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
     recorder.record(connection(&snapshot, 4));
@@ -227,7 +230,7 @@ fn a_moved_file_that_cannot_be_opened_again_is_a_failure_until_it_can() {
     fs::create_dir(&path).expect("a folder in its place");
     recorder.record(connection(&snapshot, 1));
     writer.poll(now + Duration::from_secs(1), time());
-    let failing = writer.shared.failing().clone().expect("failing");
+    let failing = writer.shared.failing().clone().expect("failing").why;
     assert!(failing.contains("directory"), "{failing}, though the removed file can still be written");
 
     fs::remove_dir(&path).expect("removes");
@@ -266,7 +269,8 @@ fn lines_written_while_the_file_is_moved_are_repeated_in_the_new_file() {
     writer.poll(now, time());
     // The move happens after the check and before the write.
     fs::rename(&path, &moved).expect("renames");
-    writer.output.write_in_place(&lines, (now, time()), &mut |_| {}).expect("writes");
+    let batch = Batch { lines: &lines, records: 2, time: time() };
+    writer.output.write_in_place(&batch, now, &mut |_, _| {}).expect("writes");
     assert_eq!(summary(&moved), ["1", "2"], "a copy made earlier would lack them");
     assert_eq!(summary(&path), ["repeated 4", "1", "2"]);
     let text = fs::read(&path).expect("log");
@@ -334,8 +338,7 @@ fn writing_a_short_line_to_a_full_disk_is_no_recovery() {
     assert_eq!(summary(&path), ["lost 1"]);
     assert!(failing(&writer), "no record has been written");
     // If a short record fits and the next batch does not, that is no recovery either.
-    writer.output.sink =
-        Sink::open(Destination::File { path: "/dev/full".into(), max_bytes: 1, keep: 0 }).expect("full");
+    writer.output.sink = Sink::open(self::config(Path::new("/dev/full"), 8).destination).expect("full");
     recorder.record(connection(&snapshot, 2));
     writer.poll(now, time());
     writer.output.sink = Sink::open(config(&path, 8).destination).expect("room again");
@@ -389,38 +392,40 @@ fn an_unparsable_line_is_reported_and_the_next_one_is_read() {
 #[test]
 fn each_file_describes_the_pods_of_its_records() {
     let folder = tempfile::tempdir().expect("folder");
-    let (path, first, second) = (
-        folder.path().join("audit.log"),
-        folder.path().join("audit.log.2"),
-        folder.path().join("audit.log.1"),
-    );
-    let destination = Destination::File { path: path.clone(), max_bytes: 3_000, keep: 2 };
+    let path = folder.path().join("audit.log");
+    let settings = FileSettings { max_bytes: 3_000, compress: false, ..FileSettings::new(&path) };
     let (messages, received) = mpsc::channel();
-    let (mut writer, mut recorder) = writer_of(AuditConfig { destination, ..config(&path, 64) }, received);
+    let config = AuditConfig { destination: Destination::File(settings), ..config(&path, 64) };
+    let (mut writer, mut recorder) = writer_of(config, received);
     let labels: Labels = [("team", "front")].into_iter().collect();
     messages.send(Message::Namespace("web".into(), Some(labels.clone()))).expect("sends");
     let (snapshot, now) = (snapshot(), Instant::now());
-    recorder.record(connection(&snapshot, 1));
-    recorder.record(connection(&snapshot, 2));
-    writer.poll(now, time());
+    // Closed files are named after the time.
+    let mut poll = |writer: &mut Writer<_>, port: u16| {
+        recorder.record(connection(&snapshot, port));
+        writer.poll(now, time() + Duration::from_secs(port.into()));
+    };
+    poll(&mut writer, 1);
+    poll(&mut writer, 2);
     assert_eq!(words(&path), ["pod web/a", "pod db/db", "1", "2"]);
     let Event::Pod(pod) = &records(&path)[0].event else { panic!("no pod") };
     assert_eq!((pod.namespace_labels.clone(), pod.labels.value("app")), (labels, Some("a")));
     assert_eq!(pod.workload.as_ref().map(|workload| &*workload.name), Some("front"));
 
-    recorder.record(connection(&snapshot, 3));
-    writer.poll(now, time());
-    assert_eq!(words(&first.with_extension("1")), ["pod web/a", "pod db/db", "1", "2"], "rotated");
-    let mut begin = words(&path);
-    begin[..2].sort();
-    assert_eq!(begin, ["pod db/db", "pod web/a", "3"]);
-    for port in 4..=5 {
-        recorder.record(connection(&snapshot, port));
-        writer.poll(now, time());
+    (3..=5).for_each(|port| poll(&mut writer, port));
+    let mut files: Vec<_> =
+        fs::read_dir(folder.path()).expect("folder").map(|file| file.expect("file").path()).collect();
+    // The current file has the shortest name.
+    files.sort_by_key(|file| (*file == path, file.clone()));
+    assert_eq!(files.iter().flat_map(|file| summary(file)).collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
+    assert!(files.len() > 1, "rotated");
+    for file in &files {
+        let mut begin = words(file);
+        begin[..2].sort();
+        assert_eq!(begin[..2], ["pod db/db", "pod web/a"], "{}", file.display());
+        assert_eq!(begin.len(), 2 + summary(file).len(), "each once");
     }
-    assert_eq!(summary(&second), ["3", "4"]);
-    assert_eq!((words(&path).len(), summary(&path)), (3, vec!["5".to_owned()]));
-    check_numbers(&[&first, &second, &path]);
+    check_numbers(&files.iter().map(|file| file.as_path()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -493,7 +498,7 @@ fn a_folded_record_that_is_lost_counts_all_its_denials() {
     writer.poll(now, time());
     let sink = std::mem::replace(
         &mut writer.output.sink,
-        Sink::open(Destination::File { path: "/dev/full".into(), max_bytes: 1, keep: 0 }).expect("full"),
+        Sink::open(self::config(Path::new("/dev/full"), 8).destination).expect("full"),
     );
     writer.poll(now + fold, time());
     writer.output.sink = sink;
@@ -596,4 +601,111 @@ fn a_record_names_the_version_that_its_generation_compiled() {
         _ => None,
     });
     assert_eq!(found.expect("a policy").version, version("10"), "generation 1");
+}
+
+#[test]
+fn a_reader_that_stops_costs_records_but_no_time_and_each_is_counted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("FIFO");
+    let (mut writer, mut recorder) = writer(&path, 4096);
+    let (snapshot, mut now) = (snapshot(), Instant::now());
+    let recorded: u64 = 3000;
+    for port in 1..=recorded {
+        recorder.record(connection(&snapshot, u16::try_from(port).expect("a port")));
+        if port % 100 == 0 {
+            now += Duration::from_millis(20);
+            writer.poll(now, time());
+        }
+    }
+    let lost = writer.shared.lost.load(Relaxed);
+    assert!(lost > 0, "a pipe has 64 KiB");
+    let failure = writer.shared.failing().clone().expect("failing");
+    assert!(failure.why.contains("does not read"), "{}", failure.why);
+    assert!(failure.remedy.contains("pipe"), "{}", failure.remedy);
+
+    // The reader continues: it gets each accepted line, and the number of the others.
+    let reader = fs::File::open(&path).expect("opens");
+    let lines = thread::spawn(move || {
+        let mut lines = crate::reader::Lines::new("pipe", std::io::BufReader::new(reader));
+        let (mut read, mut lost) = (0, 0);
+        loop {
+            match lines.next().expect("more").expect("whole lines").event {
+                Event::Lost(line) => lost += line.count,
+                Event::Connection(connection)
+                    if connection.destination.as_ref().is_some_and(|end| end.port == Some(60000)) =>
+                {
+                    return (read, lost);
+                }
+                Event::Connection(_) => read += 1,
+                _ => {}
+            }
+        }
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    recorder.record(connection(&snapshot, 50000));
+    while writer.shared.failing().is_some() {
+        assert!(Instant::now() < end, "the reader reads");
+        thread::sleep(Duration::from_millis(2));
+        now += Duration::from_millis(500);
+        recorder.record(connection(&snapshot, 50000));
+        writer.poll(now, time());
+    }
+    recorder.record(connection(&snapshot, 60000));
+    writer.poll(now, time());
+    while writer.output.sink.is_pending() {
+        writer.poll(now, time());
+    }
+    let (written, lost) = (writer.shared.written.load(Relaxed), writer.shared.lost.load(Relaxed));
+    assert_eq!(lines.join().expect("reads"), (written - 1, lost));
+}
+
+#[test]
+fn a_reader_that_never_reads_does_not_hold_up_the_end_and_its_records_are_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("FIFO");
+    let audit = Audit::start(config(&path, 4096), |_| {}).expect("starts");
+    let (mut recorder, snapshot) = (audit.recorder(), snapshot());
+    for port in 1..=2000 {
+        recorder.record(connection(&snapshot, port));
+    }
+    let counters = audit.stop();
+    assert_eq!(counters.written + counters.lost, 2000);
+    assert!(counters.lost > 0 && counters.failing.is_some() == (counters.write_errors > 0), "{counters:?}");
+}
+
+#[test]
+fn a_partial_line_that_a_killed_agent_left_is_reported_as_a_lost_record() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let whole = {
+        let (mut writer, mut recorder) = writer(&path, 8);
+        recorder.record(connection(&snapshot(), 1));
+        writer.poll(Instant::now(), time());
+        fs::read(&path).expect("log")
+    };
+    let connection_bytes =
+        whole.len() - whole.trim_ascii_end().iter().rposition(|byte| *byte == b'\n').expect("pods") - 1;
+    for (cut, expected) in [(1, vec!["1", "2"]), (2, vec!["lost 1", "2"]), (connection_bytes, vec!["2"])] {
+        fs::write(&path, &whole[..whole.len() - cut]).expect("file");
+        let (mut writer, mut recorder) = writer(&path, 8);
+        recorder.record(connection(&snapshot(), 2));
+        writer.poll(Instant::now(), time());
+        assert_eq!(summary(&path), expected, "without the last {cut} bytes");
+    }
+}
+
+#[test]
+fn a_write_that_does_not_end_is_a_failure_while_it_lasts() {
+    let shared = Arc::<Shared>::default();
+    let monitor = AuditMonitor { shared: Arc::clone(&shared) };
+    shared.set_writing(true);
+    assert_eq!(monitor.counters().failing, None);
+    thread::sleep(SLOW_WRITE + Duration::from_millis(20));
+    let counters = monitor.counters();
+    assert!(counters.failing.is_some_and(|why| why.contains("has not ended")), "a hung disk");
+    assert!(counters.remedy.is_some_and(|todo| todo.contains("disk")));
+    shared.set_writing(false);
+    assert_eq!(monitor.counters().failing, None);
 }

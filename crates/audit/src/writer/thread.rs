@@ -16,15 +16,19 @@ use super::message::Message;
 use super::output::{BATCH, Output};
 use super::seen_pods::SeenPods;
 use super::shared::Shared;
-use crate::destination::Sink;
+use crate::destination::{Batch, FileStart, Sink};
 use crate::fold::{Fold, Offered};
 use crate::policy_versions::PolicyVersions;
-use crate::record::{Connection, ConnectionEvent, Event, LineBuffer, Start, Stop};
+use crate::record::{Connection, ConnectionEvent, Event, LineBuffer, Lost, LostReason, Start, Stop};
 use crate::recorder::{Recorded, RevokedBy, Ring, Subject};
 
 /// How long the writer sleeps between two polls of the rings. Recorders don't wake it: a wake-up would cost
 /// the worker more than the record.
 pub const POLL: Duration = Duration::from_millis(20);
+
+/// How long the last lines to a stream wait for its reader when the log ends. Less than the time that
+/// [`Audit::stop`](super::Audit::stop) waits, so that the lines that it didn't take are counted.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The state of the writer's thread. Callers pass in the time, so that tests need not wait.
 pub(super) struct Writer<F> {
@@ -79,7 +83,8 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             let stopping = self.shared.stopping.load(Relaxed);
             self.poll(Instant::now(), Timestamp::now());
             if stopping {
-                return self.stop(Instant::now(), Timestamp::now());
+                self.stop(Instant::now(), Timestamp::now());
+                return self.drain();
             }
             thread::sleep(POLL);
         }
@@ -101,10 +106,33 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         self.write(now, time);
     }
 
+    /// Waits for a stream's reader, and counts what it did not take.
+    fn drain(&mut self) {
+        let end = Instant::now() + DRAIN_TIMEOUT;
+        while self.output.sink.is_pending() && Instant::now() < end {
+            thread::sleep(POLL / 10);
+            self.output.flush(Instant::now());
+        }
+        self.output.sink.lose_pending();
+        self.count_lost_in_stream();
+        self.shared.lost.store(self.losses.total(), Relaxed);
+    }
+
+    /// Moves records from the written to the lost ones that a stream had accepted and its reader didn't take.
+    fn count_lost_in_stream(&mut self) {
+        if let Some(lost) = self.output.sink.take_lost() {
+            self.losses.lost_after_write(lost);
+            self.pods.lost_after_write();
+            self.shared.written.fetch_sub(lost, Relaxed);
+        }
+    }
+
     /// Reads every ring once and writes all records.
     fn poll(&mut self, now: Instant, time: Timestamp) {
         self.rings.extend(self.new_rings.try_iter());
         self.output.follow(now, false);
+        self.output.flush(now);
+        self.count_lost_in_stream();
         self.report_lost(now, time);
         // Take no more than the rings hold now: a busy worker must not delay the records of other workers.
         // Messages that belong to these evaluations have been sent before them.
@@ -249,7 +277,11 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
         // A file may begin more than once during a write; it always begins with the same lines.
         let mut began: Option<Vec<u8>> = None;
         let (head, pods) = (&self.lines.head, &self.pods);
-        let mut begin = |lines: &mut Vec<u8>| {
+        let mut begin = |start: &FileStart, lines: &mut Vec<u8>| {
+            if start.cut_lines > 0 {
+                let (count, reason) = (start.cut_lines, LostReason::PartialLine);
+                head.push(lines, time, Event::Lost(Lost { count, from_seq: None, to_seq: None, reason }));
+            }
             let first = began.get_or_insert_with(|| {
                 let mut first = Vec::new();
                 pods.named_before().for_each(|pod| head.push(&mut first, time, Event::Pod(Box::new(pod))));
@@ -257,14 +289,17 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             });
             lines.extend_from_slice(first);
         };
-        match self.output.write(&self.lines.bytes, self.records, (now, time), &mut begin) {
+        let batch = Batch { lines: &self.lines.bytes, records: self.records, time };
+        let written = self.output.write(&batch, now, &mut begin);
+        let numbers = (self.first_seq, self.lines.head.next_seq() - 1);
+        match written {
             Ok(()) => {
                 self.shared.written.fetch_add(self.records, Relaxed);
-                self.losses.written();
+                self.losses.written(numbers);
                 self.pods.written(began.is_some());
             }
             Err(_) => {
-                self.losses.write_failed((self.first_seq, self.lines.head.next_seq() - 1), self.records);
+                self.losses.write_failed(numbers, self.records);
                 self.pods.write_failed();
             }
         }
