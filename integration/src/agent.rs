@@ -48,7 +48,8 @@ pub struct Agent {
 /// How to start an agent.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
-    /// Flags for `kube-verdict run`, other than `--source`, `--node`, `--audit-log` and `--http-port`.
+    /// Flags for `kube-verdict run`, other than `--source`, `--node`, `--audit-log` and `--http-port`. They
+    /// may replace `--audit-fold=0s`.
     pub flags: &'a [&'a str],
     /// A program with arguments that executes the agent, such as `setpriv ...`.
     pub wrapper: &'a [&'a str],
@@ -92,6 +93,9 @@ impl Agent {
         let Some((program, arguments)) = command_line.split_first() else {
             bail!("the command line is empty")
         };
+        // Each denied packet has its own record, unless the test is about folding.
+        let folds = launch.flags.iter().any(|flag| flag.starts_with("--audit-fold"));
+        let fold = (!folds).then_some("--audit-fold=0s");
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -100,6 +104,7 @@ impl Agent {
             .arg(launch.kubeconfig.or(launch.source).unwrap_or(testbed.manifests().path()))
             .arg("--audit-log")
             .arg(&audit_log)
+            .args(fold)
             .args(launch.flags)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -203,12 +208,12 @@ impl Agent {
         if self.audit_log.exists() { dropped::read(&self.audit_log, offset) } else { Ok(Vec::new()) }
     }
 
-    /// All lines of its audit log whose first field has this name, such as `bypass`.
-    pub fn lines(&self, first: &str) -> Result<Vec<Value>> {
-        let begin = format!("{{\"{first}\"");
+    /// All lines of its audit log with an event of this name, such as `bypass`.
+    pub fn lines(&self, event: &str) -> Result<Vec<Value>> {
         let (lines, _) = record::lines(&self.audit_log, 0)?;
-        let lines = lines.iter().filter(|line| line.starts_with(begin.as_bytes()));
-        lines.map(|line| serde_json::from_slice(line).context("a line of the audit log")).collect()
+        let values = lines.iter().map(|line| serde_json::from_slice(line).context("a line of the audit log"));
+        let values: Vec<Value> = values.collect::<Result<_>>()?;
+        Ok(values.into_iter().filter(|line| line["event"] == event).collect())
     }
 
     /// Waits for a record after an offset of its audit log for which `fits` is true.

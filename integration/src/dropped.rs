@@ -7,14 +7,10 @@ use serde::Deserialize;
 
 use crate::record::{self, Endpoint};
 
-/// The start of every such line.
-const LINE_START: &[u8] = b"{\"dropped\"";
-
 /// Packets of one interface that were dropped for one reason, within a second.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Dropped {
     /// The reason, such as `spoofed-source`.
-    #[serde(rename = "dropped")]
     pub reason: String,
     /// The node that dropped them.
     pub node: String,
@@ -54,13 +50,15 @@ impl Dropped {
 /// The lines about dropped packets in a log, from byte `from` on.
 pub fn read(log: &Path, from: u64) -> Result<Vec<Dropped>> {
     let (lines, _) = record::lines(log, from)?;
-    let of_drops = lines.iter().filter(|line| line.starts_with(LINE_START));
-    of_drops
-        .map(|line| {
-            serde_json::from_slice(line)
-                .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(line)))
-        })
-        .collect()
+    let mut drops = Vec::new();
+    for line in lines {
+        if record::is_event(&line, "dropped")? {
+            let drop = serde_json::from_slice(&line)
+                .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(&line)))?;
+            drops.push(drop);
+        }
+    }
+    Ok(drops)
 }
 
 #[cfg(test)]
@@ -71,9 +69,9 @@ mod tests {
     fn a_line_about_a_frame_that_is_not_ip_is_parsed() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit");
-        let line = r#"{"dropped":"ether-type","time":"2026-11-28T10:00:00Z","node":"node-a","interface":"veth0",
+        let line = r#"{"event":"dropped","reason":"ether-type","time":"2026-11-28T10:00:00Z","node":"node-a","interface":"veth0",
             "namespace":"evil","pod":"a","packets":3,"protocol":null,"source":null,"destination":null,"ether_type":"0x8100"}"#;
-        std::fs::write(&log, line.replace('\n', "") + "\n{\"lost\":3}\n").unwrap();
+        std::fs::write(&log, line.replace('\n', "") + "\n{\"event\":\"lost\",\"count\":3}\n").unwrap();
         let lines = read(&log, 0).unwrap();
         assert_eq!((lines.len(), lines[0].packets, lines[0].is_from("evil/a")), (1, 3, true));
         assert_eq!(lines[0].ether_type.as_deref(), Some("0x8100"));

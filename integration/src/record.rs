@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::port::Transport;
 use crate::probe::{Observed, ProbeTarget};
 
-/// The fields of a record that tests use.
+/// The fields of an event `connection` that tests use.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Record {
     /// `allow` or `deny`.
@@ -26,7 +26,9 @@ pub struct Record {
     pub source: Option<Endpoint>,
     /// The packet's destination, after DNAT.
     pub destination: Option<Endpoint>,
-    /// The policy that determined the verdict.
+    /// The policy that determined the verdict. In a record of a default deny, that is the first policy that
+    /// isolates the pod.
+    #[serde(deserialize_with = "policy_name")]
     pub policy: Option<String>,
     /// The index of its rule.
     pub rule: Option<usize>,
@@ -34,6 +36,9 @@ pub struct Record {
     pub egress: Side,
     /// The verdict in direction ingress.
     pub ingress: Side,
+    /// The policies that isolate the pod, if none of their rules matches.
+    #[serde(default)]
+    isolated_by: Vec<PolicyName>,
     /// For a default deny, the rule that came nearest to allowing the packet.
     #[serde(default)]
     pub nearest_miss: Option<NearestMiss>,
@@ -53,6 +58,7 @@ pub struct Record {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct NearestMiss {
     /// Its policy.
+    #[serde(deserialize_with = "nearest_policy")]
     pub policy: String,
     /// Its index.
     pub rule: usize,
@@ -80,13 +86,47 @@ pub struct Side {
     pub verdict: String,
     /// The reason for the verdict.
     pub reason: String,
-    /// The policy that determined the verdict.
+    /// The policy that determined the verdict. In the direction of a default deny, that is the first policy
+    /// that isolates the pod.
+    #[serde(deserialize_with = "policy_name")]
     pub policy: Option<String>,
     /// The index of its rule.
     pub rule: Option<usize>,
 }
 
+/// A policy in a record.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+struct PolicyName {
+    namespace: Option<String>,
+    name: String,
+}
+
+impl PolicyName {
+    /// `namespace/name`, or `name` alone if it is cluster-wide.
+    fn shown(&self) -> String {
+        let namespace = self.namespace.iter().map(|namespace| format!("{namespace}/")).collect::<String>();
+        namespace + &self.name
+    }
+}
+
+fn policy_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<PolicyName>::deserialize(deserializer)?.as_ref().map(PolicyName::shown))
+}
+
+fn nearest_policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    PolicyName::deserialize(deserializer).map(|policy| policy.shown())
+}
+
 impl Record {
+    /// Names the first policy that isolates the pod where no rule determined the verdict.
+    fn with_isolating_policy(mut self) -> Self {
+        let isolating = self.isolated_by.first().map(PolicyName::shown);
+        let side = if self.direction == "egress" { &mut self.egress } else { &mut self.ingress };
+        side.policy = side.policy.take().or(isolating.clone());
+        self.policy = self.policy.take().or(isolating);
+        self
+    }
+
     /// Whether this is the record of a probe that was evaluated with `destination` (the pod's own address and
     /// port).
     pub fn is_of(&self, observed: &Observed, destination: SocketAddr) -> bool {
@@ -112,9 +152,18 @@ fn name(transport: Transport) -> &'static str {
     }
 }
 
-/// The starts of lines that are not records: about lost or repeated records, about packets that rules
-/// dropped, or about times in which packets could pass without evaluation.
-const OTHER_LINES: [&[u8]; 4] = [b"{\"lost\"", b"{\"repeated\"", b"{\"dropped\"", b"{\"bypass\""];
+/// The name of a line's event.
+#[derive(Deserialize)]
+struct EventName {
+    event: String,
+}
+
+/// Whether a line has an event of this name.
+pub(crate) fn is_event(line: &[u8], name: &str) -> Result<bool> {
+    let EventName { event } = serde_json::from_slice(line)
+        .with_context(|| format!("a line without an event: {}", String::from_utf8_lossy(line)))?;
+    Ok(event == name)
+}
 
 /// No record is longer than this.
 const MAX_RECORD_BYTES: u64 = 64 * 1024;
@@ -130,18 +179,18 @@ pub fn end(log: &Path) -> io::Result<u64> {
     Ok(from + whole)
 }
 
-/// The records of a log from byte `from` on, and the offset after the last complete line. Other lines, and an
-/// incomplete last line, are skipped.
+/// The events `connection` of a log from byte `from` on, and the offset after the last complete line. Other
+/// events, and an incomplete last line, are skipped.
 pub fn read(log: &Path, from: u64) -> Result<(Vec<Record>, u64)> {
     let (lines, end) = lines(log, from)?;
     let mut records = Vec::new();
     for line in lines {
-        if OTHER_LINES.iter().any(|begin| line.starts_with(begin)) {
+        if !is_event(&line, "connection")? {
             continue;
         }
-        let record = serde_json::from_slice(&line)
+        let record: Record = serde_json::from_slice(&line)
             .with_context(|| format!("{}: {}", log.display(), String::from_utf8_lossy(&line)))?;
-        records.push(record);
+        records.push(record.with_isolating_policy());
     }
     Ok((records, end))
 }
@@ -164,7 +213,7 @@ mod tests {
     fn lines_about_dropped_packets_are_not_records() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit");
-        let whole = "{\"lost\":3}\n{\"dropped\":\"overlay\",\"node\":\"a\",\"packets\":1}\n";
+        let whole = "{\"event\":\"lost\",\"count\":3}\n{\"event\":\"dropped\",\"reason\":\"overlay\"}\n";
         fs::write(&log, format!("{whole}half")).unwrap();
         let (records, end) = read(&log, 0).unwrap();
         assert_eq!((records.len(), end), (0, whole.len() as u64));

@@ -61,11 +61,6 @@ pub fn allowed(direction: Direction, policy: &str, rule: usize) -> Expected {
     Expected { reached: true, evaluated: Some((direction, "rule", Some(policy.to_owned()), Some(rule))) }
 }
 
-/// Rule `rule` of `policy` denies it in this direction, and the packet is dropped.
-pub fn denied_by(direction: Direction, policy: &str, rule: usize) -> Expected {
-    Expected { reached: false, evaluated: Some((direction, "rule", Some(policy.to_owned()), Some(rule))) }
-}
-
 /// It is allowed in this direction for a reason other than a rule, such as `not-isolated` or `own-node`.
 pub fn allowed_because(direction: Direction, reason: &'static str) -> Expected {
     Expected { reached: true, evaluated: Some((direction, reason, None, None)) }

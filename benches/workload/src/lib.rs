@@ -187,6 +187,7 @@ pub fn pod(number: usize) -> Pod {
         reported: 0,
         created: number as i64,
         uid: Default::default(),
+        workload: None,
     }
 }
 

@@ -25,6 +25,7 @@ mod message;
 mod nflog;
 mod nflog_records;
 mod phase;
+mod policy_records;
 mod ports;
 mod predecessor;
 mod problem_log;

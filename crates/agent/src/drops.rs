@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use audit::{Dropped, Endpoint};
 use dataplane::drops::{DropCounts, DropKey, DropOrigin, DropReason, DropSample};
 use dataplane::ports::{Bindings, InterfaceIndex};
-use jiff::Timestamp;
 use policy::{PodName, Snapshot};
 
 use crate::sync::lock;
@@ -74,12 +73,11 @@ impl DropRecorder {
         &self.totals
     }
 
-    /// Returns a line for each reason and sender whose count has grown since the last call. `counts` are the
-    /// kernel's counters.
+    /// Returns a record for each reason and sender whose count has grown since the last call. `counts` are
+    /// the kernel's counters.
     pub(crate) fn drain(
         &mut self,
         counts: DropCounts,
-        node: &Arc<str>,
         snapshot: &Snapshot,
         bindings: &Bindings,
     ) -> Vec<Dropped> {
@@ -101,12 +99,11 @@ impl DropRecorder {
         });
         let all: Vec<(DropKey, u64)> = grown.chain(own).filter(|(_, packets)| *packets > 0).collect();
         self.recorded = counts;
-        let time = Timestamp::now();
         all.into_iter()
             .map(|(key, packets)| {
                 *self.totals.entry(key.1).or_default() += packets;
                 let sample = samples.get(&key).or_else(|| external_sample(key, &samples));
-                self.line(key, packets, sample, time, node, snapshot)
+                self.line(key, packets, sample, snapshot)
             })
             .collect()
     }
@@ -116,8 +113,6 @@ impl DropRecorder {
         (place, reason): DropKey,
         packets: u64,
         sample: Option<&DropSample>,
-        time: Timestamp,
-        node: &Arc<str>,
         snapshot: &Snapshot,
     ) -> Dropped {
         let packet = sample.and_then(|sample| sample.packet);
@@ -130,8 +125,6 @@ impl DropRecorder {
         };
         Dropped {
             reason: reason.code().into(),
-            time,
-            node: Arc::clone(node),
             interface: name,
             namespace: pod.as_ref().map(|pod| Arc::clone(&pod.namespace)),
             pod: pod.map(|pod| pod.name),

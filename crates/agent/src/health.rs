@@ -234,8 +234,7 @@ impl Health {
         status.packets.cached = connections;
         (status.packets.cached_denied, status.packets.cached_untracked) = (denied, untracked);
         status.queues = queues.map(queue_rows).unwrap_or_default();
-        let audit::AuditCounters { written, lost, write_errors, failing } = self.audit.counters();
-        status.audit = status::AuditStatus { written, lost, write_errors, failing };
+        status.audit = self.audit.counters().into();
         status.conntrack = status::ConntrackStatus::read();
         let verdicts = self.audit.policy_verdicts();
         status.policies = policy_rows(policies, verdicts);
@@ -278,6 +277,21 @@ fn packets(workers: &Workers, counters: Counters) -> status::Packets {
         overflows: counters.enobufs,
         by_outcome: counts.iter().map(|(class, packets)| PacketCount::new(class, packets)).collect(),
         ..status::Packets::default()
+    }
+}
+
+impl From<audit::AuditCounters> for status::AuditStatus {
+    fn from(counters: audit::AuditCounters) -> Self {
+        let audit::AuditCounters {
+            written,
+            lost,
+            write_errors,
+            failing,
+            remedy,
+            removed_files,
+            upkeep_problem,
+        } = counters;
+        Self { written, lost, write_errors, failing, remedy, removed_files, upkeep_problem }
     }
 }
 
@@ -403,6 +417,7 @@ mod tests {
             reported: 0,
             created: 0,
             uid: Default::default(),
+            workload: None,
         };
         let namespace = Namespace { name: "web".into(), labels: [("app", "a")].into_iter().collect() };
         let changes = [Change::Namespace(namespace), Change::Pod(pod), Change::Policy(Arc::new(guard))];

@@ -192,14 +192,9 @@ impl OriginTracker {
         self.states.clone()
     }
 
-    /// The audit log's lines about packets that rules dropped since the last call.
-    pub(crate) fn drain_drops(
-        &mut self,
-        counts: DropCounts,
-        node: &Arc<str>,
-        snapshot: &Snapshot,
-    ) -> Vec<audit::Dropped> {
-        self.drops.drain(counts, node, snapshot, &self.bindings)
+    /// The records of packets that rules dropped since the last call.
+    pub(crate) fn drain_drops(&mut self, counts: DropCounts, snapshot: &Snapshot) -> Vec<audit::Dropped> {
+        self.drops.drain(counts, snapshot, &self.bindings)
     }
 
     /// See [`DropRecorder::sampler`].

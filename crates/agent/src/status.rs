@@ -267,7 +267,7 @@ impl Bypasses {
 
 impl From<&audit::Bypass> for BypassStatus {
     fn from(bypass: &audit::Bypass) -> Self {
-        let audit::Bypass { reason: _, from, to, node: _, change, program, pid } = bypass;
+        let audit::Bypass { reason: _, from, to, change, program, pid } = bypass;
         let (change, program, pid) = (change.clone(), program.clone(), *pid);
         Self { from: from.to_string(), to: to.to_string(), change, program, pid }
     }
@@ -299,6 +299,16 @@ pub(crate) struct AuditStatus {
     pub write_errors: u64,
     /// Why records can't be written, or not to the configured path; null if they can.
     pub failing: Option<String>,
+    /// What to do about `failing`; null if records can be written.
+    #[serde(default)]
+    pub remedy: Option<String>,
+    /// Closed files that were removed, because there were more than --audit-keep or because they were larger
+    /// than --audit-total-size.
+    #[serde(default)]
+    pub removed_files: u64,
+    /// Why closed files can't be compressed or removed; null if they can.
+    #[serde(default)]
+    pub upkeep_problem: Option<String>,
 }
 
 /// The size of the conntrack table.

@@ -121,7 +121,8 @@ mod tests {
     use policy::{Decision, Outcome, RuleId};
 
     use super::*;
-    use crate::record::Record;
+    use crate::policy_versions::PolicyVersions;
+    use crate::record::Connection;
     use crate::record::tests::{evaluation, from_to, snapshot};
 
     #[test]
@@ -172,7 +173,7 @@ mod tests {
     /// What decided is the same in a record and in the metrics.
     #[test]
     fn records_name_the_direction_that_is_counted() {
-        let (snapshot, node) = (snapshot(), "node-a".into());
+        let snapshot = snapshot();
         let reasons = Reason::ALL.into_iter().chain([Reason::Rule(RuleId(1))]);
         let outcomes: Vec<_> =
             reasons.flat_map(|reason| [Outcome::allow(reason), Outcome::deny(reason)]).collect();
@@ -180,7 +181,7 @@ mod tests {
         {
             let mut evaluation = evaluation(&snapshot, Some(from_to("10.0.0.1", "10.0.1.2", 5432)));
             evaluation.decision = Decision { egress, ingress };
-            let record = Record::new(&node, &evaluation);
+            let record = Connection::new(&evaluation, &PolicyVersions::default());
             assert_eq!(record.direction, evaluation.decision.direction(), "{egress:?} {ingress:?}");
         }
     }

@@ -1,25 +1,13 @@
-//! Reads a log line by line.
+//! Reads a log line by line, in constant memory.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::record::{Bypass, Dropped, Lost, Record, Repeated};
+use crate::record::Record;
 
-/// One line of a log.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Line {
-    /// A verdict.
-    Record(Box<Record>),
-    /// Records are missing here.
-    Lost(Lost),
-    /// The lines after this one may also be in the previous file.
-    Repeated(Repeated),
-    /// Packets that nftables rules dropped without a verdict.
-    Dropped(Box<Dropped>),
-    /// A period in which packets could pass unevaluated.
-    Bypass(Box<Bypass>),
-}
+/// The longest line that is read. No record is longer.
+pub const LONGEST_LINE: usize = 1 << 20;
 
 /// A log, or a line of it, that can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +30,17 @@ pub enum ReadError {
         /// Why the line can't be parsed.
         source: serde_json::Error,
     },
+    /// A line is longer than any record. The lines after it can still be read.
+    #[error("{}: line {line} has more than {LONGEST_LINE} bytes, so it is no audit record", path.display())]
+    LongLine {
+        /// The file's path.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: u64,
+    },
 }
 
-/// The lines of the log at `path`, oldest first. Empty lines are skipped.
+/// The records of the log at `path`, oldest first. Empty lines are skipped.
 pub fn read(path: impl AsRef<Path>) -> Result<Lines<BufReader<File>>, ReadError> {
     let path = path.as_ref();
     match File::open(path) {
@@ -65,29 +61,47 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The lines of any input; errors call it `path`.
+    /// The records of any input; errors call it `path`.
     pub fn new(path: impl Into<PathBuf>, input: R) -> Self {
         Self { input, path: path.into(), line: 0, buffer: Vec::new(), failed: false }
+    }
+
+    /// Reads the next line into the buffer. Returns whether it is whole; a longer one is skipped. `None` at
+    /// the end.
+    fn read_line(&mut self) -> io::Result<Option<bool>> {
+        let limit = LONGEST_LINE as u64 + 1;
+        if (&mut self.input).take(limit).read_until(b'\n', &mut self.buffer)? == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        let is_whole = self.buffer.len() <= LONGEST_LINE;
+        if !is_whole && self.buffer.last() != Some(&b'\n') {
+            self.input.skip_until(b'\n')?;
+        }
+        Ok(Some(is_whole))
     }
 }
 
 impl<R: BufRead> Iterator for Lines<R> {
-    type Item = Result<Line, ReadError>;
+    type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
             self.buffer.clear();
-            match self.input.read_until(b'\n', &mut self.buffer) {
-                Ok(0) => return None,
-                Ok(_) => self.line += 1,
+            match self.read_line() {
+                Ok(None) => return None,
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => {
+                    return Some(Err(ReadError::LongLine { path: self.path.clone(), line: self.line }));
+                }
                 Err(source) => {
                     self.failed = true;
                     return Some(Err(ReadError::File { path: self.path.clone(), source }));
                 }
             }
             if !self.buffer.trim_ascii().is_empty() {
-                let line = parse(&self.buffer);
-                return Some(line.map_err(|source| ReadError::Line {
+                let record = serde_json::from_slice(&self.buffer);
+                return Some(record.map_err(|source| ReadError::Line {
                     path: self.path.clone(),
                     line: self.line,
                     source,
@@ -95,19 +109,5 @@ impl<R: BufRead> Iterator for Lines<R> {
             }
         }
         None
-    }
-}
-
-/// Tries each kind of line in turn: their fields tell them apart. The error is that of a record, since nearly
-/// every line is one.
-fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
-    match serde_json::from_slice(line) {
-        Ok(record) => Ok(Line::Record(Box::new(record))),
-        Err(error) => serde_json::from_slice(line)
-            .map(Line::Lost)
-            .or_else(|_| serde_json::from_slice(line).map(Line::Repeated))
-            .or_else(|_| serde_json::from_slice(line).map(|dropped| Line::Dropped(Box::new(dropped))))
-            .or_else(|_| serde_json::from_slice(line).map(|bypass| Line::Bypass(Box::new(bypass))))
-            .map_err(|_| error),
     }
 }

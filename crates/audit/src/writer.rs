@@ -1,50 +1,55 @@
-//! The writer thread, which serializes evaluations as lines.
+//! The audit log's handles. Its thread is [`thread`].
 //!
-//! From: the rings of all recorders. To: the [`Destination`]. Invariant: every recorded evaluation is written
-//! or counted as lost. The log reports lost records before any newer record.
+//! From: the agent. To: the thread, by rings, messages and shared state. Invariant: every recorded evaluation
+//! is written or counted as lost.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use policy::Evaluation;
-use serde::Serialize;
+use policy::{Evaluation, Generation, Labels, PolicyName};
 
 use crate::destination::{Destination, DestinationError, Sink};
+use crate::fold::Fold;
 use crate::policy_verdicts::PolicyVerdicts;
-use crate::record::{Bypass, Dropped, LineBuffer, Lost, Record};
+use crate::record::{Bypass, Dropped, Event, Instance, LineBuffer, PolicyUpdate, PolicyVersion};
 use crate::recorder::{self, Recorder, Ring};
 
-mod json_line;
+mod losses;
+mod message;
 mod output;
+mod seen_pods;
 mod shared;
+mod thread;
 
 pub use self::output::BATCH;
+pub use self::thread::POLL;
 
-use self::json_line::append;
-use self::output::Output;
-use self::shared::Shared;
-
-/// How long the writer sleeps between two polls of the rings. Recorders don't wake it: a wake-up would cost
-/// the worker more than the record.
-pub const POLL: Duration = Duration::from_millis(20);
+use self::message::Message;
+use self::shared::{Failure, Shared};
+use self::thread::Writer;
 
 /// How long [`Audit::stop`] waits for a destination that doesn't accept the last lines.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A write that takes longer is reported as a failure. Its records are not lost yet, but the rings fill up.
+const SLOW_WRITE: Duration = Duration::from_secs(3);
+
 /// The audit log's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AuditConfig {
-    /// The node named in each record.
-    pub node: Arc<str>,
+    /// The agent named in each record.
+    pub instance: Instance,
     /// Where records go.
     pub destination: Destination,
     /// How many evaluations each recorder can hand over between two polls of the writer; at least 1. Each
-    /// takes some 130 bytes.
+    /// takes some 150 bytes.
     pub ring: usize,
+    /// The time between two records of repeated denials of one flow. If it is zero, each has a record.
+    pub fold: Duration,
 }
 
 /// The audit log could not be started.
@@ -61,23 +66,21 @@ pub enum AuditError {
 /// The audit log's counters since its start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AuditCounters {
-    /// Records written.
+    /// Verdicts and other events that have been written, including those in folded records.
     pub written: u64,
-    /// Records lost: their ring was full, or they could not be written.
+    /// Verdicts and other events that were lost: their ring was full, or they could not be written.
     pub lost: u64,
     /// Writes that failed.
     pub write_errors: u64,
     /// Why records can't be written, or not to the configured path; `None` if they can. The error of a failed
     /// write stays until a record has been written and no write has failed for a second.
     pub failing: Option<String>,
-}
-
-/// A line that is not a verdict.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Event {
-    Dropped(Box<Dropped>),
-    Bypass(Box<Bypass>),
+    /// What to do about `failing`.
+    pub remedy: Option<String>,
+    /// Closed files that were removed, because there were too many or because they were too large.
+    pub removed_files: u64,
+    /// Why closed files can't be compressed or removed; `None` if they can.
+    pub upkeep_problem: Option<String>,
 }
 
 /// A running audit log. [`Audit::stop`] writes the remaining records, as does dropping it.
@@ -85,7 +88,7 @@ enum Event {
 pub struct Audit {
     shared: Arc<Shared>,
     new_rings: mpsc::Sender<Ring>,
-    events: mpsc::Sender<Event>,
+    messages: mpsc::Sender<Message>,
     ring: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,16 +101,18 @@ impl Audit {
         observe: impl FnMut(&Evaluation) + Send + 'static,
     ) -> Result<Self, AuditError> {
         let sink = Sink::open(config.destination)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Arc::clone(sink.upkeep())));
         let (new_rings, rings_received) = mpsc::channel();
-        let (events, events_received) = mpsc::channel();
-        let receivers = (rings_received, events_received);
-        let writer = Writer::new(config.node, sink, receivers, Arc::clone(&shared), observe);
-        let thread = thread::Builder::new()
+        let (messages, messages_received) = mpsc::channel();
+        let receivers = (rings_received, messages_received);
+        let lines = LineBuffer::new(config.instance, BATCH + (BATCH >> 4));
+        let writer =
+            Writer::new(lines, sink, receivers, Arc::clone(&shared), Fold::new(config.fold), observe);
+        let thread = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(AuditError::Thread)?;
-        Ok(Self { shared, new_rings, events, ring: config.ring.max(1), thread: Some(thread) })
+        Ok(Self { shared, new_rings, messages, ring: config.ring.max(1), thread: Some(thread) })
     }
 
     /// A recorder for one more worker. Its ring is freed once the recorder is dropped and all its evaluations
@@ -120,16 +125,40 @@ impl Audit {
         recorder
     }
 
-    /// Queues a line about dropped packets. It allocates, so don't call it on the packet path.
-    pub fn record_dropped(&self, dropped: Dropped) {
-        // This fails only if the writer's thread panicked; then there is no log.
-        let _ = self.events.send(Event::Dropped(Box::new(dropped)));
+    /// Queues a record of dropped packets. It allocates, so don't call it on the packet path.
+    pub fn record_dropped(&self, time: Timestamp, dropped: Dropped) {
+        self.send(Message::Event(time, Event::Dropped(Box::new(dropped))));
     }
 
-    /// Queues a line about a period in which packets could pass unevaluated.
-    pub fn record_bypass(&self, bypass: Bypass) {
+    /// Queues a record of a period in which packets could pass unevaluated.
+    pub fn record_bypass(&self, time: Timestamp, bypass: Bypass) {
+        self.send(Message::Event(time, Event::Bypass(Box::new(bypass))));
+    }
+
+    /// Queues a record of policies that are in force now.
+    pub fn record_policies(&self, time: Timestamp, update: PolicyUpdate) {
+        self.send(Message::Event(time, Event::Policy(Box::new(update))));
+    }
+
+    /// Sets the version of a policy from this generation on; `None` if it has none or is gone. Call this
+    /// before the generation's snapshot is published: then all of its records have the version.
+    pub fn set_policy_version(
+        &self,
+        name: Arc<PolicyName>,
+        from: Generation,
+        version: Option<Arc<PolicyVersion>>,
+    ) {
+        self.send(Message::PolicyVersion(name, from, version));
+    }
+
+    /// Sets the labels of a namespace, for records of its pods; `None` if it is gone.
+    pub fn set_namespace(&self, name: Arc<str>, labels: Option<Labels>) {
+        self.send(Message::Namespace(name, labels));
+    }
+
+    fn send(&self, message: Message) {
         // This fails only if the writer's thread panicked; then there is no log.
-        let _ = self.events.send(Event::Bypass(Box::new(bypass)));
+        let _ = self.messages.send(message);
     }
 
     /// A handle that reads the log's counters from any thread.
@@ -154,7 +183,7 @@ impl Audit {
         let Some(thread) = self.thread.take() else { return };
         let deadline = Instant::now() + STOP_TIMEOUT;
         while !thread.is_finished() && Instant::now() < deadline {
-            thread::sleep(POLL / 10);
+            std::thread::sleep(POLL / 10);
         }
         if thread.is_finished() {
             let _ = thread.join();
@@ -186,11 +215,22 @@ pub struct AuditMonitor {
 impl AuditMonitor {
     /// The counters now.
     pub fn counters(&self) -> AuditCounters {
+        let (failing, remedy) = match (self.shared.failing().clone(), self.shared.writing_for()) {
+            (Some(Failure { why, remedy }), _) => (Some(why), Some(remedy)),
+            (None, time) if time >= SLOW_WRITE => {
+                let why = format!("a write has not ended for {} s", time.as_secs());
+                (Some(why), Some("check the disk, or the server of the file system".to_owned()))
+            }
+            (None, _) => (None, None),
+        };
         AuditCounters {
             written: self.shared.written.load(Relaxed),
             lost: self.shared.lost.load(Relaxed),
             write_errors: self.shared.write_errors.load(Relaxed),
-            failing: self.shared.failing().clone(),
+            failing,
+            remedy,
+            removed_files: self.shared.upkeep.removed(),
+            upkeep_problem: self.shared.upkeep.problem(),
         }
     }
 
@@ -205,158 +245,3 @@ impl Drop for Audit {
         self.finish();
     }
 }
-
-/// The state of the writer's thread. Callers pass in the time, so that tests need not wait.
-struct Writer<F> {
-    node: Arc<str>,
-    output: Output,
-    rings: Vec<Ring>,
-    new_rings: mpsc::Receiver<Ring>,
-    events: mpsc::Receiver<Event>,
-    shared: Arc<Shared>,
-    observe: F,
-    /// Whole lines that are not written yet.
-    lines: LineBuffer,
-    /// How many records are among them.
-    records: u64,
-    /// How many were lost in rings that have been freed.
-    lost_in_old_rings: u64,
-    /// How many were lost because a write failed.
-    lost_in_writes: u64,
-    /// How many lost records the written [`Lost`] lines report.
-    reported: u64,
-    /// The value of `reported` once `lines` are written.
-    reported_after_write: u64,
-}
-
-impl<F: FnMut(&Evaluation)> Writer<F> {
-    fn new(
-        node: Arc<str>,
-        sink: Sink,
-        (new_rings, events): (mpsc::Receiver<Ring>, mpsc::Receiver<Event>),
-        shared: Arc<Shared>,
-        observe: F,
-    ) -> Self {
-        Self {
-            output: Output::new(Arc::clone(&node), sink, Arc::clone(&shared)),
-            node,
-            rings: Vec::new(),
-            new_rings,
-            events,
-            shared,
-            observe,
-            lines: LineBuffer::with_capacity(BATCH + (BATCH >> 4)),
-            records: 0,
-            lost_in_old_rings: 0,
-            lost_in_writes: 0,
-            reported: 0,
-            reported_after_write: 0,
-        }
-    }
-
-    fn run(mut self) {
-        loop {
-            // Read this before the rings, so that evaluations recorded before the stop are still written.
-            let stopping = self.shared.stopping.load(Relaxed);
-            self.poll(Instant::now(), Timestamp::now());
-            if stopping {
-                return;
-            }
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Reads every ring once and writes all records.
-    fn poll(&mut self, now: Instant, time: Timestamp) {
-        self.rings.extend(self.new_rings.try_iter());
-        self.output.follow(now, false);
-        self.report_lost(now, time);
-        while let Ok(event) = self.events.try_recv() {
-            if !self.output.is_off() {
-                append(&mut self.lines.bytes, &event);
-                self.records += 1;
-            }
-        }
-        for ring in 0..self.rings.len() {
-            // Take no more than the ring holds now: a busy worker must not delay the records of other
-            // workers.
-            for _ in 0..self.rings[ring].evaluations.slots() {
-                let Ok(evaluation) = self.rings[ring].evaluations.pop() else { break };
-                self.line(&evaluation);
-                if self.lines.bytes.len() >= BATCH {
-                    self.write(now, time);
-                }
-            }
-        }
-        self.write(now, time);
-        let lost_in_old_rings = &mut self.lost_in_old_rings;
-        self.rings.retain(|ring| {
-            // The order matters: a ring grows no more once its recorder has been dropped.
-            let done = ring.evaluations.is_abandoned() && ring.evaluations.is_empty();
-            if done {
-                *lost_in_old_rings += ring.lost.load(Relaxed);
-            }
-            !done
-        });
-        self.shared.lost.store(self.lost(), Relaxed);
-    }
-
-    fn line(&mut self, evaluation: &Evaluation) {
-        (self.observe)(evaluation);
-        self.shared.policy_verdicts.count(evaluation);
-        let record = Record::new(&self.node, evaluation);
-        if !self.output.is_off() {
-            self.lines.push(&record);
-            self.records += 1;
-        }
-    }
-
-    /// The number of all records lost so far.
-    fn lost(&self) -> u64 {
-        let in_rings: u64 = self.rings.iter().map(|ring| ring.lost.load(Relaxed)).sum();
-        in_rings + self.lost_in_old_rings + self.lost_in_writes
-    }
-
-    fn report_lost(&mut self, now: Instant, time: Timestamp) {
-        let lost = self.lost();
-        if lost == self.reported {
-            return;
-        }
-        if self.output.is_off() {
-            self.reported = lost;
-            return;
-        }
-        append(
-            &mut self.lines.bytes,
-            &Lost { lost: lost - self.reported, time, node: Arc::clone(&self.node) },
-        );
-        self.reported_after_write = lost;
-        if self.output.may_log(now) {
-            tracing::warn!(
-                lost = lost - self.reported,
-                "audit records lost: the log is slower than the verdicts"
-            );
-        }
-    }
-
-    fn write(&mut self, now: Instant, time: Timestamp) {
-        if self.lines.bytes.is_empty() {
-            return;
-        }
-        match self.output.write(&self.lines.bytes, self.records, (now, time)) {
-            Ok(()) => {
-                self.shared.written.fetch_add(self.records, Relaxed);
-                self.reported = self.reported.max(self.reported_after_write);
-            }
-            Err(_) => {
-                self.lost_in_writes += self.records;
-                self.reported_after_write = self.reported;
-            }
-        }
-        self.lines.bytes.clear();
-        self.records = 0;
-    }
-}
-
-#[cfg(test)]
-mod tests;

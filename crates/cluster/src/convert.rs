@@ -39,6 +39,7 @@ mod selector;
 #[cfg(test)]
 mod tests;
 mod unusable;
+mod workload;
 
 use std::sync::Arc;
 

@@ -29,6 +29,8 @@ pub struct Update {
     /// a policy that is gone. The version can change although the policy means the same. Empty for a source
     /// without versions.
     pub versions: Vec<(PolicyName, Option<ResourceVersion>)>,
+    /// The UIDs of the policies in `versions` that exist.
+    pub uids: Vec<(PolicyName, Arc<str>)>,
     /// The addresses behind this node's interfaces, by interface name, as the CNI result cache has them.
     /// `None` if they did not change.
     pub cni_ports: Option<CniPorts>,
@@ -62,6 +64,7 @@ impl Update {
         }
         self.changes.extend(next.changes);
         self.versions.extend(next.versions);
+        self.uids.extend(next.uids);
         self.problems = next.problems;
         self.read = next.read;
         self.cni_ports = next.cni_ports.or(self.cni_ports.take());

@@ -28,11 +28,6 @@ pub(crate) const COPY_LENGTH: u16 = 128;
 /// UDP-Lite (RFC 3828).
 const UDP_LITE: Protocol = Protocol(136);
 
-/// The TCP flags (RFC 9293) that begin or end a connection, FIN, SYN and RST, and the flag ACK.
-const BEGINS_OR_ENDS: u8 = 0x01 | SYN | 0x04 | 0x10;
-/// The TCP flag SYN, which begins a connection if it is the only one of these flags.
-const SYN: u8 = 0x02;
-
 /// The length of an IPv6 header, in bytes.
 const IPV6_HEADER: usize = 40;
 
@@ -182,18 +177,29 @@ fn transport(mut packet: Packet, bytes: &[u8]) -> Result<Packet, Unparsable> {
     match packet.protocol {
         // ICMP belongs to IPv4 and ICMPv6 to IPv6. In the other family the type is ignored, so that an IPv4
         // packet can't pass as neighbour discovery.
-        Protocol::ICMP => packet.icmp_type = packet.destination().is_ipv4().then_some(header[0]),
-        Protocol::ICMPV6 => packet.icmp_type = packet.destination().is_ipv6().then_some(header[0]),
+        Protocol::ICMP if packet.destination().is_ipv4() => {
+            (packet.icmp_type, packet.icmp_code) = icmp(header)
+        }
+        Protocol::ICMPV6 if packet.destination().is_ipv6() => {
+            (packet.icmp_type, packet.icmp_code) = icmp(header);
+        }
+        Protocol::ICMP | Protocol::ICMPV6 => {}
         // RFC 9293: the data offset counts 32-bit words and includes the header.
         Protocol::TCP if usize::from(header[12] >> 4) * 4 < TCP_HEADER => return Err(malformed),
         Protocol::TCP => {
             (packet.source_port, packet.destination_port) = ports(header);
-            packet.is_mid_stream = header[13] & BEGINS_OR_ENDS != SYN;
+            packet = packet.with_tcp_flags(header[13]);
         }
         // All other protocols here begin with the two ports.
         _ => (packet.source_port, packet.destination_port) = ports(header),
     }
     Ok(packet)
+}
+
+/// The type and the code at the beginning of an ICMP or ICMPv6 header.
+#[inline]
+fn icmp(header: &[u8]) -> (Option<u8>, Option<u8>) {
+    (Some(header[0]), Some(header[1]))
 }
 
 /// The two ports at the beginning of the header.

@@ -51,6 +51,18 @@ pub struct Pod {
     /// `metadata.uid`. A later pod of the same name has a different UID, and does not inherit connections of
     /// this one (semantics 36).
     pub uid: PodUid,
+    /// The workload that controls the pod; `None` if there is none, or if it is not known. Recorded, never
+    /// evaluated.
+    pub workload: Option<Arc<Workload>>,
+}
+
+/// The object that controls a pod, in the pod's namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Workload {
+    /// Its `kind`, such as `Deployment`.
+    pub kind: Arc<str>,
+    /// Its `metadata.name`.
+    pub name: Arc<str>,
 }
 
 /// A pod's `metadata.uid`, in 16 bytes; zero if unknown.

@@ -62,7 +62,7 @@ pub use compiler::{Compilation, Compiler, Scope};
 pub use decision::{Decision, Direction, Outcome, Reason, RuleId, Verdict};
 pub use evaluation::Evaluation;
 pub use explanation::{Explanation, TierResult, TierStep};
-pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid};
+pub use inventory::{Change, Inventory, NamedPort, Namespace, Node, Pod, PodUid, Workload};
 pub use labels::Labels;
 pub use names::{Generation, PodName, PolicyKind, PolicyName};
 pub use packet::{Packet, Protocol};

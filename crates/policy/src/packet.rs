@@ -86,6 +86,11 @@ pub struct Packet {
     pub destination_port: Option<u16>,
     /// The ICMP or ICMPv6 type; `None` for other protocols.
     pub icmp_type: Option<u8>,
+    /// The ICMP or ICMPv6 code; `None` for other protocols. Recorded, never evaluated.
+    pub icmp_code: Option<u8>,
+    /// The flags of the TCP header (RFC 9293: FIN is the lowest bit); `None` for other protocols. Recorded,
+    /// never evaluated: see `is_mid_stream`.
+    pub tcp_flags: Option<u8>,
     /// Whether it is a TCP packet that does not open a connection. It does not show which end opened the
     /// connection (semantics 34).
     pub is_mid_stream: bool,
@@ -101,6 +106,8 @@ impl Packet {
             source_port: None,
             destination_port: None,
             icmp_type: None,
+            icmp_code: None,
+            tcp_flags: None,
             is_mid_stream: false,
         }
     }
@@ -109,6 +116,18 @@ impl Packet {
     #[must_use]
     pub fn to_port(mut self, port: u16) -> Self {
         self.destination_port = Some(port);
+        self
+    }
+
+    /// The same packet with these flags in its TCP header. It opens a connection if SYN is the only one of
+    /// FIN, SYN, RST and ACK.
+    #[inline]
+    #[must_use]
+    pub fn with_tcp_flags(mut self, flags: u8) -> Self {
+        const FIN_SYN_RST_ACK: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        self.tcp_flags = Some(flags);
+        self.is_mid_stream = flags & FIN_SYN_RST_ACK != SYN;
         self
     }
 

@@ -326,6 +326,11 @@ impl Snapshot {
 
     /// The state of the pod that [`Snapshot::pod_at`] names.
     pub fn pod(&self, address: IpAddr) -> Option<&Pod> {
+        self.shared_pod(address).map(Arc::as_ref)
+    }
+
+    /// As [`Snapshot::pod`]. Snapshots share the state until the pod changes.
+    pub fn shared_pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         self.ipcache.get(address.to_canonical())?.pod.as_ref().map(PodEntry::pod)
     }
 

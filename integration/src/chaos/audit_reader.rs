@@ -96,7 +96,8 @@ impl AuditReader {
     }
 
     fn count(&mut self, text: &str, line: &Value) -> Result<()> {
-        if line["verdict"].is_string() {
+        let event = line["event"].as_str().with_context(|| format!("a line without an event: {text}"))?;
+        if event == "connection" {
             self.records += 1;
             if line["verdict"] == "deny"
                 && let (Some(from), Some(to)) = (endpoint(&line["source"]), endpoint(&line["destination"]))
@@ -108,14 +109,18 @@ impl AuditReader {
         if !self.counted.insert(text.to_owned()) {
             return Ok(());
         }
-        self.lost += line["lost"].as_u64().unwrap_or(0);
-        self.dropped += line["packets"].as_u64().unwrap_or(0);
-        if line["bypass"].is_string() {
-            let time = |name: &str| -> Result<Timestamp> {
-                let text = line[name].as_str().with_context(|| format!("a bypass without {name}"))?;
-                text.parse().with_context(|| format!("{name}: {text}"))
-            };
-            self.bypasses.push((time("from")?, time("to")?));
+        let number = |name: &str| line[name].as_u64().with_context(|| format!("no {name}: {text}"));
+        match event {
+            "lost" => self.lost += number("count")?,
+            "dropped" => self.dropped += number("packets")?,
+            "bypass" => {
+                let time = |name: &str| -> Result<Timestamp> {
+                    let text = line[name].as_str().with_context(|| format!("a bypass without {name}"))?;
+                    text.parse().with_context(|| format!("{name}: {text}"))
+                };
+                self.bypasses.push((time("from")?, time("to")?));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -134,15 +139,19 @@ mod tests {
     fn lines_count_once_across_rotations() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("audit.log");
-        let denied = r#"{"verdict":"deny","source":{"address":"10.0.0.1","port":9},"destination":{"address":"10.0.0.2","port":80}}"#;
-        let bypass =
-            r#"{"bypass":"rules-changed","from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:01Z"}"#;
+        let denied = r#"{"event":"connection","verdict":"deny","source":{"address":"10.0.0.1","port":9},"destination":{"address":"10.0.0.2","port":80}}"#;
+        let bypass = r#"{"event":"bypass","reason":"rules-changed","from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:01Z"}"#;
         let mut audit_reader = AuditReader::new(&log);
-        fs::write(&log, format!("{denied}\n{bypass}\n{{\"lost\":3}}\nhalf")).unwrap();
+        fs::write(&log, format!("{denied}\n{bypass}\n{{\"event\":\"lost\",\"count\":3}}\nhalf")).unwrap();
         audit_reader.read().unwrap();
         audit_reader.rotate(false).unwrap();
-        fs::write(&log, format!("{{\"repeated\":1}}\n{bypass}\n{{\"dropped\":\"overlay\",\"packets\":2}}\n"))
-            .unwrap();
+        fs::write(
+            &log,
+            format!(
+                "{{\"event\":\"repeated\",\"lines\":1}}\n{bypass}\n{{\"event\":\"dropped\",\"packets\":2}}\n"
+            ),
+        )
+        .unwrap();
         audit_reader.read().unwrap();
         assert_eq!((audit_reader.records, audit_reader.lost, audit_reader.dropped), (1, 3, 2));
         assert_eq!((audit_reader.bypasses.len(), audit_reader.denials.len()), (1, 1));

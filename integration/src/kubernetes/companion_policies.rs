@@ -16,9 +16,6 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::install::{self, InstallMethod};
 
-/// The number of policies.
-const POLICIES: usize = 10;
-
 /// How long agents may take to enforce them.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -225,7 +222,7 @@ mod tests {
         let policies = policies();
         let names: BTreeSet<&str> =
             policies.iter().filter_map(|policy| policy["metadata"]["name"].as_str()).collect();
-        assert_eq!(names.len(), POLICIES);
+        assert_eq!(names.len(), 10);
         assert!(names.contains(DECIDES));
         let of_tier = |tier: &str| policies.iter().filter(|policy| policy["spec"]["tier"] == tier).count();
         assert_eq!((of_tier("Admin"), of_tier("Baseline")), (7, 3));

@@ -158,7 +158,7 @@ fn what_got_in_meanwhile_is_cut_and_the_bypass_is_recorded_from_its_beginning() 
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(time("from") <= begun, "{lines:?} begins no later than {begun}");
     assert!(time("to") > begun && time("to") <= ended, "{lines:?} is over before {ended}");
-    assert_eq!((&lines[0]["bypass"], &lines[0]["program"]), (&"rules-changed".into(), &"nft".into()));
+    assert_eq!((&lines[0]["reason"], &lines[0]["program"]), (&"rules-changed".into(), &"nft".into()));
     let agent = scenario.agent("node-a");
     assert_eq!(agent.metric("kube_verdict_bypasses_total", "").unwrap(), 1.0);
     assert!(agent.metric("kube_verdict_bypass_seconds_total", "").unwrap() > 1.4);

@@ -3,6 +3,7 @@
 //! From: the source's updates, and the backlog. To: [`Agent::apply`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cluster::{ResourceVersion, Update};
@@ -25,6 +26,7 @@ impl Agent {
             changes.splice(0..0, self.config.pod_cidrs.first());
             self.health.state().met(Condition::Source);
         }
+        self.policy_uids.extend(std::mem::take(&mut update.uids));
         for (name, state) in policy_states(&changes, std::mem::take(&mut update.versions)) {
             state.replace_in(&mut self.policy_states, name);
         }
@@ -46,7 +48,9 @@ impl Agent {
             self.report_problems();
             // Policies whose version changed and whose content did not are already in force.
             if self.phase.is_enforcing() && !self.must_reapply {
+                self.send_policy_versions();
                 let policies = self.policies_in_force();
+                self.record_policies(&policies);
                 self.health.state().in_force(policies, self.compiler.inventory());
             }
             return;
@@ -116,7 +120,13 @@ impl Agent {
         for change in &changes {
             match change {
                 Change::PolicyGone(policy) => monitor.policy_verdicts().remove(policy),
-                Change::NamespaceGone(namespace) => monitor.policy_verdicts().remove_namespace(namespace),
+                Change::Namespace(namespace) => {
+                    self.audit.set_namespace(Arc::clone(&namespace.name), Some(namespace.labels.clone()));
+                }
+                Change::NamespaceGone(name) => {
+                    monitor.policy_verdicts().remove_namespace(name);
+                    self.audit.set_namespace(Arc::clone(name), None);
+                }
                 _ => {}
             }
         }
@@ -135,6 +145,8 @@ impl Agent {
         }
         self.report_inventory(&snapshot);
         self.snapshot = Some(snapshot);
+        // This comes before the snapshot is published: its first record must have the versions.
+        self.send_policy_versions();
         self.apply(affected, CompileStats { changes: count, elapsed: started.elapsed() });
     }
 }

@@ -47,6 +47,7 @@ impl Agent {
                 self.watch.iter().for_each(|watch| watch.permit_state(true));
                 self.release_ports();
                 let policies = self.policies_in_force();
+                self.record_policies(&policies);
                 self.health.state().in_force(policies, self.compiler.inventory());
                 let changed = std::mem::take(&mut self.changed_policies);
                 // A separate log line names each refused policy.

@@ -39,8 +39,8 @@ impl Agent {
         // Another agent may take over at any time, even while this process is stopped (SIGSTOP).
         let open_conntrack = || Conntrack::open_for(queues);
         self.conntrack = Some(open_conntrack()?);
-        let registry =
-            Arc::new(Mutex::new(RevokedRegistry::new(open_conntrack()?, marks, Arc::clone(snapshot))));
+        let registry = RevokedRegistry::new(open_conntrack()?, marks, Arc::clone(snapshot));
+        let registry = Arc::new(Mutex::new(registry.recording(self.audit.recorder())));
         let sweeper = Sweeper::start(open_conntrack()?, marks, Arc::clone(&registry))?;
         let holders = workers.hold_waker();
         self.health.set_workers(Some(workers));

@@ -9,6 +9,7 @@ use dataplane::conntrack::ConntrackError;
 use dataplane::ports::{PortMonitor, PortQueue, PortQueueConfig};
 use dataplane::queues::QueueRange;
 use dataplane::table::Protections;
+use jiff::Timestamp;
 use policy::{Snapshot, Verdict};
 
 use super::message::Message;
@@ -121,8 +122,8 @@ impl Agent {
         let protections = engine.table().protections();
         match engine.table().drop_counts() {
             Ok(counts) => {
-                let lines = self.origins.drain_drops(counts, &self.config.node, &snapshot);
-                lines.into_iter().for_each(|line| self.audit.record_dropped(line));
+                let (dropped, time) = (self.origins.drain_drops(counts, &snapshot), Timestamp::now());
+                dropped.into_iter().for_each(|dropped| self.audit.record_dropped(time, dropped));
             }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "the counts of dropped packets can't be read");

@@ -127,13 +127,12 @@ impl Agent {
             reason: reason.into(),
             from: time(since),
             to: time(to),
-            node: self.config.node.clone(),
             change: what.to_string(),
             program: program.name.clone(),
             pid: program.pid,
         };
         self.health.state().status.bypasses.add(status::BypassStatus::from(&record), lasted(to));
-        self.audit.record_bypass(record);
+        self.audit.record_bypass(time(to), record);
         self.rules.unlogged += 1;
         let now = Instant::now();
         if self.rules.logged.is_none_or(|last| now.duration_since(last) >= MIN_INTERVAL) {

@@ -51,6 +51,8 @@ pub(crate) struct Agent {
     pub(super) must_reapply: bool,
     /// Changed and deleted policies of the newest snapshot whose change is not in force yet.
     pub(super) policy_states: BTreeMap<PolicyName, PolicyState>,
+    /// The UIDs of policies, where the source has them.
+    pub(super) policy_uids: BTreeMap<PolicyName, Arc<str>>,
     /// Large policies that are not compiled yet.
     pub(super) backlog: Backlog,
     /// When the state on disk was written, while it replaces a part of the source.
@@ -116,6 +118,7 @@ impl Agent {
             vacated_addresses: VacatedAddresses::default(),
             must_reapply: false,
             policy_states: BTreeMap::new(),
+            policy_uids: BTreeMap::new(),
             backlog: Backlog::default(),
             restored: None,
             queue_progress: QueueProgress::default(),

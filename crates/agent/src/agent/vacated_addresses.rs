@@ -101,6 +101,7 @@ mod tests {
             reported: uid as u64,
             created: 0,
             uid: PodUid(uid),
+            workload: None,
         })
     }
 

@@ -34,7 +34,7 @@ Examples:
     kube-verdict cleanup
   Clean up while an agent still runs (it stands by from then on, and can be ended):
     kube-verdict cleanup --force
-  Remove the audit log and its rotated files as well:
+  Remove the audit log and its closed files as well:
     kube-verdict cleanup --audit-log /var/log/kube-verdict/audit.log
   Remove the state on disk as well:
     kube-verdict cleanup --state-dir /var/lib/kube-verdict
@@ -81,7 +81,7 @@ pub(super) struct Cleanup {
     #[arg(long)]
     stay: bool,
 
-    /// Also remove this audit log and its rotated files, FILE.1 and so on.
+    /// Also remove this audit log and its closed files, compressed or not.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
 

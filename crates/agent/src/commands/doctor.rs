@@ -158,9 +158,9 @@ impl Doctor {
         if let Some(access) = self.access() {
             checks.extend(sources::check(access, &self.cni_cache));
         }
-        let agent = status.map(|Status { pid, phase, ready, not_ready, origins, state, .. }| {
+        let agent = status.map(|Status { pid, phase, ready, not_ready, origins, state, audit, .. }| {
             let protections = origins.map(|origins| origins.protections).unwrap_or_default();
-            AgentFindings { pid, phase, ready, not_ready, protections, state }
+            AgentFindings { pid, phase, ready, not_ready, protections, state, audit }
         });
         let tables = preflight::installed_tables().ok();
         let rules_served = served_queue().is_ok_and(|queue| queue.is_some());

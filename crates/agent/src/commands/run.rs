@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use anyhow::{Context, bail};
-use audit::{Audit, AuditConfig, Destination};
+use audit::{Audit, AuditConfig, Destination, Instance};
 use dataplane::preflight::{self, Check, CheckState, PreflightConfig};
 use policy::Evaluation;
 use tokio::sync::oneshot;
@@ -71,7 +71,9 @@ impl Run {
         durations: Durations,
     ) -> anyhow::Result<Audit> {
         let ring = (RING_CAPACITY / workers.max(1)).clamp(512, RING_CAPACITY / 2);
-        let config = AuditConfig { node: self.node.as_str().into(), destination, ring };
+        let cluster = self.cluster_name.as_deref().map(Arc::from);
+        let instance = Instance::new(self.node.as_str().into(), cluster);
+        let config = AuditConfig { instance, destination, ring, fold: self.audit_fold };
         let observe = move |evaluation: &Evaluation| {
             if !evaluation.cached {
                 observe(&durations.verdict, evaluation.elapsed);

@@ -13,10 +13,14 @@ use crate::status::{
     Packets, ProblemStatus, Protection, QueueStatus, SourceStatus, TableStatus,
 };
 
+fn audit_off() -> AuditConfig {
+    let instance = audit::Instance { id: "i".into(), node: "n".into(), cluster: None };
+    AuditConfig { instance, destination: Destination::Off, ring: 1, fold: Duration::ZERO }
+}
+
 #[test]
 fn the_text_has_the_values_of_the_status() {
-    let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
-    let audit = Audit::start(config, |_| {}).expect("starts");
+    let audit = Audit::start(audit_off(), |_| {}).expect("starts");
     let health = Health::new("n", audit.monitor(), Durations::default());
     observe(&health.durations().sweep, Duration::from_millis(3));
     {
@@ -60,8 +64,7 @@ fn the_text_has_the_values_of_the_status() {
 
 #[test]
 fn process_metrics_have_no_prefix() {
-    let config = AuditConfig { node: "n".into(), destination: Destination::Off, ring: 1 };
-    let audit = Audit::start(config, |_| {}).expect("starts");
+    let audit = Audit::start(audit_off(), |_| {}).expect("starts");
     let text = text(&registry(&Health::new("n", audit.monitor(), Durations::default()))).expect("text");
     let names = [
         "process_cpu_seconds_total",

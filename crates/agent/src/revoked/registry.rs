@@ -18,14 +18,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use audit::{Recorder, RevokedBy};
 use dataplane::conntrack::{Conntrack, ConntrackError};
 use dataplane::marks::Marks;
 use dataplane::sweep::{
     ConnectionVerdict, Evaluator, LocalAddresses, MarkCounts, OverlayFlows, SweptConnection, apply_marks,
     revoke, unaccept,
 };
-use policy::{Affected, Packet, Snapshot};
+use policy::{Affected, Decision, Evaluation, Packet, Snapshot};
 
 use super::index::{Connection, ConnectionIndex};
 use super::tuples::{SetDelta, Tuples};
@@ -56,6 +58,8 @@ pub(crate) struct RevokedRegistry {
     tuples: Tuples,
     /// How many connections were restored without a sweep since the last report.
     restored: u64,
+    /// Records connections that are revoked and restored; `None` in tests.
+    recorder: Option<Recorder>,
 }
 
 impl RevokedRegistry {
@@ -69,7 +73,15 @@ impl RevokedRegistry {
             known: ConnectionIndex::default(),
             tuples: Tuples::default(),
             restored: 0,
+            recorder: None,
         }
+    }
+
+    /// Records connections that are revoked and restored.
+    #[must_use]
+    pub(crate) fn recording(mut self, recorder: Recorder) -> Self {
+        self.recorder = Some(recorder);
+        self
     }
 
     /// Call this when `snapshot` is in force. Makes the connections of `affected` addresses due. Returns
@@ -119,7 +131,13 @@ impl RevokedRegistry {
         let entries = allowed.values().filter_map(|(_, entry)| Some((entry.as_ref()?, change)));
         let changed = self.conntrack.change_marks(entries)?.changed;
         self.restored += changed;
-        for (id, (connection, _)) in allowed {
+        for (id, (connection, entry)) in allowed {
+            // Without an entry, the connection may have ended.
+            if let (Some(recorder), Some(_)) = (&mut self.recorder, entry) {
+                let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
+                let (decision, _) = evaluator.decision(&connection, true);
+                recorder.record_restored(evaluation(connection, decision, &self.snapshot));
+            }
             self.known.remove(id);
             self.release_tuple(&connection);
         }
@@ -148,6 +166,7 @@ impl RevokedRegistry {
             };
         }
         let settled = apply_marks(&mut self.conntrack, &self.marks, found)?;
+        self.record(found, local);
         for found in found.iter() {
             match (found.is_allowed, found.is_revoked) {
                 (false, _) => self.add(found),
@@ -199,6 +218,21 @@ impl RevokedRegistry {
         let change = unaccept(&self.marks);
         self.conntrack.change_marks(lost.iter().map(|lost| (&lost.entry, change)))?;
         Ok(lost)
+    }
+
+    /// Records the connections whose mark has changed.
+    fn record(&mut self, found: &[SweptConnection], local: &LocalAddresses) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let evaluator = Evaluator { snapshot: &self.snapshot, local, overlay: &self.overlay };
+        for found in found.iter().filter(|found| found.is_revoked == found.is_allowed) {
+            let (decision, is_overlay) = evaluator.decision(&found.connection, found.is_oriented);
+            let evaluation = evaluation(found.connection, decision, &self.snapshot);
+            match (found.is_allowed, is_overlay) {
+                (true, _) => recorder.record_restored(evaluation),
+                (false, true) => recorder.record_revoked(evaluation, RevokedBy::Overlay),
+                (false, false) => recorder.record_revoked(evaluation, RevokedBy::Policy),
+            }
+        }
     }
 
     /// Adds a revoked connection, if there is room.
@@ -292,6 +326,19 @@ impl RevokedRegistry {
             }
         }
         Ok(false)
+    }
+}
+
+/// The evaluation of an established connection, as it is recorded.
+fn evaluation(connection: Packet, decision: Decision, snapshot: &Arc<Snapshot>) -> Evaluation {
+    Evaluation {
+        at: SystemTime::now(),
+        packet: Some(connection),
+        decision,
+        elapsed: Duration::ZERO,
+        held: None,
+        snapshot: Arc::clone(snapshot),
+        cached: false,
     }
 }
 

@@ -1,10 +1,11 @@
-//! The serialized forms of `policy`'s types in a line. Serializing does not allocate, and deserializing
-//! returns the same values.
+//! The serialized forms of other crates' types in a line. Deserializing returns the same values.
 
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 
-// From the root: a module here is called `policy` as well.
-use ::policy::{Direction, PolicyKind, PolicyName, Verdict, explanation::Miss};
+use policy::{Direction, Verdict, explanation::Miss};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `allow` or `deny`.
@@ -31,17 +32,25 @@ pub(super) enum MissForm {
     Peer,
 }
 
-/// RFC 3339 in UTC, always with six fractional digits, so that lines sort as text.
-pub(super) mod time {
-    use std::borrow::Cow;
+/// The workload that controls a pod.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Workload"))]
+pub(super) struct WorkloadForm {
+    /// Its kind, such as `Deployment`.
+    kind: Arc<str>,
+    /// Its name.
+    name: Arc<str>,
+}
 
+/// RFC 3339 in UTC, always with nine fractional digits, so that lines sort as text.
+pub(super) mod time {
     use jiff::Timestamp;
     use serde::de::Error;
 
-    use super::{Deserialize, Deserializer, Serializer};
+    use super::{Cow, Deserialize, Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{time:.6}"))
+        serializer.collect_str(&format_args!("{time:.9}"))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
@@ -49,9 +58,32 @@ pub(super) mod time {
     }
 }
 
+/// As [`time`], or absent.
+pub(super) mod optional_time {
+    use jiff::Timestamp;
+
+    use super::{Deserializer, Serializer, time};
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => time::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        super::optional_text::deserialize(deserializer)
+    }
+}
+
 /// A generation as a number.
 pub(super) mod generation {
-    use ::policy::Generation;
+    use policy::Generation;
 
     use super::{Deserialize, Deserializer, Serializer};
 
@@ -67,102 +99,86 @@ pub(super) mod generation {
     }
 }
 
-/// A protocol's name, or its number as text.
-pub(super) mod protocol {
-    use std::borrow::Cow;
-
-    use ::policy::Protocol;
+/// A value as the text that it shows and parses.
+pub(super) mod text {
     use serde::de::Error;
 
-    use super::{Deserialize, Deserializer, Serializer};
+    use super::{Cow, Deserialize, Deserializer, Display, FromStr, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(
-        protocol: &Option<Protocol>,
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A value as the text that it shows and parses, or absent.
+pub(super) mod optional_text {
+    use serde::de::Error;
+
+    use super::{Cow, Deserialize, Deserializer, Display, FromStr, Serializer};
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        value: &Option<T>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        match protocol {
-            Some(protocol) => serializer.collect_str(protocol),
+        match value {
+            Some(value) => serializer.collect_str(value),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<Protocol>, D::Error> {
+    ) -> Result<Option<T>, D::Error> {
         let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
         text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
-/// `namespace/name`, or `name` alone for a cluster-wide policy.
-pub(super) mod policy {
-    use super::{Arc, Deserialize, Deserializer, PolicyName, Serializer, policy_name};
+/// A workload, or absent.
+pub(super) mod optional_workload {
+    use policy::Workload;
 
-    pub(crate) fn serialize<S: Serializer>(name: &Arc<PolicyName>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(name)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<PolicyName>, D::Error> {
-        String::deserialize(deserializer).map(|text| policy_name(&text))
-    }
-}
-
-/// `namespace/name`, `name` alone for a cluster-wide policy, or null.
-pub(super) mod policy_or_null {
-    use super::{Arc, Deserialize, Deserializer, PolicyName, Serializer, policy_name};
+    use super::{Arc, Deserialize, Deserializer, Serialize, Serializer, WorkloadForm};
 
     pub(crate) fn serialize<S: Serializer>(
-        name: &Option<Arc<PolicyName>>,
+        workload: &Option<Arc<Workload>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        match name {
-            Some(name) => serializer.collect_str(name),
-            None => serializer.serialize_none(),
-        }
+        let form = |workload: &Workload| {
+            let Workload { kind, name } = workload.clone();
+            WorkloadForm { kind, name }
+        };
+        workload.as_deref().map(form).serialize(serializer)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<Arc<PolicyName>>, D::Error> {
-        Option::<String>::deserialize(deserializer).map(|text| text.as_deref().map(policy_name))
+    ) -> Result<Option<Arc<Workload>>, D::Error> {
+        let form = Option::<WorkloadForm>::deserialize(deserializer)?;
+        Ok(form.map(|WorkloadForm { kind, name }| Arc::new(Workload { kind, name })))
     }
 }
 
-/// A list of policy names.
-pub(super) mod policies {
-    use super::{Arc, Deserialize, Deserializer, PolicyName, Serialize, Serializer, policy_name};
+/// Labels as an object; absent if they are unknown.
+pub(super) mod labels {
+    use std::collections::BTreeMap;
 
-    pub(crate) fn serialize<S: Serializer>(
-        names: &[Arc<PolicyName>],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        struct Shown<'a>(&'a PolicyName);
-        impl Serialize for Shown<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self.0)
-            }
-        }
-        serializer.collect_seq(names.iter().map(|name| Shown(name)))
+    use policy::Labels;
+
+    use super::{Arc, Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(labels.iter())
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<Arc<PolicyName>>, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        Ok(texts.iter().map(|text| policy_name(text)).collect())
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+        let labels = BTreeMap::<Arc<str>, Arc<str>>::deserialize(deserializer)?;
+        Ok(labels.into_iter().collect())
     }
-}
-
-/// Parses what the name's `Display` writes: only a cluster-wide policy has no namespace.
-fn policy_name(text: &str) -> Arc<PolicyName> {
-    Arc::new(match text.split_once('/') {
-        Some((namespace, name)) => PolicyName::network_policy(namespace, name),
-        None => PolicyName {
-            kind: PolicyKind::ClusterNetworkPolicy,
-            namespace: Arc::from(""),
-            name: Arc::from(text),
-        },
-    })
 }

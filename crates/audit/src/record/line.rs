@@ -1,21 +1,73 @@
-//! Serializes records at a quarter of serde_json's cost: 0.18 us against 0.8 us for a record that names a
-//! rule. At 60,000 connections a second, this is most of what the audit log costs a node.
+//! Serializes records of connections at a fraction of serde_json's cost. At 60,000 connections a second, this
+//! is most of what the audit log costs a node.
 //!
-//! Invariant: the output equals serde's output byte for byte; a test compares the two.
+//! Invariant: the output equals serde's output for the same [`Record`](super::Record) byte for byte; tests
+//! compare the two.
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use jiff::Timestamp;
-use policy::{Direction, PolicyName, Protocol, Verdict, explanation::Miss};
+use policy::{Direction, Protocol, Verdict, Workload, explanation::Miss};
 
-use super::{Endpoint, NearestMiss, Record, Side};
+use super::{
+    Connection, Endpoint, Event, Instance, NearestMiss, Outcome, PolicyRef, PolicyVersion, Record, SCHEMA,
+    TcpFlags,
+};
+
+/// What all records of an instance begin with. Clones number records together.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordHead {
+    instance: Instance,
+    /// The fields of the instance in a line.
+    instance_fields: Arc<str>,
+    /// The number of the next record.
+    next_seq: Arc<AtomicU64>,
+}
+
+impl RecordHead {
+    fn new(instance: Instance) -> Self {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let Instance { id, node, cluster } = &instance;
+        let mut fields = format!(r#","instance":{},"node":{}"#, text(id), text(node));
+        if let Some(cluster) = cluster {
+            fields += &format!(r#","cluster":{}"#, text(cluster));
+        }
+        Self { instance, instance_fields: fields.into(), next_seq: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// The number of the next record.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq.load(Relaxed)
+    }
+
+    /// The counter of records. Only the writer's thread uses it.
+    pub(crate) fn numbers(&self) -> &AtomicU64 {
+        &self.next_seq
+    }
+
+    /// Adds the line of a record, and numbers it.
+    pub(crate) fn push(&self, lines: &mut Vec<u8>, time: Timestamp, event: Event) {
+        let Instance { id: instance, node, cluster } = self.instance.clone();
+        let seq = self.next_seq.fetch_add(1, Relaxed);
+        let record = Record { schema: SCHEMA, seq, instance, node, cluster, time, event };
+        let before = lines.len();
+        match serde_json::to_writer(&mut *lines, &record) {
+            Ok(()) => lines.push(b'\n'),
+            // None of these types fails to serialize to memory. If one did, no partial line may stay.
+            Err(_) => lines.truncate(before),
+        }
+    }
+}
 
 /// A buffer of serialized records, which caches the text of the last second.
 #[derive(Debug)]
 pub(crate) struct LineBuffer {
     /// Whole lines.
     pub(crate) bytes: Vec<u8>,
+    pub(crate) head: RecordHead,
     /// The second whose text is in `date`.
     second: i64,
     /// `2026-01-02T03:04:05`.
@@ -24,26 +76,53 @@ pub(crate) struct LineBuffer {
 
 impl LineBuffer {
     /// An empty buffer.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), second: i64::MIN, date: String::new() }
+    pub(crate) fn new(instance: Instance, bytes: usize) -> Self {
+        let head = RecordHead::new(instance);
+        Self { bytes: Vec::with_capacity(bytes), head, second: i64::MIN, date: String::new() }
     }
 
-    /// Adds the line of a record.
-    pub(crate) fn push(&mut self, record: &Record) {
-        let Record {
-            time,
-            node,
-            generation,
+    /// Adds the line of a record, and numbers it.
+    pub(crate) fn push(&mut self, time: Timestamp, event: Event) {
+        self.head.push(&mut self.bytes, time, event);
+    }
+
+    /// Adds a record with an event of this name about a connection, and numbers it.
+    pub(crate) fn push_connection(
+        &mut self,
+        time: Timestamp,
+        name: ConnectionEvent,
+        connection: &Connection,
+    ) {
+        self.raw(r#"{"schema":"#).number(SCHEMA.into());
+        let seq = self.head.next_seq.fetch_add(1, Relaxed);
+        self.raw(r#","seq":"#).number(seq);
+        self.bytes.extend_from_slice(self.head.instance_fields.as_bytes());
+        self.raw(r#","time":"#).time(time);
+        self.raw(match name {
+            ConnectionEvent::Connection => r#","event":"connection""#,
+            ConnectionEvent::Revoked => r#","event":"revoked""#,
+            ConnectionEvent::Restored => r#","event":"restored""#,
+        });
+        self.connection(connection);
+        self.raw("}\n");
+    }
+
+    fn connection(&mut self, connection: &Connection) {
+        let Connection {
             verdict,
             reason,
             direction,
+            generation,
             protocol,
             icmp_type,
+            icmp_code,
+            tcp_flags,
+            community_id,
             source,
             destination,
-            policy,
             tier,
             priority,
+            policy,
             rule,
             rule_name,
             egress,
@@ -51,38 +130,38 @@ impl LineBuffer {
             isolated_by,
             isolated_by_more,
             nearest_miss,
-            nanoseconds,
-            held_ms,
-            cached,
-        } = record;
-        self.raw(r#"{"time":"#).time(*time);
-        self.raw(r#","node":"#).text(node);
-        self.raw(r#","generation":"#).number(generation.0);
+            nanoseconds: _,
+            held_ms: _,
+            cached: _,
+            count: _,
+            first: _,
+            last: _,
+            folded_by: _,
+        } = connection;
         self.raw(r#","verdict":"#).verdict(*verdict);
         self.raw(r#","reason":"#).text(reason);
         self.raw(r#","direction":"#).raw(match direction {
             Direction::Ingress => r#""ingress""#,
             Direction::Egress => r#""egress""#,
         });
-        self.raw(r#","protocol":"#).or_null(protocol.as_ref(), |line, protocol| line.protocol(*protocol));
-        if let Some(icmp_type) = icmp_type {
-            self.raw(r#","icmp_type":"#).number((*icmp_type).into());
-        }
-        self.raw(r#","source":"#).or_null(source.as_ref(), Self::endpoint);
-        self.raw(r#","destination":"#).or_null(destination.as_ref(), Self::endpoint);
-        self.raw(r#","policy":"#).or_null(policy.as_deref(), Self::policy);
-        if let Some(tier) = tier {
-            self.raw(r#","tier":"#).text(tier.name());
-        }
-        if let Some(priority) = priority {
-            self.raw(r#","priority":"#).number((*priority).into());
-        }
+        self.raw(r#","generation":"#).number(generation.0);
+        self.optional(r#","protocol":"#, protocol.as_ref(), |line, protocol| line.protocol(*protocol));
+        self.optional_number(r#","icmp_type":"#, *icmp_type);
+        self.optional_number(r#","icmp_code":"#, *icmp_code);
+        self.optional(r#","tcp_flags":"#, tcp_flags.as_ref(), |line, flags| line.tcp_flags(*flags));
+        self.optional(r#","community_id":"#, community_id.as_ref(), |line, id| {
+            line.raw("\"1:").bytes.extend_from_slice(&id.encoded());
+            line.raw("\"");
+        });
+        self.optional(r#","source":"#, source.as_ref(), Self::endpoint);
+        self.optional(r#","destination":"#, destination.as_ref(), Self::endpoint);
+        self.optional(r#","tier":"#, tier.as_ref(), |line, tier| line.text(tier.name()));
+        self.optional_number(r#","priority":"#, *priority);
+        self.raw(r#","policy":"#).or_null(policy.as_ref(), Self::policy);
         self.raw(r#","rule":"#).or_null(rule.as_ref(), |line, rule| line.number(*rule as u64));
-        if let Some(name) = rule_name {
-            self.raw(r#","rule_name":"#).text(name);
-        }
-        self.raw(r#","egress":"#).side(egress);
-        self.raw(r#","ingress":"#).side(ingress);
+        self.optional(r#","rule_name":"#, rule_name.as_deref(), Self::text);
+        self.raw(r#","egress":"#).outcome(egress);
+        self.raw(r#","ingress":"#).outcome(ingress);
         for (index, policy) in isolated_by.iter().enumerate() {
             self.raw(if index == 0 { r#","isolated_by":["# } else { "," }).policy(policy);
         }
@@ -92,17 +171,22 @@ impl LineBuffer {
         if *isolated_by_more > 0 {
             self.raw(r#","isolated_by_more":"#).number(*isolated_by_more as u64);
         }
-        if let Some(near) = nearest_miss {
-            self.raw(r#","nearest_miss":"#).nearest_miss(near);
-        }
-        self.raw(r#","nanoseconds":"#).number(*nanoseconds);
-        if let Some(held_ms) = held_ms {
-            self.raw(r#","held_ms":"#).number(*held_ms);
-        }
+        self.optional(r#","nearest_miss":"#, nearest_miss.as_ref(), Self::nearest_miss);
+        self.measured(connection);
+    }
+
+    /// The last fields of a connection: how it was evaluated and folded.
+    fn measured(&mut self, connection: &Connection) {
+        let Connection { nanoseconds, held_ms, cached, count, first, last, folded_by, .. } = connection;
+        self.optional_number(r#","nanoseconds":"#, *nanoseconds);
+        self.optional_number(r#","held_ms":"#, *held_ms);
         if *cached {
             self.raw(r#","cached":true"#);
         }
-        self.raw("}\n");
+        self.optional_number(r#","count":"#, *count);
+        self.optional(r#","first":"#, first.as_ref(), |line, time| line.time(*time));
+        self.optional(r#","last":"#, last.as_ref(), |line, time| line.time(*time));
+        self.optional(r#","folded_by":"#, folded_by.as_ref(), |line, by| line.text(by.name()));
     }
 
     fn raw(&mut self, text: &str) -> &mut Self {
@@ -114,6 +198,19 @@ impl LineBuffer {
         match value {
             Some(value) => write(self, value),
             None => drop(self.raw("null")),
+        }
+    }
+
+    /// Writes a field if it has a value.
+    fn optional<T: ?Sized>(&mut self, name: &str, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
+        if let Some(value) = value {
+            write(self.raw(name), value);
+        }
+    }
+
+    fn optional_number(&mut self, name: &str, value: Option<impl Into<u64>>) {
+        if let Some(value) = value {
+            self.raw(name).number(value.into());
         }
     }
 
@@ -152,9 +249,9 @@ impl LineBuffer {
 
     fn time(&mut self, time: Timestamp) {
         let (second, nanoseconds) = (time.as_second(), time.subsec_nanosecond());
-        let Ok(nanoseconds) = u32::try_from(nanoseconds) else {
+        let Ok(mut nanoseconds) = u32::try_from(nanoseconds) else {
             // Before 1970.
-            let _ = write!(self.bytes, "\"{time:.6}\"");
+            let _ = write!(self.bytes, "\"{time:.9}\"");
             return;
         };
         if second != self.second {
@@ -163,11 +260,10 @@ impl LineBuffer {
             self.date.pop();
             self.second = second;
         }
-        let mut digits = *b".000000Z\"";
-        let mut micros = nanoseconds / 1000;
-        for digit in digits[1..7].iter_mut().rev() {
-            *digit = b'0' + (micros % 10) as u8;
-            micros /= 10;
+        let mut digits = *b".000000000Z\"";
+        for digit in digits[1..10].iter_mut().rev() {
+            *digit = b'0' + (nanoseconds % 10) as u8;
+            nanoseconds /= 10;
         }
         self.bytes.push(b'"');
         self.bytes.extend_from_slice(self.date.as_bytes());
@@ -189,12 +285,27 @@ impl LineBuffer {
         }
     }
 
+    fn tcp_flags(&mut self, flags: TcpFlags) {
+        const SYN: TcpFlags = TcpFlags(0x02);
+        match flags {
+            SYN => drop(self.raw(r#""SYN""#)),
+            other => drop(write!(self.bytes, "\"{other}\"")),
+        }
+    }
+
     fn endpoint(&mut self, endpoint: &Endpoint) {
-        let Endpoint { address, port, namespace, pod } = endpoint;
+        let Endpoint { address, port, namespace, pod, workload, node } = endpoint;
         self.raw(r#"{"address":""#).address(*address);
-        self.raw(r#"","port":"#).or_null(port.as_ref(), |line, port| line.number((*port).into()));
-        self.raw(r#","namespace":"#).or_null(namespace.as_deref(), Self::text);
-        self.raw(r#","pod":"#).or_null(pod.as_deref(), Self::text);
+        self.raw("\"");
+        self.optional_number(r#","port":"#, *port);
+        self.optional(r#","namespace":"#, namespace.as_deref(), Self::text);
+        self.optional(r#","pod":"#, pod.as_deref(), Self::text);
+        self.optional(r#","workload":"#, workload.as_deref(), |line, Workload { kind, name }| {
+            line.raw(r#"{"kind":"#).text(kind);
+            line.raw(r#","name":"#).text(name);
+            line.raw("}");
+        });
+        self.optional(r#","node":"#, node.as_deref(), Self::text);
         self.raw("}");
     }
 
@@ -209,25 +320,28 @@ impl LineBuffer {
         }
     }
 
-    fn policy(&mut self, name: &PolicyName) {
-        self.raw("\"");
+    fn policy(&mut self, PolicyRef { name, version }: &PolicyRef) {
+        self.raw(r#"{"kind":""#).raw(name.kind.name()).raw("\"");
         if !name.namespace.is_empty() {
-            self.letters(&name.namespace).raw("/");
+            self.raw(r#","namespace":"#).text(&name.namespace);
         }
-        self.letters(&name.name).raw("\"");
+        self.raw(r#","name":"#).text(&name.name);
+        if let Some(PolicyVersion { uid, resource_version }) = version.as_deref() {
+            self.optional(r#","uid":"#, uid.as_deref(), Self::text);
+            self.optional(r#","resource_version":"#, resource_version.as_deref(), Self::text);
+        }
+        self.raw("}");
     }
 
-    fn side(&mut self, side: &Side) {
-        let Side { verdict, reason, policy, rule } = side;
+    fn outcome(&mut self, Outcome { verdict, reason, policy, rule }: &Outcome) {
         self.raw(r#"{"verdict":"#).verdict(*verdict);
         self.raw(r#","reason":"#).text(reason);
-        self.raw(r#","policy":"#).or_null(policy.as_deref(), Self::policy);
+        self.raw(r#","policy":"#).or_null(policy.as_ref(), Self::policy);
         self.raw(r#","rule":"#).or_null(rule.as_ref(), |line, rule| line.number(*rule as u64));
         self.raw("}");
     }
 
-    fn nearest_miss(&mut self, near: &NearestMiss) {
-        let NearestMiss { policy, rule, miss } = near;
+    fn nearest_miss(&mut self, NearestMiss { policy, rule, miss }: &NearestMiss) {
         self.raw(r#"{"policy":"#).policy(policy);
         self.raw(r#","rule":"#).number(*rule as u64);
         self.raw(r#","miss":"#).raw(match miss {
@@ -238,108 +352,13 @@ impl LineBuffer {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use policy::{Generation, PolicyKind, Tier};
-
-    use super::*;
-
-    fn policy(name: &str) -> Arc<PolicyName> {
-        Arc::new(PolicyName::network_policy("db", name))
-    }
-
-    /// A record in which every field is set.
-    fn full() -> Record {
-        let cluster_wide = Arc::new(PolicyName {
-            kind: PolicyKind::ClusterNetworkPolicy,
-            namespace: "".into(),
-            name: "with \"quotes\"\nand ü".into(),
-        });
-        Record {
-            time: "2026-01-02T03:04:05.000009Z".parse().expect("time"),
-            node: "node\\a".into(),
-            generation: Generation(u64::MAX),
-            verdict: Verdict::Deny,
-            reason: "default-deny".into(),
-            direction: Direction::Egress,
-            protocol: Some(Protocol::ICMPV6),
-            icmp_type: Some(0),
-            source: Some(Endpoint {
-                address: "2001:db8::1".parse().expect("address"),
-                port: Some(65535),
-                namespace: Some("web".into()),
-                pod: Some("a".into()),
-            }),
-            destination: Some(Endpoint {
-                address: "10.0.255.1".parse().expect("address"),
-                port: None,
-                namespace: None,
-                pod: None,
-            }),
-            policy: Some(cluster_wide.clone()),
-            tier: Some(Tier::Admin),
-            priority: Some(1000),
-            rule: Some(10),
-            rule_name: Some("first".into()),
-            egress: Side {
-                verdict: Verdict::Deny,
-                reason: "rule".into(),
-                policy: Some(cluster_wide),
-                rule: Some(0),
-            },
-            ingress: Side { verdict: Verdict::Allow, reason: "not-a-pod".into(), policy: None, rule: None },
-            isolated_by: vec![policy("a"), policy("b")],
-            isolated_by_more: 3,
-            nearest_miss: Some(NearestMiss { policy: policy("b"), rule: 7, miss: Miss::Port }),
-            nanoseconds: 0,
-            held_ms: Some(5_000),
-            cached: true,
-        }
-    }
-
-    #[test]
-    fn a_line_equals_what_serde_writes_for_the_record() {
-        let second_later = Record { time: "2026-01-02T03:04:06.999999Z".parse().expect("time"), ..full() };
-        let cases = [
-            full(),
-            Record {
-                protocol: Some(Protocol::TCP),
-                icmp_type: None,
-                rule_name: None,
-                cached: false,
-                ..full()
-            },
-            Record {
-                protocol: Some(Protocol(47)),
-                isolated_by: vec![policy("a")],
-                isolated_by_more: 0,
-                ..full()
-            },
-            Record { protocol: Some(Protocol::UDP), isolated_by: Vec::new(), nearest_miss: None, ..full() },
-            Record { tier: Some(Tier::Baseline), priority: Some(0), ..full() },
-            second_later,
-            Record {
-                verdict: Verdict::Allow,
-                direction: Direction::Ingress,
-                policy: None,
-                tier: None,
-                priority: None,
-                rule: None,
-                ..full()
-            },
-            Record { source: None, destination: None, protocol: None, ..full() },
-            Record { time: "1969-12-31T23:59:59.25Z".parse().expect("time"), ..full() },
-            Record { time: Timestamp::default(), nanoseconds: 1_000_000_007, held_ms: None, ..full() },
-        ];
-        let mut lines = LineBuffer::with_capacity(0);
-        let mut expected = String::new();
-        for record in cases {
-            lines.push(&record);
-            expected += &serde_json::to_string(&record).expect("writes");
-            expected += "\n";
-        }
-        assert_eq!(String::from_utf8(lines.bytes).expect("text"), expected);
-    }
+/// The events about connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ConnectionEvent {
+    /// See [`Event::Connection`].
+    Connection,
+    /// See [`Event::Revoked`].
+    Revoked,
+    /// See [`Event::Restored`].
+    Restored,
 }

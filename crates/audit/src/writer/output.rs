@@ -1,19 +1,16 @@
 //! Writes lines to the [`Sink`] and keeps track of its failures.
 //!
 //! From: whole lines. To: the [`Sink`]. Invariant: when a write has ended, its lines are in the file that the
-//! path names, or the status says why they are not.
+//! path names, or the status says why they are not. Lines to a stream may still wait for its reader.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
-use super::json_line::append;
-use super::shared::Shared;
-use crate::destination::{Found, Sink, Written};
-use crate::record::Repeated;
+use super::shared::{Failure, Shared};
+use crate::destination::{Batch, Begin, Found, Sink, Written, remedy};
+use crate::record::{Event, RecordHead, Repeated};
 
 /// Lines are written once they have this many bytes, or when the rings are empty.
 pub const BATCH: usize = 1 << 16;
@@ -33,7 +30,7 @@ const MOST_WRITES: usize = 4;
 
 /// See the module.
 pub(super) struct Output {
-    node: Arc<str>,
+    head: RecordHead,
     pub(super) sink: Sink,
     shared: Arc<Shared>,
     /// When a failure was last logged.
@@ -41,14 +38,14 @@ pub(super) struct Output {
     /// When the path was last checked.
     checked_at: Option<Instant>,
     /// Why the file at the path can't be opened; `None` if the open file is the one that the path names.
-    open_error: Option<String>,
+    open_error: Option<Failure>,
     /// Why records could not be written, and when a write last failed.
-    write_error: Option<(String, Instant)>,
+    write_error: Option<(Failure, Instant)>,
 }
 
 impl Output {
-    pub(super) fn new(node: Arc<str>, sink: Sink, shared: Arc<Shared>) -> Self {
-        Self { node, sink, shared, logged_at: None, checked_at: None, open_error: None, write_error: None }
+    pub(super) fn new(head: RecordHead, sink: Sink, shared: Arc<Shared>) -> Self {
+        Self { head, sink, shared, logged_at: None, checked_at: None, open_error: None, write_error: None }
     }
 
     /// Whether lines are discarded.
@@ -56,30 +53,29 @@ impl Output {
         self.sink.is_off()
     }
 
-    /// Writes all of these whole lines or none. `records` is how many of them are records.
-    pub(super) fn write(
-        &mut self,
-        lines: &[u8],
-        records: u64,
-        (now, time): (Instant, Timestamp),
-    ) -> io::Result<()> {
+    /// Writes all of these whole lines or none. `begin` adds the lines that come first in a file.
+    pub(super) fn write(&mut self, batch: &Batch<'_>, now: Instant, begin: &mut Begin<'_>) -> io::Result<()> {
         self.follow(now, true);
-        let written = self.write_in_place(lines, (now, time));
+        let written = self.write_in_place(batch, now, begin);
         match &written {
             Ok(()) => {
-                let has_recovered = |(_, at): &(String, Instant)| now.duration_since(*at) >= RECOVERY_TIME;
+                let has_recovered = |(_, at): &(Failure, Instant)| now.duration_since(*at) >= RECOVERY_TIME;
                 // A line about losses is shorter than a record: its success proves nothing.
-                if records > 0 && self.write_error.as_ref().is_some_and(has_recovered) {
+                if batch.records > 0 && self.write_error.as_ref().is_some_and(has_recovered) {
                     self.write_error = None;
                     self.publish_failing();
                 }
             }
-            Err(error) => {
-                self.write_error = Some((error.to_string(), now));
-                self.failed(now, error);
-            }
+            Err(error) => self.write_failed(now, error),
         }
         written
+    }
+
+    /// Writes lines that a stream had no space for earlier. Call this periodically.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if let Err(error) = self.sink.flush() {
+            self.write_failed(now, &error);
+        }
     }
 
     /// Opens the file again if a [`Reopener`](super::Reopener) requests it, or if another program moved the
@@ -113,7 +109,7 @@ impl Output {
             }
             // Lines still go to the file that was moved or removed, where a reader may never find them.
             Err(error) => {
-                self.open_error = Some(error.to_string());
+                self.open_error = Some(self.failure(&error));
                 self.failed(now, &error);
             }
         }
@@ -132,24 +128,24 @@ impl Output {
     /// Writes the lines to the file that the path names when the write has ended, if it can be opened.
     pub(super) fn write_in_place(
         &mut self,
-        lines: &[u8],
-        (now, time): (Instant, Timestamp),
+        batch: &Batch<'_>,
+        now: Instant,
+        begin: &mut Begin<'_>,
     ) -> io::Result<()> {
-        if self.sink.write(lines)? == Written::InPlace {
+        if self.write_once(batch, begin)? == Written::InPlace {
             return Ok(());
         }
-        let number = lines.iter().filter(|byte| **byte == b'\n').count();
+        let number = batch.lines.iter().filter(|byte| **byte == b'\n').count();
         for _ in 1..MOST_WRITES {
             self.follow(now, true);
             if self.open_error.is_some() {
                 // The lines are in the moved file, and the status says so.
                 return Ok(());
             }
-            let mut again = Vec::with_capacity(lines.len() + (BATCH >> 8));
-            let repeated = Repeated { repeated: number as u64, time, node: Arc::clone(&self.node) };
-            append(&mut again, &repeated);
-            again.extend_from_slice(lines);
-            if self.sink.write(&again)? == Written::InPlace {
+            let mut lines = Vec::with_capacity(batch.lines.len() + (BATCH >> 8));
+            self.head.push(&mut lines, batch.time, Event::Repeated(Repeated { lines: number as u64 }));
+            lines.extend_from_slice(batch.lines);
+            if self.write_once(&Batch { lines: &lines, ..*batch }, begin)? == Written::InPlace {
                 return Ok(());
             }
         }
@@ -157,6 +153,13 @@ impl Output {
             "the file was moved during each of several writes: stop the program that keeps renaming it, and \
              keep it on a file system with stable inode numbers",
         ))
+    }
+
+    fn write_once(&mut self, batch: &Batch<'_>, begin: &mut Begin<'_>) -> io::Result<Written> {
+        self.shared.set_writing(true);
+        let written = self.sink.write(batch, begin);
+        self.shared.set_writing(false);
+        written
     }
 
     fn reopen(&mut self) -> io::Result<Found> {
@@ -167,18 +170,28 @@ impl Output {
         Ok(Found::Unchanged)
     }
 
+    fn write_failed(&mut self, now: Instant, error: &io::Error) {
+        self.write_error = Some((self.failure(error), now));
+        self.failed(now, error);
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        Failure { why: error.to_string(), remedy: remedy(error, self.sink.destination()) }
+    }
+
     /// Counts and logs a failure. The agent continues without the log: verdicts matter more than their
     /// records.
     fn failed(&mut self, now: Instant, error: &io::Error) {
         self.shared.write_errors.fetch_add(1, Relaxed);
         self.publish_failing();
         if self.may_log(now) {
-            tracing::error!(%error, "the audit log cannot be written: records are lost until it can");
+            let todo = remedy(error, self.sink.destination());
+            tracing::error!(%error, todo, "the audit log cannot be written: records are lost until it can");
         }
     }
 
     fn publish_failing(&mut self) {
-        let write_error = self.write_error.as_ref().map(|(why, _)| why);
+        let write_error = self.write_error.as_ref().map(|(failure, _)| failure);
         let failing = write_error.or(self.open_error.as_ref()).cloned();
         let mut cell = self.shared.failing();
         if failing.is_none() && cell.is_some() {

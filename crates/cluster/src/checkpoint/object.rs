@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use policy::{Change, Labels, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumbers};
+use policy::{Change, Labels, Namespace, Node, Pod, PodName, PodUid, PolicySpec, PortNumbers, Workload};
 use serde::ser::{SerializeStruct as _, SerializeStructVariant as _};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -51,6 +51,8 @@ struct SavedPod<'a> {
     reported: u64,
     created: i64,
     uid: PodUid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a Workload>,
 }
 
 /// A checkpoint as it was read.
@@ -87,6 +89,8 @@ struct LoadedPod {
     reported: u64,
     created: i64,
     uid: PodUid,
+    #[serde(default)]
+    workload: Option<Workload>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +213,7 @@ impl<'a> SavedObject<'a> {
                 reported: pod.reported,
                 created: pod.created,
                 uid: pod.uid,
+                workload: pod.workload.as_deref(),
             })),
             Change::Policy(policy) => Some(Self::Policy(policy)),
             _ => None,
@@ -267,6 +272,7 @@ impl LoadedObject {
                 reported,
                 created,
                 uid,
+                workload,
             }) => {
                 canonical(&mut addresses);
                 Change::Pod(Pod {
@@ -279,6 +285,9 @@ impl LoadedObject {
                     reported,
                     created,
                     uid,
+                    workload: workload.map(|Workload { kind, name }| {
+                        Arc::new(Workload { kind: interner.text(&kind), name: interner.text(&name) })
+                    }),
                 })
             }
             Self::Policy(mut policy) => {

@@ -57,6 +57,7 @@ fn pod(name: &str, address: &str) -> Pod {
         reported: 7,
         created: 3,
         uid: PodUid::of("0f2c4b6a-7d1e-4c55-9a40-1f2e3d4c5b6a"),
+        workload: Some(std::sync::Arc::new(policy::Workload { kind: "Deployment".into(), name: "a".into() })),
     }
 }
 

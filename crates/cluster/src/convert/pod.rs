@@ -1,6 +1,7 @@
 //! Pod, `v1`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use policy::{NamedPort, Pod, PodName, PodUid, Protocol};
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use super::field_ref::FieldRef;
 use super::flaws::Flaws;
 use super::unusable::Unusable;
-use super::{metadata, port};
+use super::{metadata, port, workload};
 use crate::interner::Interner;
 
 /// The most named ports of a pod. A verdict about the pod examines each of them.
@@ -61,7 +62,8 @@ pub(super) fn pod(object: &FieldRef<'_>, interner: &Interner, flaws: &mut Flaws)
     // KEP-5504: the versions of one kind are increasing numbers. Any other string is ignored.
     let reported = version.and_then(|version| version.parse().ok()).unwrap_or_default();
     let created = created(object, flaws);
-    Ok(Pod { name, labels, addresses, ports, node, host_network, reported, created, uid })
+    let workload = workload::of(object, &labels, created, interner).map(Arc::new);
+    Ok(Pod { name, labels, addresses, ports, node, host_network, reported, created, uid, workload })
 }
 
 /// `status.podIPs` and `status.podIP`, each address once, in order.

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, PodIP, PodSpec, PodStatus};
 use k8s_openapi::api::networking::v1 as net;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use policy::{
     Change, IpBlock, Labels, NamedPort, Namespace, NamespaceMatch, Node, Peer, Pod, PolicySpec, PortMatch,
@@ -98,8 +98,15 @@ fn real_objects_are_understood_without_a_flaw() {
     };
     let port = ContainerPort { name: Some("http".into()), container_port: 8080, ..ContainerPort::default() };
     let container = Container { name: "main".into(), ports: Some(vec![port]), ..Container::default() };
+    let owner = OwnerReference {
+        api_version: "apps/v1".into(),
+        kind: "StatefulSet".into(),
+        name: "main".into(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    };
     let pod = k8s_openapi::api::core::v1::Pod {
-        metadata: metadata("a"),
+        metadata: ObjectMeta { owner_references: Some(vec![owner]), ..metadata("a") },
         spec: Some(PodSpec {
             containers: vec![container],
             node_name: Some("n".into()),
@@ -127,6 +134,10 @@ fn real_objects_are_understood_without_a_flaw() {
                 reported: 0,
                 created: 1_769_860_800,
                 uid: Default::default(),
+                workload: Some(std::sync::Arc::new(policy::Workload {
+                    kind: "StatefulSet".into(),
+                    name: "main".into()
+                })),
             }),
             flaws: vec![],
         }

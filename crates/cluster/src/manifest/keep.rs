@@ -29,6 +29,22 @@ const METADATA: Keep = Keep::Fields(&[
     ("resourceVersion", Keep::All),
     ("annotations", NAMES),
 ]);
+const POD_METADATA: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("namespace", Keep::All),
+    ("labels", Keep::All),
+    ("creationTimestamp", Keep::All),
+    ("uid", Keep::All),
+    ("resourceVersion", Keep::All),
+    ("annotations", NAMES),
+    ("ownerReferences", OWNERS),
+]);
+const OWNERS: Keep = Keep::Each(&Keep::Fields(&[
+    ("apiVersion", Keep::All),
+    ("kind", Keep::All),
+    ("name", Keep::All),
+    ("controller", Keep::All),
+]));
 const NODE_METADATA: Keep = Keep::Fields(&[
     ("name", Keep::All),
     ("labels", Keep::All),
@@ -72,6 +88,7 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     };
     match (kind, name) {
         (Kind::Node, "metadata") => &NODE_METADATA,
+        (Kind::Pod, "metadata") => &POD_METADATA,
         (_, "metadata") => &METADATA,
         (Kind::Pod, "spec") => &POD_SPEC,
         (Kind::Pod, "status") => &POD_STATUS,

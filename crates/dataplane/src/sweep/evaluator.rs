@@ -76,6 +76,18 @@ impl Evaluator<'_> {
         }
     }
 
+    /// The decision on a connection, for its record, and whether the connection is denied whatever policy
+    /// decides, because its packets are those of the nodes' overlay. Agrees with [`Evaluator::verdict`].
+    pub fn decision(&self, connection: &Packet, is_oriented: bool) -> (Decision, bool) {
+        let decision = self.evaluate(connection);
+        let is_allowed = decision.verdict() == Verdict::Allow;
+        let is_overlay = is_allowed && self.verdict_by(&decision, connection) == ConnectionVerdict::Denied;
+        if is_oriented || !is_allowed || is_overlay || self.local.contains(connection.source()) {
+            return (decision, is_overlay);
+        }
+        (self.snapshot.evaluate_unproven(connection, self.directions(connection)), false)
+    }
+
     fn verdict_as_opened(&self, connection: &Packet) -> ConnectionVerdict {
         self.verdict_by(&self.evaluate(connection), connection)
     }
@@ -96,10 +108,12 @@ impl Evaluator<'_> {
                 ingress: Outcome::allow(Reason::OwnNode),
             };
         }
-        // The node's own address on the pods' bridge is in the pod CIDR and is not a pod.
-        let is_local = self.local.contains(packet.destination());
-        let directions = if is_local { Directions::Egress } else { Directions::Both };
-        self.snapshot.evaluate(packet, directions)
+        self.snapshot.evaluate(packet, self.directions(packet))
+    }
+
+    /// The node's own address on the pods' bridge is in the pod CIDR and is not a pod.
+    fn directions(&self, packet: &Packet) -> Directions {
+        if self.local.contains(packet.destination()) { Directions::Egress } else { Directions::Both }
     }
 }
 

@@ -47,6 +47,14 @@ pub(crate) struct Hold {
     generation: Generation,
 }
 
+/// What a packet has in common with its retransmissions. Their TCP flags may differ: after some attempts
+/// without an answer, Linux no longer offers ECN (RFC 3168, 6.1.1.1).
+fn retransmission(packet: &Packet) -> Packet {
+    let mut packet = *packet;
+    packet.tcp_flags = None;
+    packet
+}
+
 /// A held packet.
 pub(crate) struct HeldPacket {
     pub(crate) message: Message,
@@ -133,7 +141,7 @@ impl Hold {
         generation: Generation,
     ) -> HoldOutcome {
         let retransmits = matches!(packet.protocol, Protocol::TCP | Protocol::SCTP);
-        if retransmits && self.retransmitting.contains(&packet) {
+        if retransmits && self.retransmitting.contains(&retransmission(&packet)) {
             return HoldOutcome::Repeated(message);
         }
         if self.packets.len() >= self.limit {
@@ -145,7 +153,7 @@ impl Hold {
             self.generation = generation;
         }
         if retransmits {
-            self.retransmitting.insert(packet);
+            self.retransmitting.insert(retransmission(&packet));
         }
         let entry = HoldEntry { packet, since: Instant::now(), permit };
         self.packets.push_back(HeldPacket { message, entry });
@@ -166,7 +174,7 @@ impl Hold {
 
     /// Releases the permit of a removed packet that has its verdict.
     pub(crate) fn release(&mut self, entry: HoldEntry) {
-        self.retransmitting.remove(&entry.packet);
+        self.retransmitting.remove(&retransmission(&entry.packet));
         self.permits.release(entry.permit);
     }
 }

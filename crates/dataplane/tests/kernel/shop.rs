@@ -101,5 +101,6 @@ pub(crate) fn pod(name: &str, addresses: &[&str]) -> Pod {
         reported: 0,
         created: 0,
         uid: Default::default(),
+        workload: None,
     }
 }

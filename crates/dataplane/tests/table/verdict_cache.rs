@@ -105,6 +105,7 @@ impl Agent {
                     reported: 0,
                     created: 0,
                     uid: Default::default(),
+                    workload: None,
                 }),
                 policy(&[53, 7000]),
             ])

@@ -83,6 +83,7 @@ mod tests {
             reported: 0,
             created: 0,
             uid: Default::default(),
+            workload: None,
         };
         IpCacheEntry {
             pod: Some(PodEntry::new(Arc::new(pod), IdentityId(5), true, true, None, None)),

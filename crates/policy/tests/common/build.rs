@@ -74,6 +74,7 @@ pub(crate) fn pod(name: &str) -> PodBuilder {
         reported: 0,
         created: 1,
         uid: Default::default(),
+        workload: None,
     })
 }
 

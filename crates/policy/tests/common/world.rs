@@ -297,6 +297,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 reported,
                 created,
                 uid: Default::default(),
+                workload: None,
             }
         },
     )

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 }
 
 /// Values that the schema must refuse, each wrong in one field.
-const REFUSED: [&str; 19] = [
+const REFUSED: [&str; 24] = [
     "failMode=perhaps",
     "onUnknownPod=open",
     "holdTimeout=5m",
@@ -36,6 +36,11 @@ const REFUSED: [&str; 19] = [
     "metrics.address=metrics",
     "log.format=xml",
     "audit.maxSize=0K",
+    "audit.maxAge=daily",
+    "audit.totalSize=much",
+    "audit.output=syslog",
+    "audit.compress=gzip",
+    "audit.group=adm",
     "image.pullPolicy=Sometimes",
     "extraArgs[0]=record-open",
     "whenDwon=open",
@@ -46,7 +51,7 @@ const REFUSED: [&str; 19] = [
 ];
 
 /// Values besides the defaults with which the chart must render, and a text that the result must contain.
-const RENDERED: [(&[&str], &str); 16] = [
+const RENDERED: [(&[&str], &str); 21] = [
     (
         &["image.repository=registry.example/kube-verdict", "image.tag=1.2"],
         "\"registry.example/kube-verdict:1.2\"",
@@ -57,6 +62,11 @@ const RENDERED: [(&[&str], &str); 16] = [
     (&["metrics.address=:9080"], "prometheus.io/port: \"9080\""),
     (&["metrics.address=[::1]:9080"], "--metrics-address=[::1]:9080"),
     (&["audit.enabled=true", "audit.recordOpen=true"], "--audit-log=/var/log/kube-verdict/audit.log"),
+    (&["audit.enabled=true", "audit.output=stdout"], "- --audit-log=-\n"),
+    (&["audit.enabled=true"], "- --audit-max-age=24h\n"),
+    (&["audit.enabled=true", "audit.totalSize=2GiB"], "- --audit-total-size=2GiB\n"),
+    (&["audit.enabled=true", "audit.group=0"], "- --audit-group=0\n"),
+    (&["audit.enabled=true", "audit.group=4"], "supplementalGroups: [4]\n"),
     (&["extraArgs[0]=--no-bridge"], "- --no-bridge"),
     (&[], "helm.sh/hook: pre-delete"),
     (&["uninstall.timeout=60s"], "- --timeout=60s"),

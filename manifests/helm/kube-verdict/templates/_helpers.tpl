@@ -55,3 +55,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - --audit-log={{ .Values.audit.folder }}/audit.log
 {{- end }}
 {{- end }}
+
+{{/* The number of the audit log's group; empty if there is none. Group 0 is one. */}}
+{{- define "kube-verdict.auditGroup" -}}
+{{- if not (kindIs "invalid" .Values.audit.group) }}{{ int64 .Values.audit.group }}{{ end }}
+{{- end }}
+
+{{/* "true" if records go to a file; empty if not. */}}
+{{- define "kube-verdict.auditFile" -}}
+{{- if and .Values.audit.enabled (eq .Values.audit.output "file") }}true{{ end }}
+{{- end }}

@@ -51,7 +51,8 @@ pub(super) fn check_paths(audit_log: Option<&Path>, state_dir: Option<&Path>) ->
     Ok(())
 }
 
-/// The audit log at a path and its rotated files, `PATH.1` and so on, as far as they exist.
+/// The audit log at a path and its closed files, such as `PATH.20260102T030405.123Z.zst`, as far as they exist.
+/// Also `PATH.1` and so on, as other programs name what they rotate.
 pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         anyhow::bail!("{} names no file: give the agent's --audit-log", path.display());
@@ -77,8 +78,11 @@ pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file is the log of this name, or one of its rotated files.
+/// Whether a file is the log of this name, or one of its closed files.
 fn is_of_log(file: &OsStr, log: &OsStr) -> bool {
+    if audit::is_closed_file(file, log) {
+        return true;
+    }
     match file.as_bytes().strip_prefix(log.as_bytes()) {
         Some([]) => true,
         Some([b'.', digits @ ..]) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
@@ -107,7 +111,14 @@ mod tests {
     fn an_audit_log_is_found_with_its_rotated_files_and_nothing_else() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
-        let names = ["audit.log", "audit.log.1", "audit.log.12"];
+        let names = [
+            "audit.log",
+            "audit.log.1",
+            "audit.log.12",
+            "audit.log.20260102T030405.123Z",
+            "audit.log.20260102T030405.123Z.zst",
+            "audit.log.20260102T030405.123Z.zst.tmp",
+        ];
         for name in
             names.iter().chain(&["audit.log.1.gz", "audit.log.old", "audit.logs", "other.log", "audit.log."])
         {
@@ -117,7 +128,7 @@ mod tests {
         std::os::unix::fs::symlink(path("other.log"), path("audit.log.3")).expect("a link");
         let found = of_audit_log(&path("audit.log")).expect("read");
         assert_eq!(found, names.map(path));
-        assert_eq!(remove(found).expect("removed").len(), 3);
+        assert_eq!(remove(found).expect("removed").len(), 6);
         assert!(of_audit_log(&path("audit.log")).expect("read").is_empty());
         assert!(path("other.log").exists() && path("audit.log.1.gz").exists());
         assert!(of_audit_log(Path::new("/nowhere/audit.log")).expect("no folder").is_empty());

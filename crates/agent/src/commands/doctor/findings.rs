@@ -4,7 +4,7 @@ use cluster::ReadCounts;
 use dataplane::preflight::{Check, InstalledTables};
 use serde::Serialize;
 
-use crate::status::{PhaseName, ProblemStatus, Protection, SavedState};
+use crate::status::{AuditStatus, PhaseName, ProblemStatus, Protection, SavedState};
 
 /// Results of all checks.
 #[derive(Debug, Serialize)]
@@ -39,6 +39,8 @@ pub(super) struct AgentFindings {
     pub(super) protections: Vec<Protection>,
     /// The state on disk; null without --state-dir.
     pub(super) state: Option<SavedState>,
+    /// The audit log.
+    pub(super) audit: AuditStatus,
 }
 
 impl Findings {
@@ -46,6 +48,7 @@ impl Findings {
     pub(super) fn are_healthy(&self) -> bool {
         self.checks.iter().all(|check| !check.state.is_wrong())
             && self.agent.as_ref().is_none_or(|agent| agent.ready || self.has_handed_over(agent))
+            && self.agent.as_ref().is_none_or(|agent| agent.audit.failing.is_none())
             && self.problems.is_empty()
             && !self.are_rules_unserved()
     }

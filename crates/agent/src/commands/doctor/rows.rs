@@ -24,6 +24,7 @@ impl Findings {
         let (state, text) = self.protections();
         rows.push(("protections".to_owned(), state, text));
         rows.extend(self.state().map(|(state, text)| ("state".to_owned(), state, text)));
+        rows.extend(self.audit_log().map(|(state, text)| ("audit log".to_owned(), state, text)));
         let (state, text) = self.read();
         rows.push(("source".to_owned(), state, text));
         for problem in &self.problems {
@@ -93,6 +94,24 @@ impl Findings {
             return Some((State::Warning, advice(what, todo)));
         }
         error.as_ref().map(|error| (State::Warning, Text::new(error)))
+    }
+
+    /// Whether the agent can write its audit log; `None` if no agent answers.
+    fn audit_log(&self) -> Option<(State, Text)> {
+        let audit = &self.agent.as_ref()?.audit;
+        Some(match (&audit.failing, &audit.upkeep_problem) {
+            (Some(why), _) => {
+                let what = format!("records are lost, {} so far: {why}", audit.lost);
+                (State::Wrong, advice(&what, audit.remedy.as_deref().unwrap_or("see the agent's log")))
+            }
+            (None, Some(problem)) => {
+                (State::Warning, advice(problem, "correct this; the agent tries again by itself"))
+            }
+            (None, None) if audit.lost > 0 => {
+                (State::Warning, text!("records lost since the agent started: {}", audit.lost))
+            }
+            (None, None) => (State::Fine, text!("{} records written", audit.written)),
+        })
     }
 
     /// Counts of what was read.

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use audit::Destination;
+use audit::{Destination, FileSettings};
+use bytesize::ByteSize;
 use cluster::StateDir;
 use dataplane::preflight::KernelVersion;
 use dataplane::queues::QueueNumber;
@@ -12,7 +13,7 @@ use dataplane::workers::HoldLimits;
 use ipnet::IpNet;
 use policy::Verdict;
 
-use super::flags::{FailModeFlag, OnUnknownPod, OverlaySources, PreroutingDns, Run};
+use super::flags::{AuditCompress, FailModeFlag, OnUnknownPod, OverlaySources, PreroutingDns, Run};
 use crate::agent::AgentConfig;
 use crate::commands::cores::cores;
 use crate::exit::Usage;
@@ -73,18 +74,41 @@ impl Run {
     pub(super) fn audit_destination(&self) -> Result<Destination, Usage> {
         Ok(match self.audit_log.as_str() {
             "off" => Destination::Off,
-            "-" => Destination::Stdout,
+            // The second one is a symbolic link, which is followed for no other name.
+            "-" | "/dev/stdout" => Destination::Stdout,
             "" => return Err(Usage("--audit-log is empty: name a file, or write - or off".to_owned())),
             path if Path::new(path).is_dir() => {
                 let example = Path::new(path).join("kube-verdict.jsonl");
                 let example = example.display();
                 return Err(Usage(format!("--audit-log {path} is a folder: name a file, such as {example}")));
             }
-            path => Destination::File {
-                path: path.into(),
-                max_bytes: self.audit_max_size.as_u64(),
-                keep: self.audit_keep,
-            },
+            path => Destination::File(self.audit_file(path)?),
+        })
+    }
+
+    fn audit_file(&self, path: &str) -> Result<FileSettings, Usage> {
+        let max_bytes = self.audit_max_size.as_u64();
+        let least = max_bytes.saturating_mul(2);
+        let total_bytes = match self.audit_total_size {
+            None => max_bytes.saturating_mul(10),
+            Some(total) if total.as_u64() >= least => total.as_u64(),
+            Some(total) => {
+                return Err(Usage(format!(
+                    "--audit-total-size {total} has no room for a closed file beside the current one: give at \
+                     least twice --audit-max-size, {}, or lower that",
+                    ByteSize(least)
+                )));
+            }
+        };
+        Ok(FileSettings {
+            path: path.into(),
+            max_bytes,
+            max_age: self.audit_max_age.0,
+            keep: self.audit_keep,
+            total_bytes,
+            compress: matches!(self.audit_compress, AuditCompress::Zstd),
+            group: self.audit_group,
+            allow_special: self.audit_special_file,
         })
     }
 }

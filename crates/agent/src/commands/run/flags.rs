@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use cluster::CniCache;
 use dataplane::marks::{Mark, Marks};
@@ -11,7 +12,10 @@ use dataplane::ports::Overlay;
 use dataplane::workers::{DEFAULT_QUEUE_LENGTH, HoldLimits};
 use ipnet::IpNet;
 
-use super::values::{CacheTtl, QuotaRate, hold_timeout, overlay, queue_quota, verdict_cache_ttl};
+use super::values::{
+    CacheTtl, MaxAge, QuotaRate, audit_fold, audit_group, audit_max_age, hold_timeout, overlay, queue_quota,
+    verdict_cache_ttl,
+};
 use crate::commands::budget::BudgetArguments;
 use crate::http::HttpArguments;
 use crate::logging::{LogFilter, LogFormat};
@@ -208,19 +212,62 @@ pub(crate) struct Run {
     pub(super) no_bridge: bool,
 
     /// Where to record verdicts, as one JSON object per line: a file, `-` for standard output, or `off`.
+    ///
+    /// New files have the mode 0640. No symbolic link is followed, neither in place of the file nor on the
+    /// way to it. A reader of standard output that doesn't read costs records, which are counted, and delays
+    /// nothing.
     #[arg(long, value_name = "FILE|-|off", default_value = "off")]
     pub(super) audit_log: String,
 
-    /// Rotate the audit log before it grows beyond this size, such as 100MiB.
+    /// Close the audit log before it grows beyond this size, such as 100MiB, and begin a new one.
     ///
-    /// Units: KiB, MiB and GiB (powers of 1024); kB, MB and GB, or K, M and G (powers of 1000); without a
-    /// unit, bytes.
+    /// A closed file is named after the time: FILE.20260102T030405.123Z, and FILE.20260102T030405.123Z.zst
+    /// once it is compressed. Units: KiB, MiB and GiB (powers of 1024); kB, MB and GB, or K, M and G (powers
+    /// of 1000); without a unit, bytes.
     #[arg(long, value_name = "SIZE", value_parser = values::size, default_value = "100MiB")]
     pub(super) audit_max_size: ByteSize,
 
-    /// How many rotated audit logs to keep. FILE.1 is the newest.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=u32::MAX, 5))]
+    /// Close the audit log before the first record after this time, such as 24h or 30m; or `off`.
+    #[arg(long, value_name = "DURATION|off", value_parser = audit_max_age, default_value = "24h")]
+    pub(super) audit_max_age: MaxAge,
+
+    /// Remove the oldest closed files so that all files together stay within this size.
+    ///
+    /// At least twice --audit-max-size, and ten times that by default. The first removal is logged, and
+    /// `status` counts all.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(super) audit_total_size: Option<ByteSize>,
+
+    /// How many closed files to keep. With 0, a file is removed when it is full.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(0..=u32::MAX, 100))]
     pub(super) audit_keep: u32,
+
+    /// The time between two audit records of repeated denials of one flow.
+    ///
+    /// The first denial is recorded at once, and further ones are counted. 0s records each denial.
+    #[arg(long, value_name = "TIME", value_parser = audit_fold, default_value = "10s")]
+    pub(super) audit_fold: Duration,
+
+    /// The cluster's name in audit records.
+    ///
+    /// For logs that are collected from several clusters. Without it, records name no cluster.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(super) cluster_name: Option<String>,
+
+    /// How to compress closed files, on a thread of low priority.
+    #[arg(long, value_name = "zstd|off", value_enum, default_value_t)]
+    pub(super) audit_compress: AuditCompress,
+
+    /// The group of new audit logs, by name or number, so that a log shipper can read them.
+    ///
+    /// The agent must be a member of the group, or have CAP_CHOWN. By default, the system decides: the
+    /// agent's group or, in a folder with the set-group-ID bit, that of the folder.
+    #[arg(long, value_name = "NAME|GID", value_parser = audit_group)]
+    pub(super) audit_group: Option<u32>,
+
+    /// Let --audit-log name a FIFO or a device.
+    #[arg(long)]
+    pub(super) audit_special_file: bool,
 
     /// Also evaluate and record connections of pods that no policy isolates.
     ///
@@ -240,6 +287,15 @@ pub(crate) struct Run {
     /// Modules can have their own, as in info,dataplane=debug.
     #[arg(long, value_name = "LEVEL[,MODULE=LEVEL...]", default_value = "info")]
     pub(super) log_level: LogFilter,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum AuditCompress {
+    /// With zstd.
+    #[default]
+    Zstd,
+    /// Not at all.
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -40,6 +40,8 @@ impl Run {
             exempt_origins = config.origins.exemptions.len(),
             overlay_sources_are_nodes = config.origins.overlay_sources_are_nodes,
             audit_log = self.audit_log,
+            audit_fold = ?self.audit_fold,
+            cluster_name = self.cluster_name,
             record_open = config.record_open,
             queue_quota = self.queue_quota.0.map(u64::from),
             policy_budget = config.budget.namespace,

@@ -1,5 +1,6 @@
 //! Parsers for the values of flags of `kube-verdict run`.
 
+use std::fs;
 use std::time::Duration;
 
 use dataplane::ports::Overlay;
@@ -14,6 +15,10 @@ pub(super) struct CacheTtl(pub(super) Option<Duration>);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct QuotaRate(pub(super) Option<u32>);
 
+/// The age at which a file is closed; `None` for any age.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MaxAge(pub(super) Option<Duration>);
+
 /// Parses a value of --overlay.
 pub(super) fn overlay(text: &str) -> Result<Overlay, String> {
     let parsed = match text.split_once('/') {
@@ -24,6 +29,11 @@ pub(super) fn overlay(text: &str) -> Result<Overlay, String> {
     parsed.ok_or_else(|| {
         format!("{text:?} is neither a UDP port such as 8472/udp nor the number of an IP protocol")
     })
+}
+
+/// Parses a value of --audit-fold.
+pub(super) fn audit_fold(text: &str) -> Result<Duration, String> {
+    duration(Duration::ZERO..=Duration::from_secs(3600), "10s")(text)
 }
 
 /// Parses a value of --hold-timeout.
@@ -49,9 +59,77 @@ pub(super) fn queue_quota(text: &str) -> Result<QuotaRate, String> {
     }
 }
 
+/// Parses a value of --audit-max-age.
+pub(super) fn audit_max_age(text: &str) -> Result<MaxAge, String> {
+    if text == "off" {
+        return Ok(MaxAge(None));
+    }
+    let age = duration(Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600), "24h")(text);
+    age.map(|age| MaxAge(Some(age))).map_err(|error| format!("{error}, or off"))
+}
+
+/// Parses a value of --audit-group, and looks a name up.
+pub(super) fn audit_group(text: &str) -> Result<u32, String> {
+    // A static program can't use the C library's lookup, which loads shared libraries.
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    group(text, &groups).ok_or_else(|| {
+        format!("{text:?} is neither a group in /etc/group nor a number: give the group's number, such as 4")
+    })
+}
+
+/// The number of a group, given as such or by its name in a text in the form of group(5).
+fn group(text: &str, groups: &str) -> Option<u32> {
+    // The highest number means "no change" to the kernel.
+    let is_valid = |number: &u32| *number != u32::MAX;
+    let by_name = || {
+        groups.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let number = (fields.next()? == text).then(|| fields.nth(1))??;
+            number.parse().ok().filter(is_valid)
+        })
+    };
+    match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse().ok().filter(is_valid),
+        false => by_name(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_a_number_or_a_name_of_the_system_s_list() {
+        let groups = "root:x:0:\nadm:x:4:syslog,me\nbroken:x\n7:x:8:\nhigh:x:4294967295:\n";
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("12345", Some(12345)),
+            ("adm", Some(4)),
+            ("root", Some(0)),
+            ("7", Some(7)),
+            ("me", None),
+            ("broken", None),
+            ("high", None),
+            ("4294967295", None),
+            ("4294967296", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(group(text, groups), expected, "{text:?}");
+        }
+        let error = audit_group("no such group").expect_err("unknown");
+        assert!(error.contains("give the group's number"), "{error}");
+    }
+
+    #[test]
+    fn the_age_of_an_audit_log_has_a_unit_or_is_off() {
+        assert_eq!(audit_max_age("off"), Ok(MaxAge(None)));
+        assert_eq!(audit_max_age("24h"), Ok(MaxAge(Some(Duration::from_secs(86400)))));
+        for text in ["", "0s", "24", "-1h", "367d", "daily"] {
+            let error = audit_max_age(text).expect_err(text);
+            assert!(error.ends_with("such as 24h, or off"), "{error}");
+        }
+    }
 
     #[test]
     fn ttls_quotas_and_overlays_are_parsed() {

@@ -186,7 +186,17 @@ fn add_changes(rows: &mut Rows, status: &Status) {
 fn add_audit_log(rows: &mut Rows, status: &Status) {
     let audit = &status.audit;
     let failing = audit.failing.as_ref().map(|why| format!(", failing: {why}")).unwrap_or_default();
-    rows.add("audit log", format!("{} written, {} lost{failing}", audit.written, audit.lost));
+    let removed = match audit.removed_files {
+        0 => String::new(),
+        files => format!(", {files} closed files removed"),
+    };
+    rows.add("audit log", format!("{} written, {} lost{removed}{failing}", audit.written, audit.lost));
+    if let Some(remedy) = &audit.remedy {
+        rows.add("", format!("-> {remedy}"));
+    }
+    if let Some(problem) = &audit.upkeep_problem {
+        rows.add("", problem);
+    }
 }
 
 fn add_policies(rows: &mut Rows, status: &Status) {

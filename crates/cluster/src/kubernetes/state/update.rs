@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use policy::{Change, Labels};
+use policy::{Change, Labels, PolicyName};
 
 use super::State;
 use super::closed_policy::published;
-use crate::problem::{CniPorts, ReadCounts, Update};
+use crate::key::Key;
+use crate::problem::{CniPorts, ReadCounts, ResourceVersion, Update};
 
 impl State {
     /// The update since the last one; `None` if nothing differs, or not everything is known yet.
@@ -29,6 +30,10 @@ impl State {
             .filter(|(version, reported, _)| version != reported)
             .map(|(version, _, name)| (name, version))
             .collect();
+        let uid = |(name, _): &(PolicyName, Option<ResourceVersion>)| {
+            Some((name.clone(), Arc::from(&**self.uids.get(&Key::Policy(name.clone()))?)))
+        };
+        let uids = versions.iter().filter_map(uid).collect();
         let is_first = !std::mem::replace(&mut self.begun, true);
         let cni_ports = self.new_cni_ports();
         let restored = self.restored.map(|standby| standby.saved);
@@ -40,6 +45,7 @@ impl State {
             problems: self.problems.reported(),
             read: self.count(),
             versions,
+            uids,
             cni_ports,
             restored,
             never_understood: Vec::new(),

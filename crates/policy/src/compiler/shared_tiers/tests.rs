@@ -26,6 +26,7 @@ fn pod(name: &str, address: [u8; 4]) -> Change {
         reported: 0,
         created: 0,
         uid: Default::default(),
+        workload: None,
     })
 }
 

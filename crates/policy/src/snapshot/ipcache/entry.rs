@@ -76,7 +76,7 @@ impl PodEntry {
     }
 
     /// The pod.
-    pub(crate) fn pod(&self) -> &Pod {
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
         &self.pod
     }
 

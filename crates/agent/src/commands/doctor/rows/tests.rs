@@ -1,6 +1,7 @@
 use cluster::ReadCounts;
 
 use super::*;
+use crate::status::AuditStatus;
 
 fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protection {
     Protection {
@@ -15,7 +16,8 @@ fn protection(id: &str, why_not: Option<&str>, off_by_choice: bool) -> Protectio
 fn agent(phase: PhaseName, protections: Vec<Protection>) -> AgentFindings {
     let ready = phase == PhaseName::Enforcing;
     let not_ready = if ready { Vec::new() } else { vec![format!("{phase:?}")] };
-    AgentFindings { pid: 1, phase, ready, not_ready, protections, state: None }
+    let (state, audit) = (None, AuditStatus::default());
+    AgentFindings { pid: 1, phase, ready, not_ready, protections, state, audit }
 }
 
 fn findings(agent: Option<AgentFindings>, tables: Option<(bool, bool)>, rules_served: bool) -> Findings {
@@ -147,4 +149,38 @@ fn an_agent_whose_successor_is_gone_is_wrong() {
     let alone = findings(Some(agent(PhaseName::Superseded, Vec::new())), Some((true, true)), false);
     assert_eq!(alone.agent().0, State::Wrong);
     assert!(!alone.are_healthy());
+}
+
+#[test]
+fn an_audit_log_that_cannot_be_written_is_wrong_and_the_remedy_is_shown() {
+    let with = |audit| {
+        let agent = AgentFindings { audit, ..agent(PhaseName::Enforcing, Vec::new()) };
+        findings(Some(agent), Some((true, true)), true)
+    };
+    let row = |findings: &Findings| {
+        let (state, text) = findings.audit_log().expect("an agent answers");
+        (state, text.to_string())
+    };
+    let fine = with(AuditStatus { written: 7, ..AuditStatus::default() });
+    assert_eq!(row(&fine), (State::Fine, "7 records written".to_owned()));
+    assert!(fine.are_healthy());
+    let full = with(AuditStatus {
+        lost: 5,
+        failing: Some("No space left on device".to_owned()),
+        remedy: Some("free space".to_owned()),
+        ..AuditStatus::default()
+    });
+    let (state, text) = row(&full);
+    assert_eq!(state, State::Wrong);
+    for part in ["5 so far", "No space left", "-> free space"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!full.are_healthy());
+    let problem = Some("closed files can't be compressed: why".to_owned());
+    let uncompressed = with(AuditStatus { upkeep_problem: problem, ..AuditStatus::default() });
+    assert_eq!(row(&uncompressed).0, State::Warning);
+    assert!(uncompressed.are_healthy(), "records are complete");
+    let lost = with(AuditStatus { lost: 1, ..AuditStatus::default() });
+    assert_eq!(row(&lost), (State::Warning, "records lost since the agent started: 1".to_owned()));
+    assert!(findings(None, None, false).audit_log().is_none());
 }

@@ -30,6 +30,7 @@ fn pod(namespace: &str, name: &str, at: &str) -> [Change; 2] {
         reported: 0,
         created: 0,
         uid: Default::default(),
+        workload: None,
     };
     [Change::Namespace(Namespace { name: namespace.into(), labels }), Change::Pod(pod)]
 }

@@ -159,9 +159,23 @@ fn a_failing_audit_log_is_unhealthy() {
     let mut status = Status { ready: true, ..Status::default() };
     assert!(status.is_fine());
     status.audit.failing = Some("No space left on device".to_owned());
+    status.audit.remedy = Some("free space".to_owned());
     assert!(!status.is_fine());
     let lines = rendered_lines(&status);
     assert!(lines.iter().any(|line| line.contains("failing: No space left")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("-> free space")), "{lines:?}");
+}
+
+#[test]
+fn closed_audit_files_that_were_removed_or_cannot_be_compressed_are_shown_and_are_no_failure() {
+    let mut status = Status { ready: true, ..Status::default() };
+    status.audit.removed_files = 3;
+    status.audit.upkeep_problem = Some("closed files can't be compressed: disk".to_owned());
+    assert!(status.is_fine(), "records are complete");
+    let lines = rendered_lines(&status);
+    for part in ["3 closed files removed", "can't be compressed: disk"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:?}");
+    }
 }
 
 #[test]
