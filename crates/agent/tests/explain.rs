@@ -104,52 +104,6 @@ ingress of db/db: denied
 }
 
 #[test]
-fn s62_a_pod_that_reaches_itself_is_explained_as_through_its_service() {
-    let guard = "---
-apiVersion: policy.networking.k8s.io/v1alpha2
-kind: ClusterNetworkPolicy
-metadata: {name: guard}
-spec:
-  tier: Baseline
-  priority: 5
-  subject: {namespaces: {}}
-  ingress: [{action: Deny, from: [{namespaces: {}}]}]
-";
-    let folder = folder(&format!("{CLUSTER}{guard}"));
-    let ran = run(&[
-        "explain",
-        "--source",
-        text(folder.path()),
-        "--from",
-        "web/a",
-        "--to",
-        "web/a",
-        "--port",
-        "80",
-    ]);
-    assert_eq!(
-        ran.out,
-        "\
-DENIED  web/a (10.244.1.2) -> web/a (10.244.1.2)  80/TCP
-
-egress of web/a: allowed
-  a pod reaches itself unless a cluster-wide policy denies it
-ingress of web/a: denied
-  guard ingress[0] of tier Baseline decides
-  tier Admin          no rule applies to the pod in this direction
-  tier NetworkPolicy  no rule applies to the pod in this direction
-  tier Baseline       guard ingress[0], priority 5: the first match denies
-
-this is the pod's connection through its own Service; what it sends to its own address directly
-never leaves the pod, and no policy applies to it
-
-over IPv6, fd00:1::2 -> fd00:1::2, it is also denied
-"
-    );
-    assert_eq!(ran.code, 3);
-}
-
-#[test]
 fn invalid_labels_are_shown_if_the_verdict_depends_on_them() {
     let folder = folder(&CLUSTER.replace("labels: {team: front}", "labels: {team: front, rev: 7}"));
     let source = text(folder.path());

@@ -79,7 +79,7 @@ pub enum Reason {
     OtherNode,
     /// The packet comes from the pod's own node (semantics 21).
     OwnNode,
-    /// The pod reaches itself through its own Service, and no cluster-wide policy decides (semantics 21, 62).
+    /// The pod connects to its own address (semantics 21).
     OwnAddress,
     /// No policy applies to the pod in this direction, or no policy that applies decides.
     NotIsolated,
@@ -162,7 +162,7 @@ impl Reason {
             Self::NotAPod => "the address belongs to no pod, so no policy applies to it",
             Self::OtherNode => "the pod lives on another node, which evaluates it",
             Self::OwnNode => "a pod's own node always reaches it",
-            Self::OwnAddress => "a pod reaches itself unless a cluster-wide policy denies it",
+            Self::OwnAddress => "a pod always reaches its own address",
             Self::NotIsolated => "no policy isolates the pod in this direction",
             Self::Rule(_) => "this rule is the first that matches",
             Self::DefaultDeny => "policies isolate the pod in this direction and none of their rules matches",
@@ -237,6 +237,11 @@ impl Decision {
     /// The decision on a packet that can't be parsed: deny (semantics 28).
     pub const UNPARSABLE: Self =
         Self { egress: Outcome::deny(Reason::Unparsable), ingress: Outcome::deny(Reason::Unparsable) };
+
+    /// The same outcome in both directions.
+    pub(crate) const fn both(outcome: Outcome) -> Self {
+        Self { egress: outcome, ingress: outcome }
+    }
 
     /// Whether the packet passes.
     pub fn verdict(&self) -> Verdict {

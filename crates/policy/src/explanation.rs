@@ -135,22 +135,19 @@ pub enum TierResult {
     /// Decided: NetworkPolicies isolate the pod and none of their rules matches, so the packet is denied
     /// (semantics 2, 8). Only in tier NetworkPolicy.
     Isolated,
-    /// Decided: NetworkPolicies isolate the pod, and always let it reach itself (semantics 21, 62). Only in
-    /// tier NetworkPolicy.
-    OwnAddress,
 }
 
 impl TierResult {
     /// Whether the tier decided, so that no later tier is evaluated.
     pub fn is_decided(&self) -> bool {
-        matches!(self, Self::Accepted(_) | Self::Denied(_) | Self::Isolated | Self::OwnAddress)
+        matches!(self, Self::Accepted(_) | Self::Denied(_) | Self::Isolated)
     }
 
     /// The rule that matched first; `None` if none did.
     pub fn rule(&self) -> Option<&RuleName> {
         match self {
             Self::Passed(rule) | Self::Accepted(rule) | Self::Denied(rule) => Some(rule),
-            Self::NoRules | Self::NoMatch | Self::Isolated | Self::OwnAddress => None,
+            Self::NoRules | Self::NoMatch | Self::Isolated => None,
         }
     }
 
@@ -163,7 +160,6 @@ impl TierResult {
             Self::Accepted(_) => "accepted",
             Self::Denied(_) => "denied",
             Self::Isolated => "isolated",
-            Self::OwnAddress => "own-address",
         }
     }
 
@@ -176,7 +172,6 @@ impl TierResult {
             Self::Accepted(_) => "the first match accepts",
             Self::Denied(_) => "the first match denies",
             Self::Isolated => "policies isolate the pod and no rule matches",
-            Self::OwnAddress => "policies isolate the pod, and always let it reach itself",
         }
     }
 }

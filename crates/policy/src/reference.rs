@@ -106,7 +106,7 @@ pub fn tiers(
         Direction::Egress => packet.source(),
     };
     let is_to_node = directions == Directions::Egress && direction == Direction::Ingress;
-    let passes = is_from_own_node(inventory, scope, packet);
+    let passes = is_from_own_node(inventory, scope, packet) || packet.source() == packet.destination();
     match pod_at(inventory, address).filter(|pod| is_evaluated(inventory, scope, pod)) {
         Some(pod) if !is_to_node && !passes => {
             let connection = Connection::new(inventory, packet, direction);
@@ -141,6 +141,11 @@ fn evaluate_both(
     if is_from_own_node(inventory, scope, packet) {
         return sides(Outcome::allow(Reason::NotAPod), Outcome::allow(Reason::OwnNode));
     }
+    // A pod may always reach its own address (semantics 21).
+    if packet.source() == packet.destination() {
+        let passes = Outcome::allow(Reason::OwnAddress);
+        return sides(passes, passes);
+    }
     let side =
         |direction, address| evaluate_side(inventory, scope, on_unknown_pod, packet, direction, address);
     let egress = side(Direction::Egress, packet.source());
@@ -173,11 +178,6 @@ fn provisional(
     evaluated: Explanation,
 ) -> Explanation {
     let direction = evaluated.direction;
-    // If it is unknown whether a NetworkPolicy isolates the pod, then so is whether Baseline denies it its
-    // own address (semantics 62).
-    if evaluated.reason == Reason::OwnAddress.code() && might_omit_baseline(inventory, direction, pod) {
-        return plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownLabels });
-    }
     if evaluated.verdict == Verdict::Allow {
         return if peer_is_unknown && might_deny(inventory, packet, direction, pod) {
             plain(direction, Outcome { verdict: on_unknown_pod, reason: Reason::UnknownPeer })
@@ -218,16 +218,6 @@ fn evaluate_side(
     }
 }
 
-/// Whether tier Baseline has a rule that denies or passes, and is skipped although NONE of the policies
-/// isolates the pod for certain.
-fn might_omit_baseline(inventory: &Inventory, direction: Direction, pod: &Pod) -> bool {
-    let policies = applying(inventory, pod);
-    let isolates = |reading| isolating(&policies, direction, reading).next().is_some();
-    let denies =
-        || rules(&policies, Tier::Baseline, direction).any(|(.., rule)| rule.action != Action::Accept);
-    isolates(Reading::Strict) && !isolates(Reading::Permissive) && denies()
-}
-
 /// Evaluates the policies of the pod on this side.
 fn evaluate_pod(
     inventory: &Inventory,
@@ -247,10 +237,6 @@ fn evaluate_pod(
         Some(TierResult::Accepted(rule)) => return by_rule(Outcome::allow(rule_reason), rule),
         Some(TierResult::Denied(rule)) => return by_rule(Outcome::deny(rule_reason), rule),
         Some(TierResult::Isolated) => {}
-        // Only cluster-wide policies deny a pod itself (semantics 21, 62).
-        _ if packet.source() == packet.destination() => {
-            return plain(direction, Outcome::allow(Reason::OwnAddress));
-        }
         // No tier decided.
         _ => return plain(direction, Outcome::allow(Reason::NotIsolated)),
     }
@@ -295,12 +281,10 @@ fn tiers_of_pod(
     let is_isolated = isolating(policies, direction, reading).next().is_some();
     let mut steps = Vec::new();
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        // NetworkPolicies always let a pod reach itself (semantics 21).
-        let is_evaluated = tier != Tier::NetworkPolicy || !connection.is_hairpin();
         // The FIRST rule with a policy that applies AND peers AND ports that match decides (semantics 3).
         let first = rules(policies, tier, direction).find_map(|(policy, applies, index, rule)| {
             let action = action(inventory, connection, reading, applies, rule)?;
-            (is_evaluated && ports_match(connection, rule)).then(|| (name_of(policy, index, rule), action))
+            ports_match(connection, rule).then(|| (name_of(policy, index, rule), action))
         });
         let has_rules = rules(policies, tier, direction)
             .any(|(_, applies, _, rule)| reading.action(rule.action, applies).is_some());
@@ -309,20 +293,14 @@ fn tiers_of_pod(
             Some((rule, Action::Deny)) => TierResult::Denied(rule),
             // Skips the rest of its own tier.
             Some((rule, Action::Pass)) => TierResult::Passed(rule),
-            None if tier == Tier::NetworkPolicy && is_isolated && connection.is_hairpin() => {
-                TierResult::OwnAddress
-            }
             // Isolation denies here, so Baseline is skipped in a direction if and only if a NetworkPolicy
             // isolates the pod in it (semantics 9).
             None if tier == Tier::NetworkPolicy && is_isolated => TierResult::Isolated,
             None if has_rules => TierResult::NoMatch,
             None => TierResult::NoRules,
         };
-        let is_decided = match result {
-            TierResult::Accepted(_) | TierResult::Denied(_) => true,
-            TierResult::Isolated | TierResult::OwnAddress => true,
-            TierResult::NoRules | TierResult::NoMatch | TierResult::Passed(_) => false,
-        };
+        let is_decided =
+            matches!(result, TierResult::Accepted(_) | TierResult::Denied(_) | TierResult::Isolated);
         steps.push(TierStep { tier, result });
         if is_decided {
             break;

@@ -9,7 +9,6 @@ pub(crate) mod arena;
 pub(crate) mod cluster_cidrs;
 mod ends;
 mod explain;
-mod hairpin;
 pub(crate) mod identity_table;
 pub(crate) mod ids;
 pub(crate) mod ip_blocks;
@@ -189,8 +188,9 @@ impl Snapshot {
                 ingress: Outcome::allow(Reason::OwnNode),
             };
         }
-        if ends.is_hairpin() {
-            return self.evaluate_hairpin::<UNKNOWN>(ends.source_address, packet);
+        // A pod always reaches its own address (semantics 21).
+        if ends.source_address == ends.destination_address {
+            return Decision::both(Outcome::allow(Reason::OwnAddress));
         }
         let egress = match self.rules_for::<UNKNOWN>(ends.source_address, ends.source) {
             Ok(rulesets) => {

@@ -348,61 +348,6 @@ fn s21_a_pods_own_node_and_the_pod_itself_always_reach_it() {
 }
 
 #[test]
-fn s62_cluster_wide_policies_apply_to_a_pod_that_reaches_itself_through_its_service() {
-    let deny = || rule().action(Action::Deny).pods("team=front", "app=a");
-    let admin = || cluster_policy("admin", Tier::Admin, 10);
-    let isolating = || network_policy("web/p", "app=a").isolate_ingress().isolate_egress();
-    let both = "allow own-address | allow own-address";
-    let probe = |expected| [(tcp(A, A, 80), expected)];
-    scenario([admin().ingress(deny()).into()], &probe("allow own-address | deny rule admin[0]"));
-    scenario([admin().egress(deny()).into()], &probe("deny rule admin[0] | allow own-address"));
-    // Rules for other peers and ports don't match.
-    scenario([admin().ingress(deny().tcp(81)).into()], &probe(both));
-    let of_b = rule().action(Action::Deny).pods("", "app=b");
-    scenario([admin().ingress(of_b).into()], &probe(both));
-    // A network that contains the pod's address does.
-    let network = rule().action(Action::Deny).block("10.244.0.0/16", &[]);
-    scenario([admin().egress(network).into()], &probe("deny rule admin[0] | allow own-address"));
-    // A NetworkPolicy always lets the pod reach itself, and Baseline is skipped if one isolates the pod.
-    let baseline = || cluster_policy("base", Tier::Baseline, 10).ingress(deny());
-    scenario([isolating().into()], &probe(both));
-    scenario([isolating().into(), baseline().into()], &probe(both));
-    scenario([baseline().into()], &probe("allow own-address | deny rule base[0]"));
-    let pass = || rule().action(Action::Pass).pods("", "");
-    let passes = admin().ingress(pass()).ingress(deny());
-    scenario([passes.into(), isolating().into()], &probe(both));
-    // An Accept decides like any other.
-    let accepts = admin().ingress(rule().pods("", "app=a")).ingress(deny());
-    scenario([accepts.into(), baseline().into()], &probe("allow own-address | allow rule admin[0]"));
-    // A pod that is not known yet is held.
-    let unknown = "deny unknown-pod | deny unknown-pod";
-    scenario([admin().ingress(deny()).into()], &[(tcp("10.244.1.9", "10.244.1.9", 80), unknown)]);
-}
-
-#[test]
-fn s62_a_pod_with_unknown_labels_that_reaches_itself_is_denied_provisionally() {
-    let deny = rule().action(Action::Deny).pods("", "app=a");
-    let policy = cluster_policy("admin", Tier::Admin, 10).ingress(deny);
-    let held = "allow own-address | deny unknown-labels admin[0]";
-    scenario([pod("web/a").unknown_labels().at(A).into(), policy.into()], &[(tcp(A, A, 80), held)]);
-}
-
-#[test]
-fn s62_a_pod_that_a_network_policy_might_isolate_is_denied_itself_provisionally_if_baseline_might() {
-    let unknown = || Change::from(pod("web/a").unknown_labels().at(A));
-    let isolating = || network_policy("web/p", "app=a").isolate_ingress().into();
-    let baseline = |action| cluster_policy("base", Tier::Baseline, 10).ingress(rule().action(action)).into();
-    let probe = |expected| [(tcp(A, A, 80), expected)];
-    let held = "allow own-address | deny unknown-labels";
-    scenario([unknown(), isolating(), baseline(Action::Deny)], &probe(held));
-    let passes = "allow own-address | allow own-address";
-    scenario([unknown(), isolating()], &probe(passes));
-    scenario([unknown(), isolating(), baseline(Action::Accept)], &probe(passes));
-    let certain = network_policy("web/all", "").isolate_ingress().into();
-    scenario([unknown(), isolating(), certain, baseline(Action::Deny)], &probe(passes));
-}
-
-#[test]
 fn s21_the_first_address_of_a_pod_cidr_belongs_to_a_pod_that_has_it() {
     let first = pod("db/first").at("10.244.1.1");
     scenario(

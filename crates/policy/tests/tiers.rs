@@ -58,11 +58,7 @@ fn compiled_equals_reference_in_mixes_of_all_tiers() {
                     let mut counts = counts.borrow_mut();
                     for (steps, direction) in tiers.iter().zip([Direction::Egress, Direction::Ingress]) {
                         count(&mut counts, inventory, packet, steps, direction);
-                        let reason = found.explanation(direction).reason;
-                        if packet.source() == packet.destination() {
-                            count_hairpin(&mut counts, steps, reason);
-                        }
-                        counts.add(format!("reason {reason}"));
+                        counts.add(format!("reason {}", found.explanation(direction).reason));
                     }
                     if scope != Scope::Cluster
                         && common::differ(&common::engine(&before, packet, directions), &found)
@@ -120,12 +116,6 @@ fn compiled_equals_reference_in_mixes_of_all_tiers() {
         "rule name",
         "reason unknown-peer",
         "reason unknown-labels",
-        "hairpin accepted in Admin",
-        "hairpin denied in Admin",
-        "hairpin denied in Baseline",
-        "hairpin own-address in NetworkPolicy",
-        "hairpin unknown-labels",
-        "reason own-address",
         "changed by cluster-wide policies alone",
     ] {
         assert!(counts.of(property) >= 500, "{property}: only {} packets", counts.of(property));
@@ -137,15 +127,6 @@ fn is_of_cluster_policy(change: &Change) -> bool {
         Change::Policy(policy) => policy.tier != Tier::NetworkPolicy,
         Change::PolicyGone(name) => name.namespace.is_empty(),
         _ => false,
-    }
-}
-
-/// Counts how a pod that reaches itself is decided.
-fn count_hairpin(counts: &mut Counts, steps: &[TierStep], reason: &str) {
-    if reason == "unknown-labels" {
-        counts.add("hairpin unknown-labels");
-    } else if let Some(TierStep { tier, result }) = steps.last() {
-        counts.add(format!("hairpin {} in {}", result.code(), tier.name()));
     }
 }
 
@@ -407,25 +388,8 @@ fn the_tiers_are_listed_up_to_the_one_that_decides() {
         walk([baseline("").ingress(pass()).ingress(deny())], &packet),
         ["Admin no-rules", "NetworkPolicy no-rules", "Baseline passed baseline@10[0]"]
     );
-    // No policy is evaluated: a pod's own node reaches it.
-    assert_eq!(walk([admin("").ingress(deny())], &tcp("192.168.0.1", A, 80)), [] as [&str; 0]);
-}
-
-#[test]
-fn s62_the_walk_of_a_pod_that_reaches_itself_leaves_out_network_policies() {
-    let packet = tcp(A, A, 80);
-    let pass = || rule().action(Action::Pass).pods("", "");
-    let accept = || rule().pods("", "app=a");
-    let isolating = || network_policy("web/p", "").isolate_ingress().ingress(accept());
-    assert_eq!(walk([admin("").ingress(deny())], &packet), ["Admin denied admin@10[0]"]);
-    assert_eq!(
-        walk([admin("").ingress(pass()), isolating(), baseline("").ingress(deny())], &packet),
-        ["Admin passed admin@10[0]", "NetworkPolicy own-address"]
-    );
-    assert_eq!(
-        walk([admin("").ingress(deny().tcp(81)), baseline("").ingress(deny())], &packet),
-        ["Admin no-match", "NetworkPolicy no-rules", "Baseline denied baseline@10[0]"]
-    );
+    // No policy is evaluated: a pod reaches its own address.
+    assert_eq!(walk([admin("").ingress(deny())], &tcp(A, A, 80)), [] as [&str; 0]);
 }
 
 #[test]

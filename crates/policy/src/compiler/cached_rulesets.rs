@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::compiler::identities::View;
 use crate::compiler::policies::Applied;
 use crate::compiler::selector_cache::SelectorCache;
 use crate::compiler::shared_tiers::{SharedTiers, TierId};
@@ -12,7 +11,7 @@ use crate::decision::Direction;
 use crate::names::PolicyName;
 use crate::snapshot::ids::IdentityId;
 use crate::snapshot::ruleset::{Ruleset, Rulesets, TierRules};
-use crate::spec::{Action, Tier};
+use crate::spec::Tier;
 
 /// Cached rulesets, with the ids of their tiers.
 #[derive(Debug)]
@@ -86,18 +85,5 @@ fn build(
             tiers.push(rules);
         }
     }
-    let might_omit_denial = !isolating.is_empty()
-        && !policies.iter().any(|applied| applied.isolates(direction) && applied.view == View::Known)
-        && policies.iter().any(|applied| is_denying_baseline(applied, direction));
-    (Ruleset::new(tiers, isolating, might_omit_denial), ids.into())
-}
-
-/// Whether it is a policy of tier Baseline that has a rule which denies or passes in this direction.
-fn is_denying_baseline(applied: &Applied<'_>, direction: Direction) -> bool {
-    let spec = &applied.policy.spec;
-    let rules = match direction {
-        Direction::Ingress => &spec.ingress,
-        Direction::Egress => &spec.egress,
-    };
-    spec.tier == Tier::Baseline && rules.iter().any(|rule| rule.action != Action::Accept)
+    (Ruleset::new(tiers, isolating), ids.into())
 }

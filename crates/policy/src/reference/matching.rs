@@ -33,11 +33,6 @@ impl<'a> Connection<'a> {
         let pod = |address| pod_at(inventory, address);
         Self { packet, peer, peer_pod: pod(peer), destination_pod: pod(packet.destination()) }
     }
-
-    /// Whether a pod reaches itself, through its own Service.
-    pub(super) fn is_hairpin(&self) -> bool {
-        self.packet.source() == self.packet.destination()
-    }
 }
 
 /// Whether the policy applies to the pod: BOTH its namespace and its labels must be selected (semantics 4).

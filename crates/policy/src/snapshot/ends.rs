@@ -22,13 +22,6 @@ pub(super) struct Ends<'a, A> {
 }
 
 impl<A: Address> Ends<'_, A> {
-    /// Whether both ends are the same pod: it reaches itself through its own Service (semantics 62). What it
-    /// sends to its own address never leaves it.
-    #[inline(always)]
-    pub(super) fn is_hairpin(&self) -> bool {
-        self.source_address == self.destination_address
-    }
-
     /// The peer, seen from the pod that `direction` is about.
     #[inline(always)]
     pub(super) fn peer(&self, direction: Direction) -> PacketPeer<A> {

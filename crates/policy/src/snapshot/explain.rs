@@ -46,11 +46,7 @@ impl Snapshot {
         let ends = self.ends(packet.source(), packet.destination());
         let Some(ruleset) = self.ruleset(&ends, explanation.direction) else { return };
         let (peer, target) = (ends.peer(explanation.direction), ends.target(packet));
-        let evaluated = if ends.is_hairpin() {
-            ruleset.evaluate_hairpin(peer, target)
-        } else {
-            ruleset.evaluate(peer, target)
-        };
+        let evaluated = ruleset.evaluate(peer, target);
         if evaluated.verdict == Verdict::Allow {
             return;
         }
@@ -72,7 +68,6 @@ impl Snapshot {
     pub fn tiers(&self, packet: &Packet, decision: &Decision, direction: Direction) -> Vec<TierStep> {
         match decision.outcome(direction).reason {
             Reason::Rule(_)
-            | Reason::OwnAddress
             | Reason::NotIsolated
             | Reason::DefaultDeny
             | Reason::UnknownPeer
@@ -80,6 +75,7 @@ impl Snapshot {
             Reason::NotAPod
             | Reason::OtherNode
             | Reason::OwnNode
+            | Reason::OwnAddress
             | Reason::UnknownPod
             | Reason::Unproven
             | Reason::Unparsable => return Vec::new(),
@@ -89,11 +85,7 @@ impl Snapshot {
         let (peer, target) = (ends.peer(direction), ends.target(packet));
         let mut steps = Vec::with_capacity(Tier::ALL.len());
         for tier in Tier::ALL {
-            let result = if ends.is_hairpin() && tier == Tier::NetworkPolicy {
-                own_address(ruleset)
-            } else {
-                self.tier_result(ruleset, tier, peer, target)
-            };
+            let result = self.tier_result(ruleset, tier, peer, target);
             let is_decided = result.is_decided();
             steps.push(TierStep { tier, result });
             if is_decided {
@@ -124,7 +116,11 @@ impl Snapshot {
     }
 
     fn ruleset(&self, ends: &Ends<'_, impl Address>, direction: Direction) -> Option<&Ruleset> {
-        Some(self.rulesets_of(ends.subject_entry(direction)?.pod.as_ref()?)?.of(direction))
+        let rulesets = self.rulesets_of(ends.subject_entry(direction)?.pod.as_ref()?)?;
+        Some(match direction {
+            Direction::Ingress => &rulesets.ingress,
+            Direction::Egress => &rulesets.egress,
+        })
     }
 
     /// The name of a rule of this snapshot; `None` if there is no such rule.
@@ -144,9 +140,4 @@ impl Snapshot {
             name: spec.name.clone(),
         })
     }
-}
-
-/// The result of tier NetworkPolicy for a pod that reaches itself (semantics 62).
-fn own_address(ruleset: &Ruleset) -> TierResult {
-    if ruleset.isolating.is_empty() { TierResult::NoRules } else { TierResult::OwnAddress }
 }

@@ -23,17 +23,6 @@ pub(crate) struct Rulesets {
     pub egress: Ruleset,
 }
 
-impl Rulesets {
-    /// The ruleset of one direction.
-    #[inline(always)]
-    pub(crate) fn of(&self, direction: Direction) -> &Ruleset {
-        match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        }
-    }
-}
-
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ruleset {
@@ -44,9 +33,6 @@ pub(crate) struct Ruleset {
     pub isolating: Arc<[Arc<PolicyName>]>,
     /// Whether ANY rule denies or passes. If none does and no policy isolates, every packet is allowed.
     pub might_deny: bool,
-    /// Whether `Baseline` is omitted because of policies that might isolate the pod and might not, and has a
-    /// rule that denies or passes. Then it is unknown whether that rule denies the pod itself (semantics 62).
-    pub might_omit_denial: bool,
 }
 
 /// The rules of one tier, in order.
@@ -101,17 +87,12 @@ pub(crate) struct PacketPeer<A> {
 }
 
 impl Ruleset {
-    /// Builds a ruleset from its tiers, in order, and the policies that isolate, sorted by name. For
-    /// `might_omit_denial` see the field.
-    pub(crate) fn new(
-        tiers: Vec<Arc<TierRules>>,
-        isolating: Vec<Arc<PolicyName>>,
-        might_omit_denial: bool,
-    ) -> Self {
+    /// Builds a ruleset from its tiers, in order, and the policies that isolate, sorted by name.
+    pub(crate) fn new(tiers: Vec<Arc<TierRules>>, isolating: Vec<Arc<PolicyName>>) -> Self {
         // NetworkPolicies can only allow.
         let might_deny =
             tiers.iter().any(|tier| tier.rules.iter().any(|(_, action)| *action != Action::Accept));
-        Self { tiers: tiers.into(), isolating: isolating.into(), might_deny, might_omit_denial }
+        Self { tiers: tiers.into(), isolating: isolating.into(), might_deny }
     }
 
     /// Whether every packet is allowed in this direction: no policy isolates the pod, and every rule that
@@ -139,21 +120,6 @@ impl Ruleset {
         } else {
             Outcome::deny(Reason::DefaultDeny)
         }
-    }
-
-    /// Evaluates a connection of the pod with itself. NetworkPolicies don't deny it, and if they isolate the
-    /// pod, tier Baseline is skipped as for any other connection (semantics 62).
-    pub(crate) fn evaluate_hairpin(&self, peer: PacketPeer<impl Address>, target: Target<'_>) -> Outcome {
-        let cluster_wide = self.tiers.iter().filter(|tier| tier.tier != Tier::NetworkPolicy);
-        // The first tier whose first matching rule is not a Pass decides.
-        for (rule, action) in cluster_wide.filter_map(|tier| tier.first(peer, target)) {
-            match action {
-                Action::Accept => return Outcome::allow(Reason::Rule(rule)),
-                Action::Deny => return Outcome::deny(Reason::Rule(rule)),
-                Action::Pass => {}
-            }
-        }
-        Outcome::allow(Reason::OwnAddress)
     }
 
     /// Whether a connection with an unknown pod at `peer` might be allowed once the pod is known. Considers

@@ -46,7 +46,7 @@ impl Snapshot {
     /// Evaluates a packet that the strict view of unknown labels denies in the permissive view. If that
     /// allows it, the denial is provisional.
     #[cold]
-    pub(super) fn evaluate_permissive(
+    fn evaluate_permissive(
         &self,
         denied: Outcome,
         ends: &Ends<'_, impl Address>,
@@ -59,12 +59,13 @@ impl Snapshot {
         let rulesets = permissive(ends.subject_entry(direction))
             .and_then(|identity| self.rulesets.get(identity.index())?.as_deref());
         let Some(rulesets) = rulesets else { return denied };
-        let ruleset = rulesets.of(direction);
+        let ruleset = match direction {
+            Direction::Ingress => &rulesets.ingress,
+            Direction::Egress => &rulesets.egress,
+        };
         let peer = PacketPeer { identity: permissive(ends.peer_entry(direction)), ..ends.peer(direction) };
         let target = ends.target(packet);
-        let might_allow = if ends.is_hairpin() {
-            ruleset.evaluate_hairpin(peer, target).verdict == Verdict::Allow
-        } else if unknown_peer {
+        let might_allow = if unknown_peer {
             ruleset.might_allow(peer, target, direction)
         } else {
             ruleset.evaluate(peer, target).verdict == Verdict::Allow

@@ -116,13 +116,7 @@ pub(crate) fn world_of_tiers() -> impl Strategy<Value = World> {
         batches
     });
     let on_unknown_pod = prop_oneof![Just(Verdict::Deny), Just(Verdict::Allow)];
-    // A pod that reaches itself through its own Service is more frequent than by chance.
-    let to_itself = packet().prop_map(|packet| {
-        let itself = Packet::new(packet.source(), packet.source(), packet.protocol);
-        packet.destination_port.map_or(itself, |port| itself.to_port(port))
-    });
-    let packet = prop_oneof![6 => packet(), 1 => to_itself];
-    (batches, vec(packet, 0..64), on_unknown_pod).prop_map(|(batches, packets, on_unknown_pod)| World {
+    (batches, vec(packet(), 0..64), on_unknown_pod).prop_map(|(batches, packets, on_unknown_pod)| World {
         batches,
         packets,
         on_unknown_pod,

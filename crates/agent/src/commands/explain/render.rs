@@ -20,10 +20,6 @@ fn held(answer: &DirectionAnswer) -> String {
     )
 }
 
-/// What the answer about a pod that reaches itself is about (semantics 62).
-const HAIRPIN: &str = "this is the pod's connection through its own Service; what it sends to its own address \
-                       directly never leaves the pod, and no policy applies to it";
-
 /// Indentation of the reasons, in columns.
 const INDENT: u16 = 2;
 
@@ -33,9 +29,6 @@ pub(super) fn render(answer: &Answer, width: u16) -> Text {
     let mut lines = vec![headline(answer), Text::default()];
     lines.extend(direction(egress, Direction::Egress, &name(from), width));
     lines.extend(direction(ingress, Direction::Ingress, &name(to), width));
-    if from.pod.is_some() && from.address == to.address {
-        lines.extend([Text::default(), table::paragraph(HAIRPIN, 0, width)]);
-    }
     if !answer.unknown_labels.is_empty() {
         let unknown = answer.unknown_labels.join(", ");
         let unknown = format!("labels that are invalid, or of a Namespace that is missing: {unknown}");
