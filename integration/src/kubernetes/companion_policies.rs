@@ -16,9 +16,6 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::install::{self, InstallMethod};
 
-/// The number of policies.
-const POLICIES: usize = 10;
-
 /// How long agents may take to enforce them.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -219,6 +216,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    /// The number of policies.
+    const POLICIES: usize = 10;
 
     #[test]
     fn there_are_ten_policies_in_both_tiers_with_all_actions() {
