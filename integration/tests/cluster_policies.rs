@@ -91,7 +91,7 @@ fn evaluated(scenario: &mut Scenario) -> u64 {
     of("node-a") + of("node-b")
 }
 
-/// Opens [`CONNECTIONS`] connections in each family between all pairs, all of which must be established.
+/// Opens [`CONNECTIONS`] connections in each family between all pairs. All must be established.
 /// Returns how many packets were queued meanwhile.
 fn connect(scenario: &Scenario, pairs: &[(&str, &str, &str)]) -> u64 {
     let before = queued(scenario);
