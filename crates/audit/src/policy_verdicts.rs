@@ -10,7 +10,8 @@ use policy::{Direction, Evaluation, PolicyName, Reason, Tier, Verdict};
 /// pods on one node are counted, so more are not expected.
 pub const MOST_DEFAULT_DENIES: usize = 2000;
 
-/// The namespaces beyond [`MOST_DEFAULT_DENIES`]. No namespace can have this name (RFC 1123 labels have no `_`).
+/// The namespaces beyond [`MOST_DEFAULT_DENIES`]. No namespace can have this name: RFC 1123 labels have no
+/// `_`.
 pub const OTHER_NAMESPACES: &str = "_other";
 
 /// Counts verdicts by what decided them, in the direction that decided: see [`policy::Decision::direction`].

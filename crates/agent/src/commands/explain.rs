@@ -90,8 +90,8 @@ pub(super) struct Explain {
     )]
     to: Option<EndpointArgument>,
 
-    /// Destination port and protocol: a port number or a port name of the destination pod or Service, with the
-    /// protocol (default: TCP); or a protocol without ports, such as ICMP.
+    /// Destination port and protocol: a port number or a port name of the destination pod or Service, with
+    /// the protocol (default: TCP); or a protocol without ports, such as ICMP.
     #[arg(
         long,
         value_name = "PORT[/PROTOCOL]",
@@ -100,8 +100,8 @@ pub(super) struct Explain {
     )]
     port: Option<PortArgument>,
 
-    /// Folder of policies that are laid over those of the source: they are added, or replace the policy of the
-    /// same kind, namespace and name. Other objects in it are not used.
+    /// Folder of policies that are laid over those of the source: they are added, or replace the policy of
+    /// the same kind, namespace and name. Other objects in it are not used.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
 

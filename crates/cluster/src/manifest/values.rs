@@ -1,7 +1,7 @@
 //! The objects of a manifest as they are, for kinds that no source converts.
 //!
-//! From: bytes of a file. To: JSON values. [`read`](super::read) reports what is wrong with the same bytes, so
-//! nothing is reported here.
+//! From: bytes of a file. To: JSON values. [`read`](super::read) reports what is wrong with the same bytes,
+//! so nothing is reported here.
 
 use serde::Deserialize as _;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Counts of evaluated packets, by everything that `kube_verdict_packets_total` distinguishes.
 //!
-//! From: a worker, one class for each verdict. To: the agent's status, as the sum over all workers. Invariant:
-//! counting a packet writes one cell of an array that exists before the first packet.
+//! From: a worker, one class for each verdict. To: the agent's status, as the sum over all workers.
+//! Invariant: counting a packet writes one cell of an array that exists before the first packet.
 
 use std::iter::Sum;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -61,7 +61,7 @@ fn is_number(text: &str) -> bool {
 }
 
 impl PortArgument {
-    /// The port of a Service, and the protocol. A number and a name are those of the Service, not of its pods.
+    /// The Service's port with this number or name and protocol. Ports of its pods are not considered.
     pub(super) fn of_service<'a>(&self, service: &'a Service) -> Result<&'a ServicePort, Usage> {
         let found = match self {
             Self::Number(number, protocol) => service
