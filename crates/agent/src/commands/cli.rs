@@ -17,7 +17,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Explain(explain::Explain),
     Doctor(doctor::Doctor),
     Status(status::StatusCommand),

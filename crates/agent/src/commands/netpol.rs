@@ -165,7 +165,7 @@ fn without_effect(flags: &Flags) -> Result<Vec<Warning>, Usage> {
 /// Parses a command line of `run`.
 fn parsed(line: &[String]) -> Result<Run, Usage> {
     match Cli::try_parse_from(line).map(|cli| cli.command) {
-        Ok(Command::Run(run)) => Ok(run),
+        Ok(Command::Run(run)) => Ok(*run),
         Ok(_) => Err(Usage(format!("{} does not run an agent", line.join(" ")))),
         Err(error) => {
             // The other lines are about flags of `run`, which the user did not give.
