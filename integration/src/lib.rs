@@ -71,7 +71,7 @@ pub use port::Transport;
 pub use probe::{Answer, Family, Observed, ProbeTarget};
 pub use processor_wait::ProcessorWait;
 pub use scenario::{
-    Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, unevaluated,
+    Direction, Expected, Scenario, allowed, allowed_because, denied, denied_because, denied_by, unevaluated,
 };
 pub use scheduling_delays::{Sampling, SchedulingDelays};
 pub use static_api::StaticApi;

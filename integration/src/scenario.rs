@@ -71,6 +71,11 @@ pub fn denied(direction: Direction, policy: &str) -> Expected {
     Expected { reached: false, evaluated: Some((direction, "default-deny", Some(policy.to_owned()), None)) }
 }
 
+/// Rule `rule` of a cluster-wide `policy` denies it in this direction, and the packet is dropped.
+pub fn denied_by(direction: Direction, policy: &str, rule: usize) -> Expected {
+    Expected { reached: false, ..allowed(direction, policy, rule) }
+}
+
 /// It is denied in this direction for a reason other than a policy, such as `unknown-pod`.
 pub fn denied_because(direction: Direction, reason: &'static str) -> Expected {
     Expected { reached: false, evaluated: Some((direction, reason, None, None)) }

@@ -217,9 +217,6 @@ mod tests {
 
     use super::*;
 
-    /// The number of policies.
-    const POLICIES: usize = 10;
-
     #[test]
     fn there_are_ten_policies_in_both_tiers_with_all_actions() {
         let policies = policies();
