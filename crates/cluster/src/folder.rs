@@ -37,10 +37,12 @@ use std::time::SystemTime;
 use policy::Budget;
 
 pub use self::error::FolderError;
+pub(crate) use self::files::is_of_missing_namespaces;
 pub use self::watch::FolderWatch;
 
 use self::files::Files;
-use self::read::{LARGEST, Read, read};
+pub(crate) use self::read::LARGEST;
+use self::read::{Read, read};
 use self::scan::{Found, scan};
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;
@@ -118,6 +120,11 @@ impl Folder {
         let update =
             update.unwrap_or_else(|| Update { read: folder.files.count(&folder.root), ..Update::default() });
         Ok((folder, update))
+    }
+
+    /// The paths of the manifests in a folder, sorted.
+    pub(crate) fn manifests(path: &Path) -> Vec<PathBuf> {
+        scan(path, |_, _| {}).manifests.into_keys().collect()
     }
 
     /// Restores the state on disk.
