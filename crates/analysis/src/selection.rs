@@ -41,7 +41,7 @@ impl<'a> Selection<'a> {
         self.matching(namespaces, pods).filter(|workload| !workload.pod.host_network).collect()
     }
 
-    /// Whether these selectors match pods, all of which use their node's network.
+    /// Whether these selectors match pods, and ALL of these use their node's network.
     pub fn matches_only_host_network(&self, namespaces: &NamespaceMatch, pods: &Selector) -> bool {
         let mut matching = self.matching(namespaces, pods).peekable();
         matching.peek().is_some() && matching.all(|workload| workload.pod.host_network)

@@ -15,6 +15,7 @@ use cluster::Manifests;
 use policy::{Budget, Change, Directions, Packet, Protocol, Verdict};
 use proptest::prelude::*;
 
+const WORKLOADS: usize = 8;
 const NAMESPACES: [&str; 2] = ["web", "db"];
 const APPS: [&str; 3] = ["a", "b", "c"];
 const PORTS: [u16; 5] = [53, 80, 443, 5432, 8080];
@@ -35,7 +36,8 @@ fn workloads(labels: &[usize]) -> String {
     for (number, label) in labels.iter().enumerate() {
         let (version, kind) = kinds[number % kinds.len()];
         let namespace = NAMESPACES[number % 2];
-        let port = PORTS[number % PORTS.len()];
+        // Some workloads of a namespace differ in nothing but their labels, or not at all.
+        let port = PORTS[number / 2 % 2];
         let app = APPS[label % APPS.len()];
         let template = format!(
             "metadata: {{labels: {{app: {app}}}}}, spec: {{containers: [{{name: c, ports: [{{name: main, \
@@ -144,12 +146,18 @@ fn networks() -> PodNetworks {
     PodNetworks { ipv4: "10.244.0.0/16".parse().unwrap(), ipv6: "fd00:10:244::/56".parse().unwrap() }
 }
 
+/// An end, with the workload if it is one.
+type ProbeEnd = (Option<analysis::WorkloadName>, IpAddr);
+
 /// An end with one address of it: a pod, or an address outside of the cluster.
-fn end(layout: &Layout, choice: usize, address: u32) -> Option<(Option<analysis::WorkloadName>, IpAddr)> {
+fn end(layout: &Layout, choice: usize, address: u32, is_ipv6: bool) -> Option<ProbeEnd> {
     let pods: Vec<_> =
         layout.pods().iter().flat_map(|(name, pods)| pods.iter().map(move |pod| (name, pod))).collect();
     if let Some((name, pod)) = pods.get(choice) {
-        return Some((Some((*name).clone()), pod[0]?));
+        return Some((Some((*name).clone()), pod[usize::from(is_ipv6)]?));
+    }
+    if is_ipv6 {
+        return Some((None, IpAddr::V6((0x2001_0db8_u128 << 96 | u128::from(address)).into())));
     }
     // Near the edges of blocks, and anywhere.
     let edges = [0x0a00_0000, 0x0a7f_ffff, 0x0a80_0000, 0xc000_0200, 0xc000_027f, 0xc000_0280, 0xc000_02ff];
@@ -169,8 +177,8 @@ fn packet(from: IpAddr, to: IpAddr, protocol: u8, port: u16) -> Packet {
 /// Whether a change is about this packet.
 fn is_about(
     change: &VerdictChange,
-    (from, source): &(Option<analysis::WorkloadName>, IpAddr),
-    (to, destination): &(Option<analysis::WorkloadName>, IpAddr),
+    (from, source): &ProbeEnd,
+    (to, destination): &ProbeEnd,
     packet: &Packet,
 ) -> bool {
     let is_end =
@@ -191,7 +199,7 @@ fn is_about(
     is_end(&change.from, from, source)
         && is_end(&change.to, to, destination)
         && is_port
-        && change.ip_version != Some(6)
+        && change.ip_version.is_none_or(|version| (version == 6) == source.is_ipv6())
 }
 
 fn difference(old: &Manifests, new: &Manifests, layout: &Layout) -> (Difference, Model, Model) {
@@ -207,11 +215,15 @@ proptest! {
 
     #[test]
     fn a_verdict_changes_exactly_where_the_difference_says(
-        labels in prop::collection::vec(0..3_usize, 6),
-        relabelled in 0..6_usize,
+        labels in prop::collection::vec(0..3_usize, WORKLOADS),
+        relabelled in 0..WORKLOADS,
         (old, new) in (policies(), policies()),
         probes in prop::collection::vec(
-            (0..16_usize, 0..16_usize, any::<u32>(), any::<u32>(), 0..4_usize, 0..9_usize, any::<u16>()),
+            (
+                (0..24_usize, 0..24_usize),
+                (any::<u32>(), any::<u32>(), any::<bool>()),
+                (0..4_usize, 0..9_usize, any::<u16>()),
+            ),
             400,
         ),
     ) {
@@ -220,8 +232,10 @@ proptest! {
         let (old, new) = (manifests(&(workloads(&labels) + &old)), manifests(&(workloads(&other) + &new)));
         let layout = Layout::new(&[&old, &new], &networks(), &Distinguished::default()).unwrap();
         let (difference, before, after) = difference(&old, &new, &layout);
-        for (from, to, source, destination, protocol, near, port) in probes {
-            let (Some(from), Some(to)) = (end(&layout, from, source), end(&layout, to, destination)) else {
+        for ((from, to), (source, destination, is_ipv6), (protocol, near, port)) in probes {
+            let (from, to) =
+                (end(&layout, from, source, is_ipv6), end(&layout, to, destination, is_ipv6));
+            let (Some(from), Some(to)) = (from, to) else {
                 continue;
             };
             // Two outside addresses are no connection of a pod, and a pod always reaches its own address.
@@ -252,7 +266,7 @@ proptest! {
 
     #[test]
     fn a_redundant_rule_changes_no_verdict(
-        labels in prop::collection::vec(0..3_usize, 6),
+        labels in prop::collection::vec(0..3_usize, WORKLOADS),
         text in policies(),
     ) {
         let old = manifests(&(workloads(&labels) + &text));

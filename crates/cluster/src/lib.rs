@@ -29,8 +29,8 @@
 //! - [`namespaces`]: placeholders for namespaces that pods name and no object describes. Used by every
 //!   source.
 //! - [`interner`]: stores equal strings and equal label sets once. Used by every source.
-//! - [`workload`]: Deployments and other workloads of a folder as pods without addresses, and its Services, for
-//!   commands that need no cluster.
+//! - [`workload`]: Deployments and other workloads of a folder as pods without addresses, and its Services,
+//!   for commands that need no cluster.
 //! - [`problem`]: what a source could not understand, for logs, metrics and people, and how much it has read.
 //!
 //! A source sends only deltas to its consumer. Applied in order, the changes of all updates give the current

@@ -89,8 +89,8 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
     }
 }
 
-/// The part of the field `name` of a workload or Service that is kept; `None` for other kinds and fields. Only
-/// commands that read manifests without a cluster use these kinds.
+/// The part of the field `name` of a workload or Service that is kept; `None` for other kinds and fields.
+/// Only commands that read manifests without a cluster use these kinds.
 pub(super) fn keep_of_template(kind: &str, name: &str) -> Option<&'static Keep> {
     match (kind, name) {
         ("CronJob", "spec") => Some(&CRON_JOB_SPEC),
