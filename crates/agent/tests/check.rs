@@ -254,7 +254,7 @@ fn namespaces_may_be_in_another_folder() {
     let policies = folder(POLICIES);
     let workloads = folder(WORKLOADS);
     let ran = run(&["check", text(policies.path())]);
-    assert!(ran.out.contains("note no-workloads"), "{}", ran.out);
+    assert!(ran.out.contains("note no-workloads\n  there are no workloads"), "{}", ran.out);
     assert!(ran.out.contains("warning namespace-not-described"), "{}", ran.out);
     let ran = run(&["check", text(policies.path()), "--with", text(workloads.path())]);
     assert_eq!(ran.code, 0, "{}", ran.out);

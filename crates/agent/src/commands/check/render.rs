@@ -43,11 +43,14 @@ fn of_finding(finding: &Finding, width: u16) -> Vec<Text> {
         let line = finding.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{}{line}", file.display())
     });
-    let object = finding.object.clone().or(place.clone()).unwrap_or_default();
-    let place = place.filter(|_| finding.object.is_some()).map(|place| format!(" ({place})"));
-    let headline = severity(finding.severity)
-        + text!(" {}: {object}", finding.id)
-        + paint::dim(place.unwrap_or_default());
+    // An object with its place behind it, or the place alone.
+    let (name, place) = match &finding.object {
+        Some(object) => (Some(object.clone()), place.map(|place| format!(" ({place})"))),
+        None => (place, None),
+    };
+    let name = name.map(|name| format!(": {name}")).unwrap_or_default();
+    let headline =
+        severity(finding.severity) + text!(" {}{name}", finding.id) + paint::dim(place.unwrap_or_default());
     let field = finding.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
     let what = table::paragraph(&format!("{field}{}", finding.what), INDENT, width);
     vec![headline, what, table::paragraph(&format!("-> {}", finding.remedy), INDENT, width)]
