@@ -15,6 +15,10 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// For `explain`: the connection is denied.
 pub(crate) const DENIED: u8 = 3;
+/// For `diff`: verdicts or workloads differ.
+pub(crate) const DIFFERENT: u8 = 3;
+/// For `check`: an assertion fails, or there is a finding of the severity given by `--fail-on`.
+pub(crate) const FINDINGS: u8 = 3;
 
 /// The end of the program's help text.
 pub(crate) const HELP: &str = "Exit codes: 0 success, 1 failure, 2 usage error.";

@@ -131,6 +131,13 @@ pub(crate) fn json_lines() -> io::StdoutLock<'static> {
     io::stdout().lock()
 }
 
+/// Prints a script of this program's own, such as completions for a shell, as it is. Nothing in it comes from
+/// outside.
+#[expect(clippy::disallowed_methods, reason = "the one place for scripts on standard output")]
+pub(crate) fn print_script(script: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(script)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! The command line: help, exit codes, errors, and commands without an agent.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +16,8 @@ fn free_port() -> String {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "explain", "doctor", "status", "probe", "cleanup", "wait"] {
+    let commands = ["run", "explain", "check", "diff", "doctor", "status", "probe", "cleanup", "wait"];
+    for command in commands.into_iter().chain(["completions", "man"]) {
         let ran = run(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");
         for part in ["Examples:", &format!("kube-verdict {command}"), "Exit codes:"] {

@@ -1,5 +1,6 @@
 //! `kube-verdict explain` over a small cluster.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use support::{CLUSTER, folder, run, run_in_columns, run_with, text};

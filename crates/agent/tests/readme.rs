@@ -1,57 +1,19 @@
 //! README's examples that need neither a cluster nor root print exactly what README shows.
 
-use std::path::Path;
-use std::process::Command;
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod support;
 
-/// A command and what it prints.
-struct Example {
-    command: String,
-    output: String,
-}
-
-/// The commands after `$ ` in indented blocks, each with its continuation lines and the output below it.
-fn examples(readme: &str) -> Vec<Example> {
-    let mut examples: Vec<Example> = Vec::new();
-    let (mut is_open, mut is_continued) = (false, false);
-    for line in readme.lines() {
-        let Some(line) = line.strip_prefix("    ").or(line.is_empty().then_some("")) else {
-            is_open = false;
-            continue;
-        };
-        if let Some(command) = line.strip_prefix("$ ") {
-            examples.push(Example { command: command.to_owned(), output: String::new() });
-            (is_open, is_continued) = (true, command.ends_with('\\'));
-        } else if let Some(last) = examples.last_mut().filter(|_| is_open) {
-            let text = if is_continued { &mut last.command } else { &mut last.output };
-            text.push('\n');
-            text.push_str(line);
-            is_continued &= line.ends_with('\\');
-        }
-    }
-    examples
-}
+use support::quoted::{examples, root};
 
 #[test]
 fn commands_print_what_the_readme_shows() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let readme = std::fs::read_to_string(root.join("README.md")).expect("README.md");
-    let program = Path::new(env!("CARGO_BIN_EXE_kube-verdict")).parent().expect("a folder");
-    let path = std::env::join_paths(
-        std::iter::once(program.to_owned())
-            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-    );
-    let path = path.expect("a path");
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
     let mut ran = 0;
-    for Example { command, output } in examples(&readme) {
-        if command.contains("kubectl") {
-            continue;
+    for example in examples(&readme) {
+        if !example.command.contains("kubectl") {
+            example.check();
+            ran += 1;
         }
-        let shell = Command::new("sh").args(["-c", &command]).current_dir(&root).env("PATH", &path).output();
-        let shell = shell.expect("a shell");
-        let printed = String::from_utf8(shell.stdout).expect("text");
-        let errors = String::from_utf8_lossy(&shell.stderr);
-        assert_eq!(printed.trim(), output.trim(), "{command}: {errors}");
-        ran += 1;
     }
     assert_eq!(ran, 3, "all examples of `explain` over the manifests have run");
 }

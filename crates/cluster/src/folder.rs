@@ -37,10 +37,12 @@ use std::time::SystemTime;
 use policy::Budget;
 
 pub use self::error::FolderError;
+pub(crate) use self::files::is_of_missing_namespaces;
 pub use self::watch::FolderWatch;
 
 use self::files::Files;
-use self::read::{LARGEST, Read, read};
+pub(crate) use self::read::LARGEST;
+use self::read::{Read, read};
 use self::scan::{Found, scan};
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;

@@ -30,6 +30,8 @@
 //!   source.
 //! - [`interner`]: stores equal strings and equal label sets once. Used by every source.
 //! - [`service`]: Services and their pods, for commands.
+//! - [`workload`]: Deployments and other workloads of a folder as pods without addresses, and its Services,
+//!   for commands that need no cluster.
 //! - [`problem`]: what a source could not understand, for logs, metrics and people, and how much it has read.
 //!
 //! A source sends only deltas to its consumer. Applied in order, the changes of all updates give the current
@@ -55,10 +57,11 @@ pub mod service;
 pub mod source;
 mod stamp;
 pub mod watch_status;
+pub mod workload;
 
 pub use checkpoint::{StateDir, StateStatus, WritePermit};
 pub use cni::CniCache;
-pub use convert::{Converted, FieldPath, Flaw, Kind, Unusable, convert};
+pub use convert::{Converted, FieldPath, Flaw, Kind, Step, Unusable, convert};
 pub use folder::{Folder, FolderError};
 pub use interner::Interner;
 pub use kubernetes::{Access, Kubernetes, RefusedPolicy, Rollout};
@@ -66,3 +69,4 @@ pub use manifest::{FileContent, RawObject};
 pub use problem::{CniPorts, Problem, ProblemLocation, ReadCounts, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};
 pub use watch_status::{FailureClass, WatchState, WatchStatus, WatchStatuses};
+pub use workload::{ContainerPort, Manifests, Place, Service, ServicePort, Workload, WorkloadKind};

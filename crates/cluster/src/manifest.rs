@@ -22,6 +22,7 @@ mod last;
 mod lines;
 mod messages;
 mod object;
+mod placed;
 mod raw_object;
 mod read_context;
 mod values;
@@ -35,6 +36,7 @@ use serde::de::{DeserializeSeed, IgnoredAny};
 
 pub use self::file_content::FileContent;
 pub(crate) use self::file_content::ManifestObject;
+pub(crate) use self::placed::{PlacedObject, line_of, placed};
 pub use self::raw_object::{Fault, RawObject};
 pub(crate) use self::values::values;
 

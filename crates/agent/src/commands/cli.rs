@@ -1,8 +1,8 @@
 //! The program's subcommands.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use super::{cleanup, doctor, explain, probe, run, status, wait};
+use super::{check, cleanup, completions, diff, doctor, explain, man, probe, run, status, wait};
 use crate::exit;
 
 /// Enforces Kubernetes NetworkPolicy on nodes whose CNI does not: with nftables, NFQUEUE and compiled
@@ -19,11 +19,15 @@ pub(super) struct Cli {
 pub(super) enum Command {
     Run(Box<run::Run>),
     Explain(explain::Explain),
+    Check(check::Check),
+    Diff(diff::Diff),
     Doctor(doctor::Doctor),
     Status(status::StatusCommand),
     Probe(probe::Probe),
     Cleanup(cleanup::Cleanup),
     Wait(wait::Wait),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 impl Cli {
@@ -32,11 +36,15 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Check(check) => check.run(),
+            Command::Diff(diff) => diff.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Status(status) => status.run(),
             Command::Probe(probe) => probe.run(),
             Command::Cleanup(cleanup) => cleanup.run(),
             Command::Wait(wait) => wait.run(),
+            Command::Completions(completions) => completions.run(Self::command()),
+            Command::Man(man) => man.run(Self::command()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Runs the built program, on folders made for a test.
 
+pub(crate) mod quoted;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

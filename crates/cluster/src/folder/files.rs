@@ -23,6 +23,8 @@ use crate::stamp::Stamp;
 mod problems;
 mod rules;
 
+pub(crate) use self::problems::is_of_missing_namespaces;
+
 /// The effect of a file that breaks after it was good.
 const KEPT: &str = "the last good objects of the file stay in force, and nothing that was changed since is";
 

@@ -9,7 +9,7 @@ use crate::manifest::{self, FileContent};
 use crate::stamp::Stamp;
 
 /// The largest manifest that is read, in bytes. 10,000 large pods fit into it.
-pub(super) const LARGEST: u64 = 256 << 20;
+pub(crate) const LARGEST: u64 = 256 << 20;
 
 /// The result of reading a file.
 #[derive(Debug)]

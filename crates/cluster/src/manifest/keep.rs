@@ -76,6 +76,11 @@ pub(super) const POLICY_OUTLINE: Keep = Keep::Fields(&[
     ("policyTypes", Keep::All),
     ("egress", Keep::Each(&Keep::Presence)),
 ]);
+/// The pod template of a workload.
+const TEMPLATE: Keep = Keep::Fields(&[("metadata", METADATA), ("spec", POD_SPEC)]);
+const WORKLOAD_SPEC: Keep = Keep::Fields(&[("template", TEMPLATE)]);
+const CRON_JOB_SPEC: Keep = Keep::Fields(&[("jobTemplate", Keep::Fields(&[("spec", WORKLOAD_SPEC)]))]);
+const SERVICE_SPEC: Keep = Keep::Fields(&[("selector", Keep::All), ("ports", Keep::All)]);
 const NODE_SPEC: Keep = Keep::Fields(&[("podCIDR", Keep::All), ("podCIDRs", Keep::All)]);
 const NODE_STATUS: Keep = Keep::Fields(&[("addresses", Keep::All)]);
 
@@ -100,6 +105,21 @@ pub(super) fn keep_of(kind: Option<&str>, name: &str) -> &'static Keep {
         _ => &Keep::Nothing,
     }
 }
+
+/// The part of the field `name` of a workload or Service that is kept; `None` for other kinds and fields.
+/// Only commands that read manifests without a cluster use these kinds.
+pub(super) fn keep_of_template(kind: &str, name: &str) -> Option<&'static Keep> {
+    match (kind, name) {
+        ("CronJob", "spec") => Some(&CRON_JOB_SPEC),
+        ("Service", "spec") => Some(&SERVICE_SPEC),
+        (kind, "spec") if TEMPLATED.contains(&kind) => Some(&WORKLOAD_SPEC),
+        _ => None,
+    }
+}
+
+/// The kinds with a pod template in `spec.template`.
+const TEMPLATED: [&str; 6] =
+    ["DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"];
 
 /// The longest name of a field that is kept, in bytes. It is longer than any label's key (253 + 1 + 63), and
 /// bounds messages and records.

@@ -59,12 +59,19 @@ pub(super) struct Objects<'a> {
     by_hand: bool,
     /// The most bytes of an object that are kept. If set, only the outline of a policy is kept.
     most: Option<usize>,
+    /// Whether pod templates and Services are kept.
+    with_templates: bool,
 }
 
 impl<'a> Objects<'a> {
     /// Passes the objects to `sink`.
     pub(super) fn new(sink: &'a mut dyn FnMut(RawObject)) -> Self {
-        Self { sink, at: Vec::new(), default: None, by_hand: true, most: None }
+        Self { sink, at: Vec::new(), default: None, by_hand: true, most: None, with_templates: false }
+    }
+
+    /// Keeps pod templates and Services too.
+    pub(super) fn with_templates(self) -> Self {
+        Self { with_templates: true, ..self }
     }
 
     /// Passes objects that may lack their kind to `sink`.
@@ -103,8 +110,9 @@ impl<'de> Visitor<'de> for Objects<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let Self { sink, at, default, by_hand, most } = self;
-        let mut parts = Parts { at, default, context: ReadContext::of(by_hand, most), ..Parts::default() };
+        let Self { sink, at, default, by_hand, most, with_templates } = self;
+        let context = ReadContext::of(by_hand, most, with_templates);
+        let mut parts = Parts { at, default, context, ..Parts::default() };
         let read = parts.read(map, sink);
         match &read {
             Ok(()) if parts.types.is_list() && !parts.has_items => {
@@ -198,7 +206,7 @@ impl Parts {
     ) -> Result<(), A::Error> {
         // The names of fields that are not kept.
         let mut passed = Passed::default();
-        let by_hand = self.context.by_hand;
+        let ReadContext { by_hand, with_templates, .. } = self.context;
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > LONGEST_NAME {
                 map.next_value::<IgnoredAny>()?;
@@ -229,11 +237,13 @@ impl Parts {
                             at: place,
                             default: self.types.of_elements(),
                             by_hand,
+                            with_templates,
                         })?;
                     } else {
                         let elements = self.early.get_or_insert_default();
                         let mut sink = |object| elements.push(object);
-                        map.next_value_seed(Items { sink: &mut sink, at: place, default: None, by_hand })?;
+                        let (sink, default) = (&mut sink, None);
+                        map.next_value_seed(Items { sink, at: place, default, by_hand, with_templates })?;
                     }
                 }
                 _ => match context.keep_of(self.kind(), &name) {
@@ -335,6 +345,7 @@ struct Items<'a> {
     at: Vec<Step>,
     default: Option<(String, String)>,
     by_hand: bool,
+    with_templates: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
@@ -363,6 +374,7 @@ impl<'de> Visitor<'de> for Items<'_> {
                 at,
                 default: self.default.clone(),
                 by_hand: self.by_hand,
+                with_templates: self.with_templates,
                 ..Objects::new(&mut sink)
             };
             read = seq.next_element_seed(element);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de;
 use serde_json::Value;
 
-use super::keep::{Keep, POLICY_OUTLINE, keep_of};
+use super::keep::{Keep, POLICY_OUTLINE, keep_of, keep_of_template};
 use crate::convert::{Duplicate, FieldPath, Kind, Step};
 
 /// The most duplicate fields of an object that are recorded one by one. Beyond that, the field that contains
@@ -29,19 +29,26 @@ pub(super) struct ReadContext {
     pub cut: RefCell<Option<(&'static str, Value)>>,
     /// Whether names of fields that are not kept are examined for duplicates.
     pub by_hand: bool,
+    /// Whether pod templates and Services are kept.
+    pub with_templates: bool,
     /// How many more bytes may be kept, if that is limited.
     room: Cell<Option<usize>>,
 }
 
 impl ReadContext {
     /// The initial state. `by_hand` says that a person or a template may have written the object. `most` is
-    /// the most bytes that are kept.
-    pub(super) fn of(by_hand: bool, most: Option<usize>) -> Self {
-        Self { by_hand, room: Cell::new(most), ..Self::default() }
+    /// the most bytes that are kept. `with_templates` says that pod templates and Services are kept.
+    pub(super) fn of(by_hand: bool, most: Option<usize>, with_templates: bool) -> Self {
+        Self { by_hand, with_templates, room: Cell::new(most), ..Self::default() }
     }
 
     /// The part of the field `name` that is kept for an object of this kind.
     pub(super) fn keep_of(&self, kind: Option<&str>, name: &str) -> &'static Keep {
+        if self.with_templates
+            && let Some(keep) = kind.and_then(|kind| keep_of_template(kind, name))
+        {
+            return keep;
+        }
         match (kind.and_then(Kind::named), name, self.room.get()) {
             (Some(Kind::NetworkPolicy), "spec", Some(_)) => &POLICY_OUTLINE,
             _ => keep_of(kind, name),

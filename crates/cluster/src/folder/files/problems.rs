@@ -53,6 +53,18 @@ impl Files {
     }
 }
 
+/// The effect of one namespace without an object.
+const ITS_LABELS: &str = "its labels are unknown: a namespaceSelector on a label other than \
+                          kubernetes.io/metadata.name selects none of its pods: add the Namespace";
+/// The effect of several namespaces without objects.
+const THEIR_LABELS: &str = "their labels are unknown: a namespaceSelector on a label other than \
+                            kubernetes.io/metadata.name selects none of their pods: add the Namespaces";
+
+/// Whether the problem is that of namespaces that no file describes.
+pub(crate) fn is_of_missing_namespaces(problem: &Problem) -> bool {
+    problem.object.is_none() && [ITS_LABELS, THEIR_LABELS].contains(&problem.effect.as_str())
+}
+
 /// The problem of namespaces that have pods or policies and that no file describes; `None` if there are none.
 fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Problem> {
     /// The most namespaces that are listed.
@@ -66,13 +78,11 @@ fn missing_namespaces(root: &Path, missing: &BTreeSet<&Arc<str>>) -> Option<Prob
             format!(
                 "pods or policies are in the namespace {names}, and no file has a Namespace of that name"
             ),
-            "its labels are unknown: a namespaceSelector on a label other than kubernetes.io/metadata.name \
-             selects none of its pods: add the Namespace",
+            ITS_LABELS,
         ),
         count => (
             format!("pods or policies are in {count} namespaces that no file has a Namespace for: {names}"),
-            "their labels are unknown: a namespaceSelector on a label other than kubernetes.io/metadata.name \
-             selects none of their pods: add the Namespaces",
+            THEIR_LABELS,
         ),
     };
     Some(Problem { location: ProblemLocation::whole_file(root), object: None, what, effect: effect.into() })
