@@ -231,7 +231,7 @@ impl Connection {
         };
         let (egress, ingress) = (explain(Direction::Egress), explain(Direction::Ingress));
         let sides = (outcome(&egress), outcome(&ingress));
-        let direction = deciding(decision.egress, decision.ingress);
+        let direction = decision.direction();
         let (decided, policy) = match direction {
             Direction::Egress => (egress, sides.0.policy.clone()),
             Direction::Ingress => (ingress, sides.1.policy.clone()),
@@ -354,32 +354,4 @@ fn is_false(flag: &bool) -> bool {
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
-}
-
-/// See [`Connection::direction`].
-pub(super) fn deciding(egress: policy::Outcome, ingress: policy::Outcome) -> Direction {
-    match (egress.verdict, ingress.verdict) {
-        (Verdict::Deny, _) => Direction::Egress,
-        (Verdict::Allow, Verdict::Deny) => Direction::Ingress,
-        (Verdict::Allow, Verdict::Allow) if weight(egress.reason) > weight(ingress.reason) => {
-            Direction::Egress
-        }
-        (Verdict::Allow, Verdict::Allow) => Direction::Ingress,
-    }
-}
-
-/// Ranks reasons to allow by how closely they relate to policy.
-fn weight(reason: Reason) -> u8 {
-    match reason {
-        Reason::Rule(_) => 3,
-        Reason::NotIsolated => 2,
-        Reason::OwnNode
-        | Reason::OwnAddress
-        | Reason::UnknownPod
-        | Reason::UnknownPeer
-        | Reason::UnknownLabels => 1,
-        Reason::NotAPod | Reason::OtherNode | Reason::DefaultDeny | Reason::Unproven | Reason::Unparsable => {
-            0
-        }
-    }
 }

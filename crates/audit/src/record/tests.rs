@@ -261,25 +261,6 @@ fn an_unparsable_packet_is_denied_and_has_no_endpoints() {
 }
 
 #[test]
-fn the_deciding_direction_is_the_one_that_denies_or_else_the_one_with_the_stronger_reason() {
-    use Direction::{Egress, Ingress};
-    use policy::Outcome;
-    let rule = Reason::Rule(policy::RuleId(0));
-    let cases = [
-        (Outcome::deny(Reason::DefaultDeny), Outcome::allow(rule), Egress),
-        (Outcome::allow(rule), Outcome::deny(Reason::DefaultDeny), Ingress),
-        (Outcome::deny(rule), Outcome::deny(Reason::DefaultDeny), Egress),
-        (Outcome::allow(rule), Outcome::allow(Reason::NotIsolated), Egress),
-        (Outcome::allow(rule), Outcome::allow(rule), Ingress),
-        (Outcome::allow(Reason::NotIsolated), Outcome::allow(Reason::NotAPod), Egress),
-        (Outcome::allow(Reason::OtherNode), Outcome::allow(Reason::NotIsolated), Ingress),
-    ];
-    for (egress, ingress, direction) in cases {
-        assert_eq!(connection::deciding(egress, ingress), direction, "{egress:?} {ingress:?}");
-    }
-}
-
-#[test]
 fn a_line_of_another_schema_or_without_a_field_is_refused_with_the_reason() {
     let whole = line(Some(from_to("10.0.0.1", "10.0.1.2", 5432)));
     let error = |from: &str, to: &str| {
