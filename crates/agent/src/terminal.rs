@@ -6,7 +6,7 @@
 //! print.
 
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::Add;
 
 use owo_colors::{OwoColorize, Style};
@@ -129,6 +129,55 @@ fn escaped_json(json: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "the one place for JSON on standard output")]
 pub(crate) fn json_lines() -> io::StdoutLock<'static> {
     io::stdout().lock()
+}
+
+/// Standard output, for many lines. They are buffered until [`flush`](Self::flush).
+pub(crate) struct OutputLines {
+    buffer: Vec<u8>,
+    is_terminal: bool,
+}
+
+impl OutputLines {
+    /// How many bytes are written at once.
+    const BATCH: usize = 64 << 10;
+
+    /// Lines for standard output.
+    #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
+    pub(crate) fn new() -> Self {
+        Self { buffer: Vec::with_capacity(2 * Self::BATCH), is_terminal: io::stdout().is_terminal() }
+    }
+
+    /// Adds a text of one or more lines.
+    pub(crate) fn text(&mut self, text: &Text) -> io::Result<()> {
+        self.buffer.extend_from_slice(text.0.as_bytes());
+        self.end_line()
+    }
+
+    /// Adds a line of JSON, byte for byte. On a terminal, control characters and invisible characters are
+    /// escaped as JSON allows.
+    pub(crate) fn json(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_terminal {
+            // Outside of its strings, valid JSON has no control characters but white space.
+            let line = String::from_utf8_lossy(line).replace(['\r', '\t', '\n'], " ");
+            self.buffer.extend_from_slice(escaped_json(&line).as_bytes());
+        } else {
+            self.buffer.extend_from_slice(line);
+        }
+        self.end_line()
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= Self::BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes all lines. Removes colours if standard output is not a terminal.
+    #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().write_all(&self.buffer)?;
+        self.buffer.clear();
+        io::stdout().lock().flush()
+    }
 }
 
 #[cfg(test)]
