@@ -10,6 +10,7 @@ mod cli;
 mod cores;
 mod doctor;
 mod explain;
+mod log;
 mod netpol;
 mod output;
 mod probe;

@@ -132,9 +132,11 @@ pub(crate) fn json_lines() -> io::StdoutLock<'static> {
 }
 
 /// Standard output, for many lines. They are buffered until [`flush`](Self::flush).
+#[derive(Debug)]
 pub(crate) struct OutputLines {
     buffer: Vec<u8>,
     is_terminal: bool,
+    has_colours: bool,
 }
 
 impl OutputLines {
@@ -144,12 +146,20 @@ impl OutputLines {
     /// Lines for standard output.
     #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
     pub(crate) fn new() -> Self {
-        Self { buffer: Vec::with_capacity(2 * Self::BATCH), is_terminal: io::stdout().is_terminal() }
+        let output = io::stdout();
+        let has_colours = anstream::AutoStream::choice(&output) != anstream::ColorChoice::Never;
+        let buffer = Vec::with_capacity(2 * Self::BATCH);
+        Self { buffer, is_terminal: output.is_terminal(), has_colours }
     }
 
-    /// Adds a text of one or more lines.
+    /// Adds a text, without its colours if standard output is not a terminal.
     pub(crate) fn text(&mut self, text: &Text) -> io::Result<()> {
-        self.buffer.extend_from_slice(text.0.as_bytes());
+        if self.has_colours {
+            self.buffer.extend_from_slice(text.0.as_bytes());
+        } else {
+            let plain = anstream::adapter::strip_str(&text.0);
+            plain.for_each(|part| self.buffer.extend_from_slice(part.as_bytes()));
+        }
         self.end_line()
     }
 
@@ -171,7 +181,7 @@ impl OutputLines {
         if self.buffer.len() >= Self::BATCH { self.flush() } else { Ok(()) }
     }
 
-    /// Writes all lines. Removes colours if standard output is not a terminal.
+    /// Writes all lines.
     #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         io::stdout().lock().write_all(&self.buffer)?;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{cleanup, doctor, explain, probe, run, status, wait};
+use super::{cleanup, doctor, explain, log, probe, run, status, wait};
 use crate::exit;
 
 /// Enforces Kubernetes NetworkPolicy on nodes whose CNI does not: with nftables, NFQUEUE and compiled
@@ -19,6 +19,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     Run(Box<run::Run>),
     Explain(explain::Explain),
+    Log(Box<log::Log>),
     Doctor(doctor::Doctor),
     Status(status::StatusCommand),
     Probe(probe::Probe),
@@ -32,6 +33,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Log(log) => log.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Status(status) => status.run(),
             Command::Probe(probe) => probe.run(),
