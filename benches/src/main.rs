@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::page;
 use benches::{
-    apply, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
+    apply, audit_log, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
     verdicts,
 };
 use clap::{Parser, Subcommand};
@@ -44,6 +44,8 @@ enum Command {
     Ports(ports::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
+    /// Queries of `kube-verdict log` over a large audit log.
+    Audit(audit_log::Arguments),
     /// One agent in a cluster of up to 50,000 pods, over a real API server (as root).
     Scale(scale::Arguments),
     /// Instructions of one verdict, compared with the committed figures.
@@ -78,6 +80,7 @@ fn main() -> Result<()> {
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Audit(arguments) => audit_log::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

@@ -31,7 +31,7 @@ const PAGE: &str = "performance.md";
 const FOLDER: &str = "performance";
 
 /// The measurements: name, heading and description.
-const SUBJECTS: [(&str, &str, &str); 9] = [
+const SUBJECTS: [(&str, &str, &str); 10] = [
     (
         "policy",
         "A verdict",
@@ -90,6 +90,13 @@ const SUBJECTS: [(&str, &str, &str); 9] = [
          limited by the size of the kernel's table.",
     ),
     ("memory", "Memory", "The agent's memory for a large cluster in a folder of manifests."),
+    (
+        "audit",
+        "The audit log",
+        "`kube-verdict log` over one file of records of evaluations, half of them denials, with its output \
+         discarded. A line that a filter rules out by its text is not parsed. `MB/s` counts uncompressed \
+         bytes; `peak MB` is the maximum of resident memory in this and all earlier queries.",
+    ),
     (
         "scale",
         "A large cluster",

@@ -8,7 +8,7 @@ use super::usual::{USUAL_POLICIES, USUAL_RULES};
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::report::Report;
-use crate::{apply, connections, flows, ports, scale, verdicts};
+use crate::{apply, audit_log, connections, flows, ports, scale, verdicts};
 
 /// One bound.
 struct CheckedBound {
@@ -94,6 +94,7 @@ fn checked_bounds(reports: &[&Report]) -> Result<Vec<CheckedBound>> {
         list.flows(&report.figures()?);
         list.new_ports(&report.figures()?);
         list.edits(&report.figures()?);
+        list.audit(&report.figures()?);
         list.scale(&report.figures()?);
     }
     Ok(list.0)
@@ -238,6 +239,15 @@ impl Bounds {
             Bound::AtMost(50.0),
             "ms",
             swept(edits).map(|row| row.sweep_ms),
+        );
+    }
+
+    fn audit(&mut self, queries: &[audit_log::Row]) {
+        self.check(
+            "`kube-verdict log` over an uncompressed log",
+            Bound::AtLeast(300.0),
+            "MB/s",
+            queries.iter().filter(|row| !row.compressed).map(|row| row.mb_per_second),
         );
     }
 

@@ -15,7 +15,7 @@ fn free_port() -> String {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "explain", "doctor", "status", "probe", "cleanup", "wait"] {
+    for command in ["run", "explain", "log", "doctor", "status", "probe", "cleanup", "wait"] {
         let ran = run(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");
         for part in ["Examples:", &format!("kube-verdict {command}"), "Exit codes:"] {

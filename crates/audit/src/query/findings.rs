@@ -59,7 +59,11 @@ impl Findings {
                 "records have another schema, which this version does not read",
             ),
             lines(&self.too_long, "line is longer than any record", "lines are longer than any record"),
-            lines(&self.unfinished, "line at the end of a file is incomplete", "lines at the ends of files are incomplete"),
+            lines(
+                &self.unfinished,
+                "line at the end of a file is incomplete",
+                "lines at the ends of files are incomplete",
+            ),
             lines(&self.clock_set_back, "time the clock was set back", "times the clock was set back"),
             lines(
                 &self.repeated,

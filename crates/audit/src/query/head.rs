@@ -38,7 +38,8 @@ impl<'a> Head<'a> {
             (_, rest) = text(after)?;
         }
         let (time, rest) = rest.strip_prefix(b",\"time\":\"")?.split_first_chunk()?;
-        let is_time = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+        let is_time =
+            |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
         if !time.iter().zip(TIME).all(is_time) {
             return None;
         }
@@ -55,9 +56,9 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     if digits.is_empty() || digits.len() > 1 && digits[0] == b'0' {
         return None;
     }
-    let number = digits.iter().try_fold(0_u64, |number, digit| {
-        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    })?;
+    let number = digits
+        .iter()
+        .try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     Some((number, rest))
 }
 

@@ -57,7 +57,7 @@ impl Needles {
         }
     }
 
-    /// Whether a line with this head can't match, and has no visible damage.
+    /// Whether a line with this head can't match, and is not damaged visibly.
     pub(super) fn rule_out(&self, line: &[u8], head: &Head<'_>) -> bool {
         let is_early = self.since.as_ref().is_some_and(|since| head.time < since);
         let is_late = self.until.as_ref().is_some_and(|until| head.time >= until);
@@ -66,9 +66,9 @@ impl Needles {
         (is_early || is_late || lacks_needle()) && !self.is_damaged(line)
     }
 
-    /// Whether another record begins within the line.
+    /// Whether another record begins within the line, or the line may not be UTF-8: then it must be parsed.
     pub(super) fn is_damaged(&self, line: &[u8]) -> bool {
-        line.get(1..).is_some_and(|rest| self.record.find(rest).is_some())
+        !line.is_ascii() || line.get(1..).is_some_and(|rest| self.record.find(rest).is_some())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Finds the records that match a filter, line by line.
 //!
 //! Invariant: memory does not depend on the number of lines. Each line is a record or is counted in the
-//! findings; but of a line that its first bytes or the needles rule out, only the beginning, the end and the
-//! beginning of a further record within it are checked.
+//! findings; but a line that its first fields or the needles rule out is not parsed: only its beginning, its
+//! end, its encoding, and that no other record begins within it are checked.
 
 use std::path::Path;
 
@@ -58,13 +58,7 @@ impl Scan {
     /// Finds the records that match the filter.
     pub fn new(filter: Filter) -> Self {
         let needles = Needles::new(&filter);
-        Self {
-            filter,
-            needles,
-            findings: Findings::default(),
-            instances: Vec::new(),
-            may_be_repeated: 0,
-        }
+        Self { filter, needles, findings: Findings::default(), instances: Vec::new(), may_be_repeated: 0 }
     }
 
     /// What was found so far besides records.

@@ -37,14 +37,7 @@ pub struct RawLines<R> {
 impl<R: BufRead> RawLines<R> {
     /// The lines of this input.
     pub fn new(input: R) -> Self {
-        Self {
-            input,
-            taken: 0,
-            beginning: Vec::new(),
-            is_too_long: false,
-            is_unfinished: false,
-            ended: 0,
-        }
+        Self { input, taken: 0, beginning: Vec::new(), is_too_long: false, is_unfinished: false, ended: 0 }
     }
 
     /// The next line; `None` at the end. If the input grows after that, further calls return further lines,

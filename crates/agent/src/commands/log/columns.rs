@@ -33,16 +33,30 @@ pub(super) struct Columns {
 impl Columns {
     /// A table that fits a width.
     pub(super) fn fitting(header: &[&str], width: u16) -> Self {
-        Self { header: header.iter().map(|name| (*name).to_owned()).collect(), width: Some(width.into()), kept: Vec::new(), widths: None }
+        Self {
+            header: header.iter().map(|name| (*name).to_owned()).collect(),
+            width: Some(width.into()),
+            kept: Vec::new(),
+            widths: None,
+        }
     }
 
     /// A table as wide as its cells.
     pub(super) fn unlimited(header: &[&str]) -> Self {
-        Self { header: header.iter().map(|name| (*name).to_owned()).collect(), width: None, kept: Vec::new(), widths: None }
+        Self {
+            header: header.iter().map(|name| (*name).to_owned()).collect(),
+            width: None,
+            kept: Vec::new(),
+            widths: None,
+        }
     }
 
     /// Adds a row, with a cell for each column.
-    pub(super) fn add(&mut self, row: impl IntoIterator<Item = String>, output: &mut OutputLines) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        row: impl IntoIterator<Item = String>,
+        output: &mut OutputLines,
+    ) -> io::Result<()> {
         let row: Vec<String> = row.into_iter().map(|cell| Text::new(cell).as_str().to_owned()).collect();
         match &self.widths {
             Some(widths) => output.text(&line(&row, widths, self.width.is_some())),

@@ -97,8 +97,10 @@ impl Counts {
     }
 
     fn json<'a>(&self, values: impl Iterator<Item = &'a str>, count: u64) -> String {
-        let named = self.fields.iter().zip(values).map(|(field, value)| (field.name().to_owned(), value.into()));
-        let object: Map<String, Value> = [("count".to_owned(), count.into())].into_iter().chain(named).collect();
+        let named =
+            self.fields.iter().zip(values).map(|(field, value)| (field.name().to_owned(), value.into()));
+        let object: Map<String, Value> =
+            [("count".to_owned(), count.into())].into_iter().chain(named).collect();
         Value::Object(object).to_string()
     }
 }

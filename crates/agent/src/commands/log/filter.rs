@@ -105,7 +105,8 @@ impl FilterArguments {
     pub(super) fn into_filter(self, now: Timestamp) -> Result<Filter, Usage> {
         let time = |flag: &str, moment: Option<Moment>| {
             let Some(moment) = moment else { return Ok(None) };
-            let too_long = || Usage(format!("--{flag} is before the calendar begins: give a shorter duration"));
+            let too_long =
+                || Usage(format!("--{flag} is before the calendar begins: give a shorter duration"));
             moment.time(now).map(Some).ok_or_else(too_long)
         };
         let (since, until) = (time("since", self.since)?, time("until", self.until)?);

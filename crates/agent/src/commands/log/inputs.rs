@@ -84,7 +84,8 @@ impl Inputs {
                 Err(ReadOrWrite::Write(error)) => return Err(error),
                 Err(ReadOrWrite::Read(error)) => {
                     is_read = false;
-                    (paint::wrong("error:") + text!(" cannot read {}: {error}", path.display())).print_error();
+                    (paint::wrong("error:") + text!(" cannot read {}: {error}", path.display()))
+                        .print_error();
                 }
             }
         }

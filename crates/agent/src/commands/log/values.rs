@@ -37,7 +37,9 @@ pub(super) fn workload(text: &str) -> Result<WorkloadPattern, String> {
         _ => (None, None, ""),
     };
     if parts.iter().any(|part| part.is_empty()) || name.is_empty() {
-        return Err("write NAME, NAMESPACE/NAME, or NAMESPACE/KIND/NAME such as web/Deployment/front".to_owned());
+        return Err(
+            "write NAME, NAMESPACE/NAME, or NAMESPACE/KIND/NAME such as web/Deployment/front".to_owned()
+        );
     }
     let [namespace, kind] = [namespace, kind].map(|part| part.map(str::to_owned));
     Ok(WorkloadPattern { namespace, kind, name: name.to_owned() })
@@ -78,9 +80,10 @@ pub(super) fn direction(text: &str) -> Result<Direction, String> {
 
 /// Parses the name of an event.
 pub(super) fn event(text: &str) -> Result<EventKind, String> {
-    EventKind::ALL.into_iter().find(|event| event.name() == text).ok_or_else(|| {
-        format!("write one of {}, or all", EventKind::ALL.map(EventKind::name).join(", "))
-    })
+    EventKind::ALL
+        .into_iter()
+        .find(|event| event.name() == text)
+        .ok_or_else(|| format!("write one of {}, or all", EventKind::ALL.map(EventKind::name).join(", ")))
 }
 
 /// Parses events, or `all`.
