@@ -57,8 +57,10 @@ fn restored(record: Record) -> Option<Connection> {
 fn check_numbers(records: &[Record]) {
     let mut numbers: Vec<u64> = records.iter().map(|record| record.seq).collect();
     for record in records {
-        if let Event::Lost(lost) = &record.event {
-            numbers.extend(lost.from_seq..=lost.to_seq);
+        if let Event::Lost(lost) = &record.event
+            && let Some((from, to)) = lost.from_seq.zip(lost.to_seq)
+        {
+            numbers.extend(from..=to);
         }
     }
     numbers.sort_unstable();

@@ -73,8 +73,8 @@ impl DropRecorder {
         &self.totals
     }
 
-    /// Returns a record for each reason and sender whose count has grown since the last call. `counts` are the
-    /// kernel's counters.
+    /// Returns a record for each reason and sender whose count has grown since the last call. `counts` are
+    /// the kernel's counters.
     pub(crate) fn drain(
         &mut self,
         counts: DropCounts,

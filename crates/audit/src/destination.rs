@@ -139,6 +139,11 @@ impl Sink {
         Ok(Written::InPlace)
     }
 
+    /// Whether a write is due even without lines, because what precedes them is itself to be reported.
+    pub(crate) fn has_news(&self) -> bool {
+        matches!(&self.target, Target::File(file) if file.has_news())
+    }
+
     /// Writes accepted lines for which a stream had no space. Call this periodically.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match &mut self.target {

@@ -1,14 +1,14 @@
 //! Folds repeated denials into one record.
 //!
-//! From: records of denials. To: the records to write. Invariant: each denial is written at once or counted in
-//! a later record, and memory is bounded.
+//! From: records of denials. To: the records to write. Invariant: each denial is written at once or counted
+//! in a later record, and memory is bounded.
 //!
 //! The first denial of a flow is recorded at once. Further ones are counted, and recorded together once per
 //! interval. A flow is the same addresses, ports, protocol, and decision, so retransmitted packets fold. A
 //! source that opens more new flows than its budget is folded more coarsely: by destination port, so that
 //! source ports no longer matter, and above a second budget as a whole. Budgets are per origin, so a flood
-//! from one pod leaves the records of other pods as they are. The origin of a packet is its source, if that is
-//! a pod; addresses outside of the cluster can be forged, so the origin is the packet's destination then.
+//! from one pod leaves the records of other pods as they are. The origin of a packet is its source, if that
+//! is a pod; addresses outside of the cluster can be forged, so the origin is the packet's destination then.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!  worker 0: Evaluation -> [ Recorder ] -> ring -+
-//!  worker 1: Evaluation -> [ Recorder ] -> ring -+-> writer thread -> fold -> [ Record ] -> file or stdout
-//!                              |                            |                                   |
-//!                              +-- full: lost + 1           +-> [ PolicyVerdicts ]              +-> [ read() ]
+//!  worker 1: Evaluation -> [ Recorder ] -> ring -+-> writer thread -> fold -> [ Record ] -> file, stdout
+//!                              |                            |                                |
+//!                              +-- full: lost + 1           +-> [ PolicyVerdicts ]           +-> [ read() ]
 //! ```
 //!
 //! A [`Recorder`] never blocks, never allocates and wakes no thread: its ring is allocated before the first

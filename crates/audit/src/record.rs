@@ -77,8 +77,8 @@ pub enum Event {
     /// Policies were changed or deleted, and the change is in force on this node, even for established
     /// connections.
     Policy(Box<PolicyUpdate>),
-    /// The state of a pod of which records in this file tell. Written when the pod first appears in a file,
-    /// and whenever its labels or its workload have changed.
+    /// The state of a pod that records in this file name. Written when the pod first appears in a file, and
+    /// whenever its labels or its workload have changed.
     Pod(Box<SeenPod>),
     /// The following lines are repeated from the previous file.
     Repeated(Repeated),

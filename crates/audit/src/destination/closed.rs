@@ -69,7 +69,8 @@ impl<'a> ClosedFiles<'a> {
         Ok(Self { log, files })
     }
 
-    /// When a file that is closed now counts as closed: later than all others, also if the clock was set back.
+    /// When a file that is closed now counts as closed: later than all others, also if the clock was set
+    /// back.
     pub(super) fn next(&self, time: Timestamp) -> io::Result<ClosedAt> {
         let Some((last, _)) = self.files.last_key_value() else { return Ok(ClosedAt(time)) };
         let after_last = last.0.checked_add(SignedDuration::from_millis(1)).map_err(io::Error::other)?;

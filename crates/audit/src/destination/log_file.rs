@@ -132,7 +132,8 @@ impl LogFile {
         self.lock_timed_out = false;
     }
 
-    /// Rotates the file if it is old, or if the lines would make it too long, and appends all of them or none.
+    /// Rotates the file if it is old, or if the lines would make it too long, and appends all of them or
+    /// none.
     fn append(&mut self, batch: &Batch<'_>, begin: &mut Begin<'_>) -> io::Result<()> {
         let mut length = self.file.metadata()?.len();
         let is_full = length + batch.lines.len() as u64 > self.settings.max_bytes;
@@ -220,6 +221,11 @@ impl LogFile {
         Ok(Some(Found::Truncated))
     }
 
+    /// Whether lines were cut off that are not reported in the log yet.
+    pub(super) fn has_news(&self) -> bool {
+        self.start.cut_lines > 0
+    }
+
     /// Whether a write closed a file since the last call.
     pub(super) fn take_closed(&mut self) -> bool {
         std::mem::take(&mut self.has_closed)
@@ -236,11 +242,10 @@ impl LogFile {
             Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
         };
         self.has_started = before.has_started && same(&self.file, &before.file).unwrap_or(false);
-        // In a file that this agent has begun, the start is reported no more.
-        let has_news = self.start.cut_lines + before.start.cut_lines > 0;
-        self.has_started &= !has_news;
         self.start.cut_lines += before.start.cut_lines;
         self.start.cut_bytes += before.start.cut_bytes;
+        // The start of a file that has begun would not be requested again.
+        self.has_started &= !self.has_news();
     }
 }
 

@@ -109,8 +109,8 @@ fn versions() -> PolicyVersions {
     versions
 }
 
-/// The record of an evaluation, as it is written. Checks that it reads back equal, that serde writes the same,
-/// and that the schema describes it.
+/// The record of an evaluation, as it is written. Checks that it reads back equal, that serde writes the
+/// same, and that the schema describes it.
 fn line_of(evaluation: &Evaluation) -> String {
     let connection = Connection::new(evaluation, &versions());
     let time = Timestamp::try_from(evaluation.at).expect("a time");

@@ -1,7 +1,8 @@
 //! The pods that the log's current file describes.
 //!
-//! From: the pods of records, and their namespaces' labels. To: events about pods. Invariant: a file describes
-//! each pod of its records before it is first named, and again when its labels or its workload have changed.
+//! From: the pods of records, and their namespaces' labels. To: events about pods. Invariant: a file
+//! describes each pod of its records before it is first named, and again when its labels or its workload have
+//! changed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

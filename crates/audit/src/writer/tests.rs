@@ -690,6 +690,8 @@ fn a_partial_line_that_a_killed_agent_left_is_reported_as_a_lost_record() {
     for (cut, expected) in [(1, vec!["1", "2"]), (2, vec!["lost 1", "2"]), (connection_bytes, vec!["2"])] {
         fs::write(&path, &whole[..whole.len() - cut]).expect("file");
         let (mut writer, mut recorder) = writer(&path, 8);
+        writer.poll(Instant::now(), time());
+        assert_eq!(summary(&path), expected[..expected.len() - 1], "reported before there is a record");
         recorder.record(connection(&snapshot(), 2));
         writer.poll(Instant::now(), time());
         assert_eq!(summary(&path), expected, "without the last {cut} bytes");

@@ -270,7 +270,9 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
     }
 
     fn write(&mut self, now: Instant, time: Timestamp) {
-        if self.lines.bytes.is_empty() {
+        // After a failure, what was cut off is reported with the next lines.
+        let has_news = self.output.sink.has_news() && self.shared.failing().is_none();
+        if self.lines.bytes.is_empty() && !has_news {
             self.first_seq = self.lines.head.next_seq();
             return;
         }

@@ -51,8 +51,8 @@ pub(super) fn check_paths(audit_log: Option<&Path>, state_dir: Option<&Path>) ->
     Ok(())
 }
 
-/// The audit log at a path and its closed files, such as `PATH.20260102T030405.123Z.zst`, as far as they exist.
-/// Also `PATH.1` and so on, as other programs name what they rotate.
+/// The audit log at a path and its closed files, such as `PATH.20260102T030405.123Z.zst`, as far as they
+/// exist. Also `PATH.1` and so on, as other programs name what they rotate.
 pub(super) fn of_audit_log(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         anyhow::bail!("{} names no file: give the agent's --audit-log", path.display());

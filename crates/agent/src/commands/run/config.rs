@@ -94,8 +94,8 @@ impl Run {
             Some(total) if total.as_u64() >= least => total.as_u64(),
             Some(total) => {
                 return Err(Usage(format!(
-                    "--audit-total-size {total} has no room for a closed file beside the current one: give at \
-                     least twice --audit-max-size, {}, or lower that",
+                    "--audit-total-size {total} has no room for a closed file beside the current one: give \
+                     at least twice --audit-max-size, {}, or lower that",
                     ByteSize(least)
                 )));
             }
