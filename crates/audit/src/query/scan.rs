@@ -105,9 +105,8 @@ impl Scan {
         if self.is_repeated(at, may_be_repeated, instance, record.seq) {
             return None;
         }
-        match head.map(|head| *head.time).or_else(|| time_text(record.time)) {
-            Some(time) => self.check_clock(at, line, instance, &time),
-            None => {}
+        if let Some(time) = head.map(|head| *head.time).or_else(|| time_text(record.time)) {
+            self.check_clock(at, line, instance, &time);
         }
         match record.event {
             EventKind::Repeated => self.may_be_repeated = record.lines.unwrap_or(0),

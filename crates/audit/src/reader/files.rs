@@ -18,6 +18,9 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The end of a compressed file's name.
 pub(super) const COMPRESSED: &[u8] = b".zst";
 
+/// The ends of the names of logs in a folder.
+const LOG_ENDS: [&[u8]; 2] = [b".log", b".jsonl"];
+
 /// How many bytes are read at a time.
 pub(super) const BUFFER: usize = 256 << 10;
 
@@ -44,7 +47,7 @@ pub struct LogFiles {
 }
 
 impl LogFiles {
-    /// All logs in a folder: files whose names end in `.log`, each after its closed files. If there are
+    /// All logs in a folder: files whose names end in `.log` or `.jsonl`, each after its closed files. If there are
     /// several logs, they follow each other by name.
     pub fn in_folder(folder: &Path) -> io::Result<Self> {
         let mut logs: BTreeMap<OsString, Vec<OsString>> = BTreeMap::new();
@@ -135,7 +138,7 @@ fn names(folder: &Path) -> io::Result<Vec<OsString>> {
 fn log_of(name: &OsStr) -> Option<OsString> {
     let bytes = name.as_bytes();
     let plain = bytes.strip_suffix(COMPRESSED).unwrap_or(bytes);
-    if plain.ends_with(b".log") {
+    if LOG_ENDS.iter().any(|end| plain.ends_with(end)) {
         return Some(OsString::from_vec(plain.to_vec()));
     }
     let log = OsStr::from_bytes(plain.get(..plain.len().checked_sub(STAMP_LENGTH)?)?);

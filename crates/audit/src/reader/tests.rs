@@ -36,7 +36,7 @@ fn the_files_of_a_log_are_read_in_the_order_in_which_they_were_written() {
     write(&closed(5), b"1\n");
     write(&format!("{}.zst", closed(5)), &compressed("1\n"));
     write(&format!("{}.zst.tmp", closed(7)), b"(not finished");
-    write("other.log.zst", &compressed("5\n"));
+    write("other.jsonl.zst", &compressed("5\n"));
     write("notes.txt", b"");
     fs::create_dir(folder.path().join("folder.log")).expect("folder");
 

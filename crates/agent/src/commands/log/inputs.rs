@@ -53,7 +53,7 @@ impl Inputs {
                     .map_err(|error| Usage(format!("cannot read the folder {}: {error}", path.display())))?;
                 if found.files.is_empty() {
                     return Err(Usage(format!(
-                        "{} has no log: names of logs end in .log; others can be given as FILE",
+                        "{} has no log: names of logs end in .log or .jsonl; others can be given as FILE",
                         path.display()
                     )));
                 }
