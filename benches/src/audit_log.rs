@@ -179,7 +179,7 @@ fn write_log(folder: &Path, bytes: u64) -> Result<(PathBuf, String)> {
 fn connection(snapshot: &Arc<Snapshot>, packet: &Packet) -> Connection {
     let evaluation = Evaluation {
         at: UNIX_EPOCH,
-        packet: Some(packet.clone()),
+        packet: Some(*packet),
         decision: snapshot.evaluate(packet, Directions::Both),
         elapsed: Duration::from_nanos(100),
         held: None,

@@ -188,7 +188,7 @@ fn json_is_the_lines_of_the_log_byte_for_byte() {
         (&["--pod", "web/blog,monitoring/prometheus", "--port", "5432"], &[4, 5, 7]),
         (&["--address", "198.51.100.128/25"], &[9]),
         (&["--to-address", "198.51.100.7"], &[8]),
-        (&["--policy", "db/allow-metrics"], &[1, 4, 5, 6, 7, 3]),
+        (&["--policy", "db/allow-metrics"], &[1, 4, 5, 6, 7]),
         (&["--reason", "default-deny", "--direction", "egress"], &[9]),
         (&["--event", "start,stop"], &[0, 10]),
         (&["--since", "2026-01-02T03:04:10Z", "--until", "2026-01-02T03:05:00Z"], &[5, 6, 7]),
@@ -197,12 +197,8 @@ fn json_is_the_lines_of_the_log_byte_for_byte() {
         (&["--event", "pod", "--namespace", "db"], &[2]),
     ];
     for (arguments, expected) in cases {
-        let mut found = shown(arguments);
-        found.sort_unstable();
-        let mut expected = expected.to_vec();
-        expected.sort_unstable();
-        // Which policies a record names depends on the example: the records of orders name all of its own.
-        assert_eq!(found, expected, "{arguments:?}");
+        // Which policies a record names depends on the example.
+        assert_eq!(shown(arguments), expected, "{arguments:?}");
     }
 }
 
@@ -227,7 +223,11 @@ fn closed_and_compressed_files_of_a_folder_are_read_in_order() {
     fs::write(path("notes.txt"), "").expect("file");
     let ran = run(&[&["log", text(folder.path())], &json[..]].concat());
     assert_eq!((ran.code, ran.out.as_str()), (0, all.as_str()));
-    assert!(ran.err.contains("not read, because their names are not those of logs: notes.txt"), "{}", ran.err);
+    assert!(
+        ran.err.contains("not read, because their names are not those of logs: notes.txt"),
+        "{}",
+        ran.err
+    );
 
     fs::write(path("audit.log.20260102T030410.000Z.zst"), &first[..first.len() - 9]).expect("file");
     let ran = run(&[&["log", text(folder.path())], &json[..]].concat());
@@ -265,7 +265,9 @@ fn a_table_fits_the_terminal_and_a_wide_one_shortens_nothing() {
         assert_eq!(ran.out.lines().count(), 11, "one line for each record: {}", ran.out);
     }
     let ran = run_in_columns(&["log", text(&path), "--output", "wide"], Some("40"));
-    for part in ["2026-01-02T03:04:08.678901234Z", "10.244.1.3:40000", "10.244.2.2:5432", "default-deny ingress by "] {
+    for part in
+        ["2026-01-02T03:04:08.678901234Z", "10.244.1.3:40000", "10.244.2.2:5432", "default-deny ingress by "]
+    {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     assert!(!ran.out.contains('…'), "{}", ran.out);
@@ -307,12 +309,13 @@ fn names_never_control_the_terminal() {
     let json_text = serde_json::to_string(hostile).expect("JSON");
     let log_lines: Vec<String> =
         shop_log().iter().map(|line| line.replace(r#""blog""#, &json_text)).collect();
-    for arguments in [&[][..], &["--output", "wide"], &["--count-by", "from,policy"]] {
+    for arguments in [&["--output", "wide"][..], &["--count-by", "from,policy"], &["--from-namespace", "web"]]
+    {
         let ran = log(&log_lines, arguments);
         assert_eq!(ran.code, 0, "{}", ran.err);
-        let is_plain = |letter: char| letter == '\n' || letter.escape_debug().len() == 1;
+        let is_plain = |letter: char| letter == '\n' || letter == '\\' || letter.escape_debug().len() == 1;
         assert!(ran.out.chars().all(is_plain), "{arguments:?}: {:?}", ran.out);
-        assert!(ran.out.contains("\\u{1b}[2J\\u{9b}31m"), "{}", ran.out);
+        assert!(ran.out.contains("web/\\u{1b}[2J"), "{}", ran.out);
     }
     let ran = run_with(&["log", "-"], b"{\"\x1b[2J\x9b\xc2\x9b\": 1}\n");
     assert!(ran.err.chars().all(|letter| letter == '\n' || !letter.is_control()), "{:?}", ran.err);
@@ -325,7 +328,10 @@ fn what_cannot_be_meant_is_a_usage_error() {
     let empty = tempfile::tempdir().expect("folder");
     let cases: [(&[&str], &str); 12] = [
         (&["/nowhere/audit.log"], "cannot read /nowhere/audit.log: No such file"),
-        (&["--audit-log", "/nowhere/audit.log"], "there is no such log: give the path of the agent's --audit-log"),
+        (
+            &["--audit-log", "/nowhere/audit.log"],
+            "there is no such log: give the path of the agent's --audit-log",
+        ),
         (&[text(empty.path())], "has no log: names of logs end in .log"),
         (&[text(&log), "--follow"], "--follow"),
         (&["--follow", "--count-by", "from"], "--count-by"),

@@ -117,7 +117,8 @@ fn other_event() -> impl Strategy<Value = Value> {
 fn record() -> impl Strategy<Value = Record> {
     let event = prop_oneof![3 => connection().boxed(), 1 => other_event().boxed()];
     (event, 0..100_i64, prop::option::of(select(&NAMES[..]))).prop_map(|(fields, seconds, cluster)| {
-        let mut line = json!({"schema": 1, "seq": 1, "instance": "i-1", "node": "n", "time": time(seconds).to_string()});
+        let mut line =
+            json!({"schema": 1, "seq": 1, "instance": "i-1", "node": "n", "time": time(seconds).to_string()});
         let object: &mut Map<String, Value> = line.as_object_mut().expect("an object");
         cluster.into_iter().for_each(|cluster| _ = object.insert("cluster".to_owned(), cluster.into()));
         object.extend(fields.as_object().expect("an object").clone());

@@ -15,6 +15,9 @@ const SAMPLE: usize = 200;
 /// The narrowest width to which a column is shortened to fit the terminal.
 const NARROWEST: usize = 8;
 
+/// Verdicts in this column are coloured.
+const VERDICT: usize = 1;
+
 /// What separates columns.
 const GAP: &str = "  ";
 
@@ -111,9 +114,9 @@ fn line(cells: &[String], widths: &[usize], is_cut: bool) -> Text {
     for (index, (cell, width)) in cells.iter().zip(widths).enumerate().take(last + 1) {
         let cell = if is_cut { shortened(cell, *width) } else { cell.clone() };
         let padding = if index == last { 0 } else { width.saturating_sub(cell.chars().count()) };
-        let painted = match &*cell {
-            "allow" => paint::verdict(Verdict::Allow, &cell),
-            "deny" => paint::verdict(Verdict::Deny, &cell),
+        let painted = match cell.split(' ').next() {
+            Some("allow") if index == VERDICT => paint::verdict(Verdict::Allow, &cell),
+            Some("deny") if index == VERDICT => paint::verdict(Verdict::Deny, &cell),
             _ => Text::new(&cell),
         };
         let gap = if index == last { "" } else { GAP };

@@ -6,13 +6,13 @@ use audit::PolicyChange;
 use audit::query::{EndView, EventKind, Field, RecordView};
 
 /// The columns of [`cells`].
-pub(super) const HEADER: [&str; 6] = ["TIME", "WHAT", "COUNT", "FROM", "TO", "WHY"];
+pub(super) const HEADER: [&str; 5] = ["TIME", "WHAT", "FROM", "TO", "WHY"];
 
 /// The columns of [`wide_cells`].
 pub(super) const WIDE_HEADER: [&str; 14] = [
     "TIME",
-    "EVENT",
     "VERDICT",
+    "EVENT",
     "COUNT",
     "DIRECTION",
     "FROM",
@@ -29,14 +29,13 @@ pub(super) const WIDE_HEADER: [&str; 14] = [
 /// How many policies a row names at most.
 const MOST_POLICIES: usize = 3;
 
-/// What matters most. The time is in UTC.
-pub(super) fn cells(record: &RecordView<'_>) -> [String; 6] {
+/// What matters most. The time is in UTC, without the year.
+pub(super) fn cells(record: &RecordView<'_>) -> [String; 5] {
     let is_connection = record.event == EventKind::Connection;
     let what = if is_connection { text(Field::Verdict, record) } else { record.event.name().to_owned() };
     [
-        record.time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        what,
-        count(record),
+        record.time.strftime("%m-%d %H:%M:%S").to_string(),
+        what + &count(record),
         own_pod(record).unwrap_or_else(|| or_empty(Field::From, record)),
         destination(record),
         why(record),
@@ -47,8 +46,8 @@ pub(super) fn cells(record: &RecordView<'_>) -> [String; 6] {
 pub(super) fn wide_cells(record: &RecordView<'_>) -> [String; 14] {
     [
         format!("{:.9}", record.time),
-        record.event.name().to_owned(),
         text(Field::Verdict, record),
+        record.event.name().to_owned(),
         record.weight().to_string(),
         text(Field::Direction, record),
         own_pod(record).unwrap_or_else(|| text(Field::From, record)),
@@ -78,9 +77,9 @@ fn or_empty(field: Field, record: &RecordView<'_>) -> String {
     Some(text(field, record)).filter(|text| text != "-").unwrap_or_default()
 }
 
-/// How many denials or packets; empty for one.
+/// How many denials or packets, such as ` x6`; empty for one.
 fn count(record: &RecordView<'_>) -> String {
-    Some(record.weight()).filter(|count| *count != 1).map_or_else(String::new, |count| count.to_string())
+    Some(record.weight()).filter(|count| *count != 1).map_or_else(String::new, |count| format!(" x{count}"))
 }
 
 /// The pod of which an event `pod` or `dropped` tells, if no source is known.
