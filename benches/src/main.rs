@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::page;
 use benches::{
-    apply, audit_log, baseline, compile, connections, export, floods, flows, instructions, memory, ports, scale,
-    verdicts,
+    apply, audit_log, baseline, compile, connections, export, floods, flows, instructions, memory, ports,
+    scale, verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;

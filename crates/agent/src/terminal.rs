@@ -88,6 +88,11 @@ struct Escaped(String);
 
 impl fmt::Write for Escaped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Most texts have nothing to escape.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         for letter in text.chars() {
             match letter {
                 '"' | '\'' | '\\' => self.0.push(letter),

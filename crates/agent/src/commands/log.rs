@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 
 use audit::query::{Field, Scan};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::exit;
 use crate::paint;
@@ -21,12 +21,14 @@ mod columns;
 mod counts;
 mod filter;
 mod inputs;
+mod output;
 mod row;
 mod sink;
 mod values;
 
 use filter::FilterArguments;
 use inputs::Inputs;
+use output::LogOutput;
 use sink::Sink;
 
 /// The log of an agent that was started as in the examples of `run`.
@@ -98,18 +100,6 @@ pub(super) struct Log {
     /// in full. json: the lines of the log, byte for byte; with --count-by, one object per row.
     #[arg(long, value_name = "table|wide|json", value_enum, default_value_t)]
     output: LogOutput,
-}
-
-/// Output format of `log`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-enum LogOutput {
-    /// A table that fits the terminal.
-    #[default]
-    Table,
-    /// A table with all fields.
-    Wide,
-    /// JSON lines.
-    Json,
 }
 
 impl Log {

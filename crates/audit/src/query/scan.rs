@@ -124,7 +124,12 @@ impl Scan {
         struct AnySchema {
             schema: u64,
         }
-        let error = match serde_json::from_slice::<RecordView<'_>>(line) {
+        // Checking the whole line's encoding at once is faster than that of each text.
+        let parsed = match std::str::from_utf8(line) {
+            Ok(line) => serde_json::from_str::<RecordView<'_>>(line),
+            Err(_) => serde_json::from_slice(line),
+        };
+        let error = match parsed {
             Ok(record) if record.schema == SCHEMA => return Some(record),
             Ok(_) => None,
             Err(error) => Some(error),

@@ -9,8 +9,8 @@ use std::io;
 use audit::query::{Field, RecordView};
 use serde_json::{Map, Value};
 
-use super::LogOutput;
 use super::columns::Columns;
+use super::output::LogOutput;
 use crate::commands::table;
 use crate::paint;
 use crate::terminal::{OutputLines, text};

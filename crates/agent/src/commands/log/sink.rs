@@ -4,9 +4,9 @@ use std::io;
 
 use audit::query::{Field, RecordView};
 
-use super::LogOutput;
 use super::columns::Columns;
 use super::counts::Counts;
+use super::output::LogOutput;
 use super::row;
 use crate::commands::table;
 use crate::terminal::OutputLines;
