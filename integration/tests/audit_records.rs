@@ -136,12 +136,12 @@ fn connections_that_a_change_cuts_and_brings_back_are_recorded_with_policies_and
 fn one_refused_connect_is_one_record_and_a_count() {
     let mut scenario = Scenario::new(web_to_db::cluster());
     scenario.policy(POLICY, FORBIDDEN);
-    // The kernel drops retransmitted packets of a cached flow itself, and some of them only count.
-    scenario.start_agents(&["--audit-fold=1s", "--verdict-cache-ttl=off"]);
+    // The kernel drops retransmitted packets of a cached flow itself, and logs few of them.
+    scenario.start_agents(&["--audit-fold=10s", "--verdict-cache-ttl=off"]);
     let log = scenario.agent("node-a").audit_log().to_owned();
     let [address, _] = scenario.testbed.addresses("db/s").unwrap();
     let client = scenario.testbed.namespace("web/a").unwrap();
-    // SYNs after 0, 1 and 3 s (RFC 6298).
+    // SYNs after 0, 1 and at most 3 s (RFC 6298).
     let connected = client
         .run(|| TcpStream::connect_timeout(&SocketAddr::new(address, 5432), Duration::from_millis(3_500)))
         .unwrap();
@@ -157,9 +157,7 @@ fn one_refused_connect_is_one_record_and_a_count() {
     let of_client =
         |denial: &&Connection| denial.source.as_ref().is_some_and(|end| end.pod.as_deref() == Some("a"));
     let denials: Vec<&Connection> = denials.filter(of_client).collect();
-    assert_eq!(denials[0].count, None, "{denials:#?}");
-    assert!(denials[1..].iter().all(|denial| denial.count.is_some()), "{denials:#?}");
-    let all: u64 = denials.iter().map(|denial| denial.evaluations()).sum();
-    assert!(all >= 3 && denials.len() as u64 <= all, "{denials:#?}");
+    let [first, others] = denials.as_slice() else { panic!("not two records: {denials:#?}") };
+    assert!(first.count.is_none() && others.count >= Some(2), "{denials:#?}");
     assert!(denials.iter().all(|denial| denial.packet() == denials[0].packet()), "{denials:#?}");
 }

@@ -34,7 +34,7 @@ fn an_invalid_command_line_is_a_usage_error() {
     let folder = folder(CLUSTER);
     let source = text(folder.path());
     let run_flags = ["run", "--source", source, "--node", "node-a"];
-    let cases: [(&[&str], &str); 21] = [
+    let cases: [(&[&str], &str); 24] = [
         (&[], "Usage:"),
         (&["fly"], "unrecognized subcommand"),
         (&["run", "--source", "/nowhere", "--node", "n"], "--source /nowhere: No such file"),
@@ -81,6 +81,24 @@ fn an_invalid_command_line_is_a_usage_error() {
             &["run", "--source", source, "--node", "n", "--audit-log", source],
             "is a folder: name a file, such as ",
         ),
+        (
+            &[
+                "run",
+                "--source",
+                source,
+                "--node",
+                "n",
+                "--audit-log",
+                "audit.log",
+                "--audit-max-size",
+                "1GiB",
+                "--audit-total-size",
+                "1GiB",
+            ],
+            "give at least twice --audit-max-size, 2.0 GiB",
+        ),
+        (&["run", "--node", "n", "--audit-group", "no such group"], "give the group's number, such as 4"),
+        (&["run", "--node", "n", "--audit-max-age", "daily"], "such as 24h, or off"),
         (&["status", "--http-port", "0"], "write a whole number from 1 to 65535, such as 9476"),
     ];
     for (arguments, part) in cases {

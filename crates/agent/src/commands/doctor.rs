@@ -39,8 +39,8 @@ Examples:
   List only failed checks:
     kube-verdict doctor --output json | jq '.needs[] | select(.state == \"wrong\")'
 
-Exit codes: 0 all checks pass, perhaps with warnings, 1 failure (also: a check fails), 2 usage
-error.";
+Exit codes: 0 all checks pass, perhaps with warnings, 1 failure (also: a check fails, or the agent
+can't write its audit log), 2 usage error.";
 
 /// Checks whether the kernel and the node have what an agent needs.
 ///

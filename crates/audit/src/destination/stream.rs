@@ -1,8 +1,8 @@
 //! A destination that is no regular file: standard output, a FIFO or a device.
 //!
-//! Invariant: a write never waits for the reader, so a reader that stops delays neither the writer's counters
-//! nor the agent's end. Lines that don't fit are refused as a whole; the rest of a line that fits in part is
-//! kept and written first.
+//! Invariant: a write never waits for the reader, so a reader that stops delays no counter and no status.
+//! Lines that don't fit are refused as a whole; the rest of a batch that fits in part is kept and written
+//! first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
