@@ -18,12 +18,15 @@
 //!             (connections and edits under pod events of another node: [ events ])
 //!  API server -> an agent in a cluster of pods without kubelets           -> [ scale ]
 //!
+//!  evaluations -> a log -> queries of `kube-verdict log`                   -> [ audit_log ]
+//!
 //!  all of them -> [ report ] as table and JSON -> [ page ] docs/performance.md with plots
 //! ```
 #![deny(unsafe_code)]
 
 pub mod allocations;
 pub mod apply;
+pub mod audit_log;
 pub mod baseline;
 pub mod cluster_policy;
 pub mod compile;

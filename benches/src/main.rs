@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use benches::page;
 use benches::{
-    apply, baseline, cluster_policy, compile, connections, export, floods, flows, instructions, memory,
-    ports, scale, verdicts,
+    apply, audit_log, baseline, cluster_policy, compile, connections, export, floods, flows, instructions,
+    memory, ports, scale, verdicts,
 };
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
@@ -46,6 +46,8 @@ enum Command {
     Ports(ports::Arguments),
     /// Resident memory of an agent with a large cluster (as root).
     Memory(memory::Arguments),
+    /// Queries of `kube-verdict log` over a large audit log.
+    Audit(audit_log::Arguments),
     /// One agent in a cluster of up to 50,000 pods, over a real API server (as root).
     Scale(scale::Arguments),
     /// Instructions of one verdict, compared with the committed figures.
@@ -81,6 +83,7 @@ fn main() -> Result<()> {
         Command::ClusterPolicy(arguments) => cluster_policy::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Audit(arguments) => audit_log::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

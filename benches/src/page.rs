@@ -101,6 +101,13 @@ const SUBJECTS: [(&str, &str, &str); 10] = [
     ),
     ("memory", "Memory", "The agent's memory for a large cluster in a folder of manifests."),
     (
+        "audit",
+        "The audit log",
+        "`kube-verdict log` over one file of records of evaluations, half of them denials, with its output \
+         discarded. A line that a filter rules out by its text is not parsed. `MB/s` counts uncompressed \
+         bytes; `peak MB` is the maximum of resident memory in this and all earlier queries.",
+    ),
+    (
         "scale",
         "A large cluster",
         "One agent with a real API server full of pods that no kubelet runs. Events are label changes of \

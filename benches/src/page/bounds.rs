@@ -9,7 +9,7 @@ use crate::cluster_policy::p99;
 use crate::compile::{self, Event};
 use crate::modes::{Mode, Route};
 use crate::report::Report;
-use crate::{apply, cluster_policy, connections, flows, ports, scale, verdicts};
+use crate::{apply, audit_log, cluster_policy, connections, flows, ports, scale, verdicts};
 
 /// One bound.
 struct CheckedBound {
@@ -96,6 +96,7 @@ fn checked_bounds(reports: &[&Report]) -> Result<Vec<CheckedBound>> {
         list.new_ports(&report.figures()?);
         list.edits(&report.figures()?);
         list.cluster_policies(&report.figures()?);
+        list.audit(&report.figures()?);
         list.scale(&report.figures()?);
     }
     Ok(list.0)
@@ -249,6 +250,15 @@ impl Bounds {
             Bound::AtMost(150.0),
             "ms",
             changes.iter().filter(|row| row.pods == 10_000).map(|row| p99(&row.in_force_ms())),
+        );
+    }
+
+    fn audit(&mut self, queries: &[audit_log::Row]) {
+        self.check(
+            "`kube-verdict log` over an uncompressed log",
+            Bound::AtLeast(300.0),
+            "MB/s",
+            queries.iter().filter(|row| !row.compressed).map(|row| row.mb_per_second),
         );
     }
 

@@ -14,6 +14,7 @@ mod diff;
 mod doctor;
 mod explain;
 mod kubectl;
+mod log;
 mod man;
 mod netpol;
 mod offline;

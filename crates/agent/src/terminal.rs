@@ -6,7 +6,7 @@
 //! print.
 
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::Add;
 
 use owo_colors::{OwoColorize, Style};
@@ -88,6 +88,11 @@ struct Escaped(String);
 
 impl fmt::Write for Escaped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Most texts have nothing to escape.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            self.0.push_str(text);
+            return Ok(());
+        }
         for letter in text.chars() {
             match letter {
                 '"' | '\'' | '\\' => self.0.push(letter),
@@ -136,6 +141,65 @@ pub(crate) fn json_lines() -> io::StdoutLock<'static> {
 #[expect(clippy::disallowed_methods, reason = "the one place for scripts on standard output")]
 pub(crate) fn print_script(script: &[u8]) -> io::Result<()> {
     io::stdout().lock().write_all(script)
+}
+
+/// Standard output, for many lines. They are buffered until [`flush`](Self::flush).
+#[derive(Debug)]
+pub(crate) struct OutputLines {
+    buffer: Vec<u8>,
+    is_terminal: bool,
+    has_colours: bool,
+}
+
+impl OutputLines {
+    /// How many bytes are written at once.
+    const BATCH: usize = 64 << 10;
+
+    /// Lines for standard output.
+    #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
+    pub(crate) fn new() -> Self {
+        let output = io::stdout();
+        let has_colours = anstream::AutoStream::choice(&output) != anstream::ColorChoice::Never;
+        let buffer = Vec::with_capacity(2 * Self::BATCH);
+        Self { buffer, is_terminal: output.is_terminal(), has_colours }
+    }
+
+    /// Adds a text, without its colours if standard output is not a terminal.
+    pub(crate) fn text(&mut self, text: &Text) -> io::Result<()> {
+        if self.has_colours {
+            self.buffer.extend_from_slice(text.0.as_bytes());
+        } else {
+            let plain = anstream::adapter::strip_str(&text.0);
+            plain.for_each(|part| self.buffer.extend_from_slice(part.as_bytes()));
+        }
+        self.end_line()
+    }
+
+    /// Adds a line of JSON, byte for byte. On a terminal, control characters and invisible characters are
+    /// escaped as JSON allows.
+    pub(crate) fn json(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_terminal {
+            // Outside of its strings, valid JSON has no control characters but white space.
+            let line = String::from_utf8_lossy(line).replace(['\r', '\t', '\n'], " ");
+            self.buffer.extend_from_slice(escaped_json(&line).as_bytes());
+        } else {
+            self.buffer.extend_from_slice(line);
+        }
+        self.end_line()
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= Self::BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes all lines.
+    #[expect(clippy::disallowed_methods, reason = "the one place for lines on standard output")]
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().write_all(&self.buffer)?;
+        self.buffer.clear();
+        io::stdout().lock().flush()
+    }
 }
 
 #[cfg(test)]

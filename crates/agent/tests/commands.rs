@@ -16,7 +16,7 @@ fn free_port() -> String {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    let commands = ["run", "explain", "check", "diff", "doctor", "status", "probe", "cleanup", "wait"];
+    let commands = ["run", "explain", "log", "check", "diff", "doctor", "status", "probe", "cleanup", "wait"];
     for command in commands.into_iter().chain(["completions", "man"]) {
         let ran = run(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{command}");

@@ -28,6 +28,7 @@ pub mod destination;
 mod fold;
 pub mod policy_verdicts;
 pub mod policy_versions;
+pub mod query;
 pub mod reader;
 pub mod record;
 pub mod recorder;

@@ -1,13 +1,25 @@
-//! Reads a log line by line, in constant memory.
+//! Reads logs line by line, in constant memory: closed and compressed files, standard input, and a log that
+//! is being written.
+//!
+//! ```text
+//!  paths -> [ LogFiles ] -> [ open ] -+-> [ RawLines ] -+-> [ Lines ] -> Record
+//!                         [ Follow ] -+                 +-> [ Scan ] -> RecordView
+//! ```
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
 use crate::record::Record;
 
-/// The longest line that is read. No record is longer.
-pub const LONGEST_LINE: usize = 1 << 20;
+mod files;
+mod follow;
+mod raw_lines;
+#[cfg(test)]
+mod tests;
+
+pub use files::{LogFile, LogFiles, LogInput, open, open_input};
+pub use follow::{Follow, Followed};
+pub use raw_lines::{LONGEST_LINE, RawLine, RawLines};
 
 /// A log, or a line of it, that can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +52,11 @@ pub enum ReadError {
     },
 }
 
-/// The records of the log at `path`, oldest first. Empty lines are skipped.
-pub fn read(path: impl AsRef<Path>) -> Result<Lines<BufReader<File>>, ReadError> {
+/// The records of the log at `path`, compressed or not, oldest first. Empty lines are skipped.
+pub fn read(path: impl AsRef<Path>) -> Result<Lines<LogInput>, ReadError> {
     let path = path.as_ref();
-    match File::open(path) {
-        Ok(file) => Ok(Lines::new(path, BufReader::with_capacity(1 << 16, file))),
+    match open(path) {
+        Ok(input) => Ok(Lines::new(path, input)),
         Err(source) => Err(ReadError::File { path: path.to_owned(), source }),
     }
 }
@@ -52,33 +64,16 @@ pub fn read(path: impl AsRef<Path>) -> Result<Lines<BufReader<File>>, ReadError>
 /// See [`read`].
 #[derive(Debug)]
 pub struct Lines<R> {
-    input: R,
+    lines: RawLines<R>,
     path: PathBuf,
-    line: u64,
-    buffer: Vec<u8>,
-    /// Whether the input failed: then the iterator ends.
-    failed: bool,
+    /// Whether the input ended or failed: then the iterator ends.
+    has_ended: bool,
 }
 
 impl<R: BufRead> Lines<R> {
     /// The records of any input; errors call it `path`.
     pub fn new(path: impl Into<PathBuf>, input: R) -> Self {
-        Self { input, path: path.into(), line: 0, buffer: Vec::new(), failed: false }
-    }
-
-    /// Reads the next line into the buffer. Returns whether it is whole; a longer one is skipped. `None` at
-    /// the end.
-    fn read_line(&mut self) -> io::Result<Option<bool>> {
-        let limit = LONGEST_LINE as u64 + 1;
-        if (&mut self.input).take(limit).read_until(b'\n', &mut self.buffer)? == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        let is_whole = self.buffer.len() <= LONGEST_LINE;
-        if !is_whole && self.buffer.last() != Some(&b'\n') {
-            self.input.skip_until(b'\n')?;
-        }
-        Ok(Some(is_whole))
+        Self { lines: RawLines::new(input), path: path.into(), has_ended: false }
     }
 }
 
@@ -86,24 +81,24 @@ impl<R: BufRead> Iterator for Lines<R> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.failed {
-            self.buffer.clear();
-            match self.read_line() {
+        while !self.has_ended {
+            let raw = match self.lines.next_line() {
                 Ok(None) => return None,
-                Ok(Some(true)) => {}
-                Ok(Some(false)) => {
-                    return Some(Err(ReadError::LongLine { path: self.path.clone(), line: self.line }));
-                }
+                Ok(Some(raw)) => raw,
                 Err(source) => {
-                    self.failed = true;
+                    self.has_ended = true;
                     return Some(Err(ReadError::File { path: self.path.clone(), source }));
                 }
-            }
-            if !self.buffer.trim_ascii().is_empty() {
-                let record = serde_json::from_slice(&self.buffer);
+            };
+            self.has_ended = !raw.is_finished;
+            let Some(text) = raw.text else {
+                return Some(Err(ReadError::LongLine { path: self.path.clone(), line: raw.number }));
+            };
+            if !text.trim_ascii().is_empty() {
+                let record = serde_json::from_slice(text);
                 return Some(record.map_err(|source| ReadError::Line {
                     path: self.path.clone(),
-                    line: self.line,
+                    line: raw.number,
                     source,
                 }));
             }

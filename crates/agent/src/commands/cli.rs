@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use super::{check, cleanup, completions, diff, doctor, explain, man, probe, run, status, wait};
+use super::{check, cleanup, completions, diff, doctor, explain, log, man, probe, run, status, wait};
 use crate::exit;
 
 /// Enforces Kubernetes NetworkPolicy on nodes whose CNI does not: with nftables, NFQUEUE and compiled
@@ -19,6 +19,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     Run(Box<run::Run>),
     Explain(explain::Explain),
+    Log(Box<log::Log>),
     Check(check::Check),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
@@ -36,6 +37,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Log(log) => log.run(),
             Command::Check(check) => check.run(),
             Command::Diff(diff) => diff.run(),
             Command::Doctor(doctor) => doctor.run(),

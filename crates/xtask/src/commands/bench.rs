@@ -53,6 +53,8 @@ enum What {
     Ports,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
+    /// Queries of `kube-verdict log` over an audit log of 1 GB: uncompressed megabytes a second, memory.
+    Audit,
     /// One agent with up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
     Scale,
     /// All of these, one after the other, and then the report. `--quick` only checks that they work.
@@ -79,6 +81,7 @@ const MEASUREMENTS: [What; 10] = [
     What::ClusterPolicy,
     What::Ports,
     What::Memory,
+    What::Audit,
     What::Scale,
 ];
 
@@ -126,7 +129,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
 /// Builds the programs that the chosen benchmarks run.
 fn build_for(workspace: &Workspace, chosen: &[What]) -> Result<()> {
     let mut what = vec!["-p", "benches", "--bin", "benches"];
-    if chosen.iter().any(|what| what.needs_root()) {
+    if chosen.iter().any(|what| what.needs_root() || *what == What::Audit) {
         what.extend(["-p", "kube-verdict", "--bin", "kube-verdict"]);
     }
     build(workspace, &what)?;
@@ -205,6 +208,7 @@ impl What {
             Self::ClusterPolicy => &["--pods=100", "--policies=10", "--cluster-policies=2", "--changes=1"],
             Self::Floods => &["--seconds=1"],
             Self::Ports => &["--starts=2"],
+            Self::Audit => &["--megabytes=20", "--rounds=1"],
             Self::Memory => &["--pods=100", "--policies=10", "--edits=2"],
             Self::Scale => &["--pods=100,200", "--policies=10", "--pod-bytes=100", "--rounds=1"],
             Self::All | Self::Instructions | Self::Export | Self::Report => &[],
