@@ -133,8 +133,8 @@ fn time_query(path: &Path, arguments: &[&str]) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// Writes a log of at least `bytes`, half of whose records are denials. Returns its path and the name of a pod
-/// in it.
+/// Writes a log of at least `bytes`, half of whose records are denials. Returns its path and the name of a
+/// pod in it.
 fn write_log(folder: &Path, bytes: u64) -> Result<(PathBuf, String)> {
     let shape =
         Shape { pods: 10_000, policies: 1_000, rules: 5, peers: PeerKind::Selector, cluster_policies: 0 };
