@@ -38,10 +38,11 @@ pub mod writer;
 pub use community_id::CommunityId;
 pub use destination::{Destination, DestinationError, FileSettings, is_closed_file};
 pub use policy_verdicts::PolicyVerdicts;
+pub use policy_versions::PolicyVersion;
 pub use reader::{Lines, ReadError, read};
 pub use record::{
     AppliedPolicy, Bypass, Connection, Dropped, Endpoint, Event, Instance, Lost, PolicyChange, PolicyRef,
-    PolicyUpdate, PolicyVersion, Record,
+    PolicyUpdate, Record,
 };
 pub use recorder::{Recorder, RevokedBy};
 pub use side::Side;

@@ -9,14 +9,21 @@ use std::sync::Arc;
 use policy::{Generation, PolicyName};
 use rustc_hash::FxBuildHasher;
 
-use crate::record::PolicyVersion;
-
 /// How many versions of a policy are kept: records are written some hundredths of a second after their
 /// verdicts, so few versions are in use.
 const KEPT: usize = 8;
 
 /// For how many generations the versions of a deleted policy are kept.
 const KEPT_GENERATIONS: u64 = 64;
+
+/// The version of a policy object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PolicyVersion {
+    /// `metadata.uid`; `None` if it is not known.
+    pub uid: Option<Arc<str>>,
+    /// `metadata.resourceVersion`; `None` if it is not known.
+    pub resource_version: Option<Arc<str>>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]

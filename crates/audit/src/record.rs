@@ -25,7 +25,7 @@ pub use events::{
     Start, Stop,
 };
 pub(crate) use line::{ConnectionEvent, LineBuffer, RecordHead};
-pub use policy_ref::{PolicyRef, PolicyVersion};
+pub use policy_ref::PolicyRef;
 pub use tcp_flags::{NoTcpFlags, TcpFlags};
 
 /// The version of the record's schema.

@@ -15,7 +15,8 @@ use policy::{Evaluation, Generation, Labels, PolicyName};
 use crate::destination::{Destination, DestinationError, Sink};
 use crate::fold::Fold;
 use crate::policy_verdicts::PolicyVerdicts;
-use crate::record::{Bypass, Dropped, Event, Instance, LineBuffer, PolicyUpdate, PolicyVersion};
+use crate::policy_versions::PolicyVersion;
+use crate::record::{Bypass, Dropped, Event, Instance, LineBuffer, PolicyUpdate};
 use crate::recorder::{self, Recorder, Ring};
 
 mod losses;

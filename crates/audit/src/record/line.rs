@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use policy::{Direction, Protocol, Verdict, Workload, explanation::Miss};
 
 use super::{
-    Connection, Endpoint, Event, Instance, NearestMiss, Outcome, PolicyRef, PolicyVersion, Record, SCHEMA,
-    TcpFlags,
+    Connection, Endpoint, Event, Instance, NearestMiss, Outcome, PolicyRef, Record, SCHEMA, TcpFlags,
 };
+use crate::policy_versions::PolicyVersion;
 
 /// What all records of an instance begin with. Clones number records together.
 #[derive(Clone, Debug)]

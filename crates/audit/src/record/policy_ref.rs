@@ -5,6 +5,8 @@ use std::sync::Arc;
 use policy::{PolicyKind, PolicyName};
 use serde::{Deserialize, Serialize};
 
+use crate::policy_versions::PolicyVersion;
+
 /// A policy, in the version that decided.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "PolicyForm"))]
@@ -14,15 +16,6 @@ pub struct PolicyRef {
     pub name: Arc<PolicyName>,
     /// The version; `None` if the source of policies has no versions, or if it is not known any more.
     pub version: Option<Arc<PolicyVersion>>,
-}
-
-/// The version of a policy object.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PolicyVersion {
-    /// `metadata.uid`; `None` if it is not known.
-    pub uid: Option<Arc<str>>,
-    /// `metadata.resourceVersion`; `None` if it is not known.
-    pub resource_version: Option<Arc<str>>,
 }
 
 /// A policy, in the version that decided.

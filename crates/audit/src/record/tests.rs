@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::community_id::CommunityId;
-use crate::policy_versions::PolicyVersions;
+use crate::policy_versions::{PolicyVersion, PolicyVersions};
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("address")

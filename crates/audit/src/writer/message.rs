@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use policy::{Generation, Labels, PolicyName};
 
-use crate::record::{Event, PolicyVersion};
+use crate::policy_versions::PolicyVersion;
+use crate::record::Event;
 
 /// What the agent's threads send to the writer besides evaluations.
 #[derive(Debug)]

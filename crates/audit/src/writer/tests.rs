@@ -6,9 +6,10 @@ use policy::{Change, Compiler, Generation, Labels, Pod, PodName, PolicyName, Sco
 
 use super::*;
 use crate::destination::{Destination, FileSettings};
+use crate::policy_versions::PolicyVersion;
 use crate::reader::read;
 use crate::record::tests::{evaluation, from_to, instance, snapshot};
-use crate::record::{LostReason, PolicyVersion, Record};
+use crate::record::{LostReason, Record};
 use crate::recorder::{self, Recorder};
 use crate::writer::{Audit, AuditConfig, AuditCounters, AuditMonitor, Reopener, SLOW_WRITE};
 

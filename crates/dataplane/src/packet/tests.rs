@@ -102,7 +102,8 @@ proptest! {
         let mut expected = Packet::new(source.into(), destination.into(), Protocol::TCP).to_port(to);
         expected.source_port = Some(from);
         // Without SYN it does not begin a connection.
-        expected.is_mid_stream = true;
+        expected = expected.with_tcp_flags(0);
+        prop_assert!(expected.is_mid_stream);
         prop_assert_eq!(parse(&bytes[..bytes.len().min(COPY_RANGE)]), Ok(expected));
     }
 
@@ -113,7 +114,17 @@ proptest! {
         bytes[20 + 13] = flags;
         // FIN, SYN, RST, PSH, ACK, URG and two congestion control flags (RFC 9293).
         let begins = flags & 0b0001_0111 == 0b0000_0010;
-        prop_assert_eq!(parse(&bytes).map(|packet| packet.is_mid_stream), Ok(!begins));
+        let parsed = parse(&bytes).map(|packet| (packet.is_mid_stream, packet.tcp_flags));
+        prop_assert_eq!(parsed, Ok((!begins, Some(flags))));
+    }
+
+    #[test]
+    fn an_icmp_packet_has_type_and_code(kind: u8, code: u8) {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).icmpv4_raw(kind, code, [0; 4]);
+        builder.write(&mut bytes, b"x").unwrap();
+        let parsed = parse(&bytes).map(|packet| (packet.icmp_type, packet.icmp_code, packet.tcp_flags));
+        prop_assert_eq!(parsed, Ok((Some(kind), Some(code), None)));
     }
 
     #[test]
