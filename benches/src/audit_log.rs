@@ -12,7 +12,6 @@ use audit::policy_versions::PolicyVersions;
 use audit::{Connection, Event, Record};
 use integration::agent;
 use jiff::{SignedDuration, Timestamp};
-use nix::sys::resource::{UsageWho, getrusage};
 use policy::{Compiler, Directions, Evaluation, Packet, Scope, Snapshot};
 use serde::{Deserialize, Serialize};
 use workload::{PeerKind, Shape, Workload};
@@ -49,15 +48,13 @@ pub struct Row {
     pub seconds: f64,
     /// Uncompressed megabytes a second.
     pub mb_per_second: f64,
-    /// The maximum of resident memory in this and all earlier queries.
-    pub peak_mb: f64,
 }
 
 impl Figures for Row {
     const NAME: &'static str = "audit";
 
     fn header() -> Vec<&'static str> {
-        vec!["log", "file", "MB", "s", "MB/s", "peak MB"]
+        vec!["log", "file", "MB", "s", "MB/s"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -67,7 +64,6 @@ impl Figures for Row {
             format!("{:.0}", self.log_mb),
             format!("{:.2}", self.seconds),
             format!("{:.0}", self.mb_per_second),
-            format!("{:.1}", self.peak_mb),
         ]
     }
 }
@@ -102,15 +98,12 @@ fn measure(folder: &Path, megabytes: u64, rounds: u32) -> Result<Vec<Row>> {
                 (0..rounds).map(|_| time_query(path, arguments)).collect::<Result<Vec<Duration>>>()?;
             times.sort();
             let seconds = times[times.len() / 2].as_secs_f64();
-            // Kilobytes, of the largest child so far.
-            let peak_mb = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() as f64 * 1024.0 / 1e6;
             rows.push(Row {
                 query: (*query).to_owned(),
                 compressed: is_compressed,
                 log_mb,
                 seconds,
                 mb_per_second: log_mb / seconds,
-                peak_mb,
             });
             bar.inc(1);
         }
@@ -133,8 +126,8 @@ fn time_query(path: &Path, arguments: &[&str]) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// Writes a log of at least `bytes`, half of whose records are denials. Returns its path and the name of a pod
-/// in it.
+/// Writes a log of at least `bytes`, half of whose records are denials. Returns its path and the name of a
+/// pod in it.
 fn write_log(folder: &Path, bytes: u64) -> Result<(PathBuf, String)> {
     let shape =
         Shape { pods: 10_000, policies: 1_000, rules: 5, peers: PeerKind::Selector, cluster_policies: 0 };

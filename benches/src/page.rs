@@ -105,7 +105,7 @@ const SUBJECTS: [(&str, &str, &str); 10] = [
         "The audit log",
         "`kube-verdict log` over one file of records of evaluations, half of them denials, with its output \
          discarded. A line that a filter rules out by its text is not parsed. `MB/s` counts uncompressed \
-         bytes; `peak MB` is the maximum of resident memory in this and all earlier queries.",
+         bytes.",
     ),
     (
         "scale",

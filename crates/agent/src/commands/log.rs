@@ -64,8 +64,8 @@ can't be read, so the answer may be incomplete), 2 usage error (also: a file doe
 pub(super) struct Log {
     /// Files of logs, compressed or not, folders of them, or `-` for standard input.
     ///
-    /// In a folder, each file NAME.log or NAME.jsonl is read after its closed files, the oldest first. Default: the log
-    /// that --audit-log names, with its closed files.
+    /// In a folder, each file NAME.log or NAME.jsonl is read after its closed files, the oldest first.
+    /// Default: the log that --audit-log names, with its closed files.
     #[arg(value_name = "FILE|DIR|-")]
     files: Vec<PathBuf>,
 

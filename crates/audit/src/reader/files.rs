@@ -47,8 +47,8 @@ pub struct LogFiles {
 }
 
 impl LogFiles {
-    /// All logs in a folder: files whose names end in `.log` or `.jsonl`, each after its closed files. If there are
-    /// several logs, they follow each other by name.
+    /// All logs in a folder: files whose names end in `.log` or `.jsonl`, each after its closed files. If
+    /// there are several logs, they follow each other by name.
     pub fn in_folder(folder: &Path) -> io::Result<Self> {
         let mut logs: BTreeMap<OsString, Vec<OsString>> = BTreeMap::new();
         let mut others = Vec::new();

@@ -53,7 +53,7 @@ enum What {
     Ports,
     /// Resident memory of an agent with 10,000 pods and 1,000 policies (as root).
     Memory,
-    /// Queries of `kube-verdict log` over an audit log of 1 GB: uncompressed megabytes a second, memory.
+    /// Queries of `kube-verdict log` over an audit log of 1 GB: uncompressed megabytes a second.
     Audit,
     /// One agent with up to 50,000 pods in a real API server: start, memory, bytes, events (as root).
     Scale,

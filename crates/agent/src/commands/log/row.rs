@@ -82,7 +82,7 @@ fn count(record: &RecordView<'_>) -> String {
     Some(record.weight()).filter(|count| *count != 1).map_or_else(String::new, |count| format!(" x{count}"))
 }
 
-/// The pod of which an event `pod` or `dropped` tells, if no source is known.
+/// The pod that an event `pod` or `dropped` names, if no source is known.
 fn own_pod(record: &RecordView<'_>) -> Option<String> {
     let (namespace, pod) = record.namespace.as_ref().zip(record.pod.as_ref())?;
     record.source.is_none().then(|| format!("{namespace}/{pod}"))
