@@ -31,7 +31,7 @@ const PAGE: &str = "performance.md";
 const FOLDER: &str = "performance";
 
 /// The measurements: name, heading and description.
-const SUBJECTS: [(&str, &str, &str); 10] = [
+const SUBJECTS: [(&str, &str, &str); 11] = [
     (
         "policy",
         "A verdict",

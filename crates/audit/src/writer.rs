@@ -1,4 +1,4 @@
-//! The audit log's handles. Its thread is [`thread`].
+//! The audit log's handles. Its thread is in `thread`.
 //!
 //! From: the agent. To: the thread, by rings, messages and shared state. Invariant: every recorded evaluation
 //! is written or counted as lost.

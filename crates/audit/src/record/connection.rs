@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use policy::{
-    Direction, Evaluation, Explanation, Generation, Packet, PodName, Protocol, Reason, Snapshot, Tier,
-    Verdict, Workload, explanation,
+    Direction, Evaluation, Explanation, Generation, Packet, PodName, Protocol, Snapshot, Tier, Verdict,
+    Workload, explanation,
 };
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use policy::{
     Action, Change, Compiler, Decision, Direction, Directions, Evaluation, Generation, IpBlock, Labels,
     Namespace, NamespaceMatch, Packet, Peer, Pod, PodName, PolicyName, PolicySpec, PortMatch, PortNumbers,
-    Protocol, Reason, Requirement, RuleSpec, Scope, Selector, Snapshot, Subject, Tier, Verdict, Workload,
+    Protocol, Requirement, RuleSpec, Scope, Selector, Snapshot, Subject, Tier, Verdict, Workload,
     explanation::Miss,
 };
 use proptest::prelude::*;

@@ -128,7 +128,7 @@ impl PacketClass {
         }
     }
 
-    /// All classes, including those that no packet can have, in the order of [`PacketClass::index`].
+    /// All classes, including those that no packet can have, in the order of their index.
     pub fn all() -> impl Iterator<Item = Self> {
         VERDICTS.into_iter().flat_map(|verdict| {
             DIRECTIONS.into_iter().flat_map(move |direction| {

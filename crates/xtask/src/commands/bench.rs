@@ -71,7 +71,7 @@ enum What {
 pub(crate) const COUNTED: &str = "KUBE_VERDICT_COUNTED";
 
 /// The measurements of `all`.
-const MEASUREMENTS: [What; 10] = [
+const MEASUREMENTS: [What; 11] = [
     What::Policy,
     What::Compile,
     What::Connections,
