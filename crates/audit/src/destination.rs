@@ -195,6 +195,13 @@ impl Sink {
         Ok(Found::Moved)
     }
 
+    /// Whether there is no file at the path: another program moved or removed it.
+    pub(crate) fn is_missing(&self) -> bool {
+        let Destination::File(settings) = &self.destination else { return false };
+        let is_gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        settings.path.symlink_metadata().is_err_and(is_gone)
+    }
+
     /// Opens the file at the path again, whether or not it was moved. Returns the path; `None` if the
     /// destination is not a file.
     pub(crate) fn reopen(&mut self) -> io::Result<Option<&Path>> {

@@ -105,6 +105,21 @@ fn check_numbers(files: &[&Path]) {
 }
 
 #[test]
+fn a_log_that_was_removed_is_not_created_again_by_the_agents_end() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("audit.log");
+    let audit = Audit::start(config(&path, 16), |_| {}).expect("starts");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while words(&path).is_empty() {
+        assert!(Instant::now() < deadline, "the start is not recorded");
+        thread::sleep(POLL);
+    }
+    fs::remove_file(&path).expect("removed");
+    audit.stop();
+    assert!(!path.exists());
+}
+
+#[test]
 fn stop_writes_all_recorded_evaluations() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("audit.log");

@@ -101,6 +101,10 @@ impl<F: FnMut(&Evaluation)> Writer<F> {
             self.folded(&folded, now, time);
         }
         self.write(now, time);
+        // A log that was removed for good is not created again only for this.
+        if self.output.sink.is_missing() {
+            return;
+        }
         let (recorded, lost) = (self.shared.written.load(Relaxed), self.losses.total());
         self.event(time, Event::Stop(Stop { recorded, lost }));
         self.write(now, time);
