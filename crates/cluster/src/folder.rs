@@ -41,8 +41,8 @@ pub(crate) use self::files::is_of_missing_namespaces;
 pub use self::watch::FolderWatch;
 
 use self::files::Files;
-pub(crate) use self::read::LARGEST;
-use self::read::{Read, read};
+pub(crate) use self::read::contents;
+use self::read::{LARGEST, Read, read};
 use self::scan::{Found, scan};
 use crate::checkpoint::{ChangeClass, Checkpoint, Restored, StateDir, StateStatus, WritePermit, Writer};
 use crate::interner::Interner;

@@ -69,4 +69,4 @@ pub use manifest::{FileContent, RawObject};
 pub use problem::{CniPorts, Problem, ProblemLocation, ReadCounts, ResourceVersion, Update};
 pub use source::{Source, SourceError, Watch};
 pub use watch_status::{FailureClass, WatchState, WatchStatus, WatchStatuses};
-pub use workload::{ContainerPort, Manifests, Place, Service, ServicePort, Workload, WorkloadKind};
+pub use workload::{ContainerPort, Manifests, Place, Workload, WorkloadKind};

@@ -4,7 +4,7 @@
 //! ```text
 //!   files -> Folder::read -----------------------------------> changes, problems -+
 //!     |                                                                           +-> [ Manifests ]
-//!     +----> manifest::placed -> pod templates, Services -> [ template ], [ service ] -+
+//!     +----> manifest::placed -> pod templates, Services -> [ template ], service -+
 //! ```
 //!
 //! From: a folder or one file, such as a Git repository has. To: [`Manifests`]. A folder source for agents
@@ -16,7 +16,6 @@
 mod kind;
 mod manifests;
 mod place;
-mod service;
 mod template;
 
 use policy::{Pod, Protocol};
@@ -24,7 +23,6 @@ use policy::{Pod, Protocol};
 pub use self::kind::WorkloadKind;
 pub use self::manifests::Manifests;
 pub use self::place::Place;
-pub use self::service::{Service, ServicePort, TargetPort};
 
 /// A workload, or a pod that no workload in the folder creates.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cluster::workload::TargetPort;
+use cluster::service::TargetPort;
 use cluster::{FieldPath, Manifests, Step, WorkloadKind};
 use policy::{Budget, Change, Protocol};
 
@@ -163,7 +163,7 @@ fn services_map_ports() {
     );
     assert_eq!(
         problems(&manifests),
-        ["Service ?/bad: spec.ports[0] is not a port of a Service; the Service is left out"]
+        ["Service ?/bad: invalid type: string \"x\", expected i32; the Service is left out"]
     );
 }
 

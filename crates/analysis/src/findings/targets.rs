@@ -1,9 +1,8 @@
 //! Ports that no container has, and ports of Services.
 
-use cluster::{Manifests, Service, Workload};
+use cluster::service::{Service, TargetPort};
+use cluster::{Manifests, Workload};
 use policy::{Direction, PortMatch, PortNumbers, Protocol};
-
-use cluster::workload::TargetPort;
 
 use super::finding::{Finding, names, of_policy};
 use super::rule::{Rule, Severity};
@@ -79,9 +78,8 @@ fn range(
         // A Service without a mapping says nothing about this.
         if target != port.port.to_string() {
             let what = format!(
-                "{shown}{protocol_name} is the port of Service {}, and its pods listen on {target}: policies \
-                 see connections after the Service's port was translated",
-                service.name
+                "{shown}{protocol_name} is the port of Service {service}, and its pods listen on {target}: policies \
+                 see connections after the Service's port was translated"
             );
             return Some((Rule::ServicePort, Severity::Error, what, format!("write port: {target}")));
         }
@@ -118,8 +116,7 @@ fn named(destinations: &[&Workload], port: &PortMatch, name: &str) -> Option<Fou
 
 fn selects(service: &Service, workload: &Workload) -> bool {
     let pod = &workload.pod;
-    service.name.namespace == pod.name.namespace
-        && service.selector.iter().all(|(key, value)| pod.labels.value(key) == Some(value))
+    *service.namespace == *pod.name.namespace && service.backend.selects(&pod.labels)
 }
 
 fn workloads(destinations: &[&Workload]) -> String {

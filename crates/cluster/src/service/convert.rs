@@ -3,11 +3,22 @@
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use policy::Protocol;
+use serde_json::Value;
 
 use super::{Backend, Service, ServicePort, TargetPort};
 
 /// The namespace of a namespaced object without one, as for kubectl.
 const DEFAULT_NAMESPACE: &str = "default";
+
+impl Service {
+    /// A Service in the form of a manifest.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn from_value(object: Value) -> Result<Self, String> {
+        serde_json::from_value::<core::Service>(object).map_err(|error| error.to_string())?.try_into()
+    }
+}
 
 impl TryFrom<core::Service> for Service {
     type Error = String;
@@ -78,7 +89,7 @@ impl TryFrom<core::ServicePort> for ServicePort {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -1,6 +1,5 @@
 //! Reads the Services of a source, once.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Service, Services};
 use crate::error_chain::chain;
-use crate::folder::Folder;
+use crate::folder::{Folder, contents};
 use crate::kubernetes::{Access, Clients, KubernetesError, runtime};
 use crate::manifest;
 use crate::problem::{Problem, ProblemLocation};
@@ -37,10 +36,10 @@ impl Services {
     pub fn in_folder(path: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         for path in Folder::manifests(path) {
-            for object in manifest::values(&fs::read(&path)?) {
+            for object in manifest::values(&contents(&path)?) {
                 if object["apiVersion"] == "v1" && object["kind"] == "Service" {
                     let location = ProblemLocation::whole_file(&path);
-                    found.add(object_name(&object), location, from_value(object));
+                    found.add(object_name(&object), location, Service::from_value(object));
                 }
             }
         }
@@ -88,10 +87,7 @@ impl Services {
 
     fn add(&mut self, name: String, location: ProblemLocation, service: Result<Service, String>) {
         match service {
-            Ok(service) => {
-                self.services.retain(|known| known.to_string() != service.to_string());
-                self.services.push(service);
-            }
+            Ok(service) => self.services.push(service),
             Err(what) => self.problems.push(Problem {
                 location,
                 object: Some(format!("Service {name}")),
@@ -101,14 +97,16 @@ impl Services {
         }
     }
 
+    /// Sorts them. Of equal names, the last one counts.
     fn sort(&mut self) {
-        self.services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        fn order(service: &Service) -> (&str, &str) {
+            (&service.namespace, &service.name)
+        }
+        self.services.reverse();
+        self.services.sort_by(|a, b| order(a).cmp(&order(b)));
+        self.services.dedup_by(|later, first| order(later) == order(first));
         self.problems.sort();
     }
-}
-
-fn from_value(object: Value) -> Result<Service, String> {
-    serde_json::from_value::<core::Service>(object).map_err(|error| error.to_string())?.try_into()
 }
 
 /// `db/orders`, as far as the object has a name.
@@ -122,6 +120,8 @@ fn object_name(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

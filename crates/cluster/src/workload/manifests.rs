@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,14 +10,14 @@ use policy::{Budget, Change, Namespace, PodName, PolicyName};
 use super::Workload;
 use super::kind::WorkloadKind;
 use super::place::Place;
-use super::service::{Service, service};
 use super::template::{Template, template};
 use crate::convert::{self, FieldPath, Kind, Recognition};
-use crate::folder::{Folder, FolderError, LARGEST, is_of_missing_namespaces};
+use crate::folder::{Folder, FolderError, contents, is_of_missing_namespaces};
 use crate::interner::Interner;
 use crate::key::Key;
 use crate::manifest::{self, PlacedObject};
 use crate::problem::{Problem, ProblemLocation};
+use crate::service::{Backend, Service};
 
 /// The effect of a workload that is not understood.
 const NO_WORKLOAD: &str = "the workload is left out";
@@ -94,9 +93,11 @@ impl Manifests {
         self.workloads.retain(|own| !workloads.iter().any(|new| order(new) == order(own)));
         self.workloads.extend(workloads);
         self.workloads.sort_by(|a, b| order(a).cmp(&order(b)));
-        self.services.retain(|own| !services.iter().any(|new| new.name == own.name));
+        let named = |service: &Service| (service.namespace.clone(), service.name.clone());
+        let replaced: BTreeSet<_> = services.iter().map(named).collect();
+        self.services.retain(|own| !replaced.contains(&named(own)));
         self.services.extend(services);
-        self.services.sort_by(|a, b| a.name.cmp(&b.name));
+        self.services.sort_by_key(named);
         self.places.extend(places);
     }
 
@@ -124,18 +125,6 @@ impl Manifests {
     }
 }
 
-/// The content of a file. Reading a pipe could block, and the folder reads no file that is larger.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("this is not a regular file"));
-    }
-    if metadata.len() > LARGEST {
-        return Err(io::Error::other(format!("the file is larger than {} MiB: split it", LARGEST >> 20)));
-    }
-    fs::read(path)
-}
-
 /// The order of workloads, which identifies each.
 fn order(workload: &Workload) -> (&PodName, WorkloadKind) {
     (&workload.pod.name, workload.kind)
@@ -145,7 +134,7 @@ fn order(workload: &Workload) -> (&PodName, WorkloadKind) {
 #[derive(Default)]
 struct Collector {
     workloads: BTreeMap<(PodName, WorkloadKind), Workload>,
-    services: BTreeMap<PodName, Service>,
+    services: BTreeMap<(String, String), Service>,
     places: BTreeMap<Key, Place>,
     problems: Vec<Problem>,
 }
@@ -185,7 +174,7 @@ impl Collector {
                 Err(_) => {}
             }
         } else if api_version == "v1" && kind == "Service" {
-            self.service(place, &object.fields, interner);
+            self.service(&place, object.fields);
         } else if let Recognition::Supported(kind) = Kind::of(api_version, kind)
             && let Ok(converted) = convert::convert(kind, &object.fields, &object.duplicates, interner)
         {
@@ -193,18 +182,14 @@ impl Collector {
         }
     }
 
-    fn service(&mut self, place: Place, fields: &serde_json::Value, interner: &Interner) {
-        let metadata = &fields["metadata"];
-        let namespace = metadata["namespace"].as_str().filter(|namespace| !namespace.is_empty());
-        let name = metadata["name"].as_str().map(|name| PodName::new(namespace.unwrap_or("default"), name));
-        let found = match name {
-            Some(name) => service(name, fields, place.clone(), interner),
-            None => Err("there is no name".to_owned()),
-        };
-        match found {
-            Ok(Some(service)) => drop(self.services.insert(service.name.clone(), service)),
-            Ok(None) => {}
-            Err(what) => self.problem(&place, None, &name_of("Service", fields), what, NO_SERVICE),
+    fn service(&mut self, place: &Place, fields: serde_json::Value) {
+        let name = name_of("Service", &fields);
+        match Service::from_value(fields) {
+            Ok(service) if matches!(service.backend, Backend::Pods(_)) => {
+                self.services.insert((service.namespace.clone(), service.name.clone()), service);
+            }
+            Ok(_) => {}
+            Err(what) => self.problem(place, None, &name, what, NO_SERVICE),
         }
     }
 
