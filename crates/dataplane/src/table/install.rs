@@ -26,6 +26,10 @@ use crate::nft::batch::{Batch, Refusal, Subject};
 use crate::nft::queue::{Queue, QueueForm};
 use crate::queues::QueueRange;
 
+/// How often the sets of pod CIDRs are written before the rules, at most. They are read before each time, but
+/// a kernel might show intervals in another form than the one in which they were sent.
+const POD_CIDR_WRITES: usize = 3;
+
 impl Table {
     /// Writes the table, its chains, sets and rules in one atomic batch. If the sets of pod CIDRs differ,
     /// they are written in a batch before that one. Creates what is missing, rewrites rules and sets, and
@@ -47,12 +51,19 @@ impl Table {
             None => None,
         };
         let pod_cidrs = PodCidrs::new(&config.pod_cidrs);
+        let mut writes = 0;
         for _ in 0..TRIES {
             let generation = read_generation(&mut socket)?;
-            match pod_cidrs.write(&mut socket, generation) {
-                Ok(false) => {}
-                Ok(true) | Err(Refusal::Outdated) => continue,
-                Err(refusal) => return Err(refusal.into()),
+            if writes < POD_CIDR_WRITES {
+                match pod_cidrs.write(&mut socket, generation) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        writes += 1;
+                        continue;
+                    }
+                    Err(Refusal::Outdated) => continue,
+                    Err(refusal) => return Err(refusal.into()),
+                }
             }
             let revalidated = revalidation::read_pods(&mut socket)?;
             let written = Installation { queues, form, bridge, revalidated: &revalidated };
@@ -93,7 +104,7 @@ impl Table {
     pub fn restore(&mut self, mut config: TableConfig) -> Result<u32, TableError> {
         config.marks = config.marks.for_queues(self.queues);
         let pod_cidrs = PodCidrs::new(&config.pod_cidrs);
-        let mut is_replaced = false;
+        let (mut writes, mut is_replaced) = (0, false);
         for _ in 0..TRIES {
             let in_force = InstalledRules::read(&mut self.socket)?;
             if let Some((Queue { queues, .. }, _)) = in_force.queue
@@ -101,8 +112,15 @@ impl Table {
             {
                 return Err(TableError::Superseded(queues));
             }
-            let written = match pod_cidrs.write(&mut self.socket, in_force.generation) {
-                Ok(true) => continue,
+            let changed = match writes < POD_CIDR_WRITES {
+                true => pod_cidrs.write(&mut self.socket, in_force.generation),
+                false => Ok(false),
+            };
+            let written = match changed {
+                Ok(true) => {
+                    writes += 1;
+                    continue;
+                }
                 Ok(false) => {
                     let kept = self.intact_queue_chains(&config)?;
                     self.install_again(&config, &kept, in_force.generation)

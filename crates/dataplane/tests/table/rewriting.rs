@@ -134,3 +134,19 @@ fn after_the_rules_were_deleted_no_packet_marks_its_connection() {
         }
     });
 }
+
+/// The kernel may store an interval in another form than the one in which it was sent.
+#[test]
+fn whatever_the_form_of_their_intervals_they_are_written_and_restored() {
+    for cidrs in
+        [&["0.0.0.0/0", "::/0"][..], &["128.0.0.0/1", "8000::/1"], &["10.0.0.0/24", "10.0.1.0/24"], &[]]
+    {
+        in_namespace(move || {
+            let pod_cidrs: Vec<IpNet> = cidrs.iter().map(|cidr| cidr.parse().expect("a CIDR")).collect();
+            let config = || TableConfig { pod_cidrs: pod_cidrs.clone(), ..config() };
+            let mut table = install(config(), RANGE_A);
+            table.restore(config()).expect("restored");
+            install(config(), RANGE_B);
+        });
+    }
+}
