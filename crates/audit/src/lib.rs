@@ -26,6 +26,7 @@
 pub mod community_id;
 pub mod destination;
 mod fold;
+mod json_text;
 pub mod policy_verdicts;
 pub mod policy_versions;
 pub mod query;

@@ -17,10 +17,9 @@ mod scan;
 mod tests;
 mod view;
 
+pub use crate::json_text::JsonText;
 pub use field::{Field, UnknownField};
 pub use filter::{EndFilter, Filter, NamePattern, WorkloadPattern};
 pub use findings::{Findings, Tally};
 pub use scan::{Position, Scan};
-pub use view::{
-    AppliedView, EndView, EventKind, JsonText, OutcomeView, PolicyView, RecordView, WorkloadView,
-};
+pub use view::{AppliedView, EndView, EventKind, OutcomeView, PolicyView, RecordView, WorkloadView};

@@ -1,16 +1,15 @@
 //! A record whose texts are borrowed from its line.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use policy::{Direction, PolicyKind, Protocol, Tier, Verdict};
-use serde::de::{Error, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::json_text::JsonText;
 use crate::record::{LostReason, PolicyChange};
 
 /// A record of any event, with the fields that a query needs. Fields that its event does not have are absent.
@@ -170,10 +169,6 @@ pub struct OutcomeView<'a> {
     pub policy: Option<PolicyView<'a>>,
 }
 
-/// A text in a line. It is borrowed unless it has escapes.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct JsonText<'a>(Cow<'a, str>);
-
 impl EventKind {
     /// All events.
     pub const ALL: [Self; 11] = [
@@ -237,48 +232,12 @@ impl RecordView<'_> {
     }
 }
 
-impl Deref for JsonText<'_> {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for JsonText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
 impl fmt::Display for PolicyView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "{namespace}/{}", self.name),
             None => self.name.fmt(f),
         }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = JsonText<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<JsonText<'de>, E> {
-                Ok(JsonText(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<JsonText<'de>, E> {
-                Ok(JsonText(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
     }
 }
 

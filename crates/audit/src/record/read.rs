@@ -1,7 +1,6 @@
 //! Reads a record. The writer puts `event` before the event's own fields, so these are read directly. If
 //! another program has reordered the fields, those before `event` are kept until it is known.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::{Event, Record, SCHEMA, form};
+use crate::json_text::JsonText;
 
 impl<'de> Deserialize<'de> for Record {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -32,7 +32,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
         let mut head = Head::default();
         let mut early = Map::new();
         let event = loop {
-            let Some(Key(key)) = map.next_key()? else { return Err(A::Error::missing_field("event")) };
+            let Some(JsonText(key)) = map.next_key()? else { return Err(A::Error::missing_field("event")) };
             if key == "event" {
                 break map.next_value::<EventName>()?;
             }
@@ -43,7 +43,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
         let event = if early.is_empty() {
             event.read(MapAccessDeserializer::new(Rest { map, head: &mut head, next: None }))?
         } else {
-            while let Some(Key(key)) = map.next_key()? {
+            while let Some(JsonText(key)) = map.next_key()? {
                 if !head.take(&key, &mut map)? {
                     early.insert(key.into_owned(), map.next_value()?);
                 }
@@ -142,7 +142,7 @@ impl EventName {
 struct Rest<'h, 'de, A> {
     map: A,
     head: &'h mut Head,
-    next: Option<Key<'de>>,
+    next: Option<JsonText<'de>>,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Rest<'_, 'de, A> {
@@ -150,7 +150,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Rest<'_, 'de, A> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         self.next = self.map.next_key()?;
-        while let Some(Key(key)) = &self.next {
+        while let Some(JsonText(key)) = &self.next {
             if key == "event" {
                 // A second one: which of them is meant can't be known.
                 self.map.next_value::<IgnoredAny>()?;
@@ -161,38 +161,13 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Rest<'_, 'de, A> {
             }
             self.next = self.map.next_key()?;
         }
-        let Some(Key(key)) = self.next.take() else { return Ok(None) };
+        let Some(JsonText(key)) = self.next.take() else { return Ok(None) };
         let key: CowStrDeserializer<'_, A::Error> = key.into_deserializer();
         seed.deserialize(key).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
         self.map.next_value_seed(seed)
-    }
-}
-
-/// A field's name.
-struct Key<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field's name")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(name)))
-            }
-
-            fn visit_str<E: Error>(self, name: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(name.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
     }
 }
 
